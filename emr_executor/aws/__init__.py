@@ -1,0 +1,1 @@
+"""CALLS AWS. The only folder that imports aiobotocore."""

@@ -1,0 +1,117 @@
+"""The configuration as checked, frozen values with their units. Reads nothing: ``config_load`` does.
+
+Every bound of the executor stands here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EMR_ACTIVE_STEP_LIMIT = 256
+"""PENDING, RUNNING and CANCEL_PENDING steps of one cluster (EMR Management Guide, "Work with steps")."""
+EMR_STEP_CHARACTERS = 10_240
+"""All strings of one HadoopJarStep together (botocore emr, AddJobFlowSteps)."""
+AUTO_TERMINATION_MIN_S = 60
+AUTO_TERMINATION_MAX_S = 604_800
+"""Bounds of AutoTerminationPolicy.IdleTimeout (botocore emr)."""
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AwsAccess(_Frozen):
+    """How the agent reaches AWS; all None is botocore's own chain."""
+
+    aws_conn_id: str | None = None
+    region_name: str | None = None
+    endpoint_url: str | None = None
+
+
+class ClusterPool(_Frozen):
+    """Clusters with one template, serving one or more Airflow queues.
+
+    template: a RunJobFlow request as the template file holds it
+    slots: StepConcurrencyLevel of the template; its only key for slots
+    prefetch: steps put on a cluster beyond its slots, so that a slot never waits for a call
+    auto_termination_s: EMR's own idle timeout, the dead man's switch, well above idle_timeout_s
+    deploy_mode, yarn_queue: used where neither operator nor connection names one
+    """
+
+    name: str = "default"
+    queues: tuple[str, ...] = ("emr",)
+    template: dict[str, Any]
+    max_clusters: Annotated[int, Field(ge=1, le=500)] = 1
+    min_clusters: Annotated[int, Field(ge=0, le=500)] = 0
+    idle_timeout_s: Seconds = 300.0
+    queue_timeout_s: Seconds | None = None
+    max_submissions: Annotated[int, Field(ge=1, le=100)] = 3
+    prefetch: Annotated[int, Field(ge=0, le=EMR_ACTIVE_STEP_LIMIT)] = 2
+    launch_unknown_s: Seconds = 180.0
+    deploy_mode: Literal["client", "cluster"] = "client"
+    yarn_queue: str | None = None
+
+    @property
+    def slots(self) -> int:
+        """Steps that one cluster runs at once."""
+        return int(self.template.get("StepConcurrencyLevel", 1))
+
+    @property
+    def template_hash(self) -> str:
+        """Changes when the template does: clusters with another hash are drained (drift)."""
+        canonical = json.dumps(self.template, sort_keys=True, default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def auto_termination_s(self) -> int:
+        """EMR's idle timeout for a cluster of this pool, unless the template sets its own."""
+        wanted = max(3600.0, 4 * self.idle_timeout_s)
+        return int(min(max(wanted, AUTO_TERMINATION_MIN_S), AUTO_TERMINATION_MAX_S))
+
+
+class Settings(_Frozen):
+    """Everything that airflow.cfg says of this executor.
+
+    staging_uri: ``s3://bucket/prefix/`` for staged files, step specs, records and output
+    agent: ``child`` of the scheduler, or a ``service`` of its own (``airflow emr agent``)
+    task_runner_parallelism: prepare and finish phases at once on one agent's host
+    task_heartbeat_interval_s: how often a parked try is heartbeaten; a third of
+        Airflow's ``[scheduler] task_instance_heartbeat_timeout`` or less
+    lease_s: how long the steering agent may be silent before another takes over
+    claim_s: how long a phase's process may be silent before its phase is run again
+    output_interval_s: cadence of driver output from the cluster to the task log
+    output_max_bytes: driver output kept of one submission
+    records_interval_s: how often records are listed while steps are live
+    sweep_interval_s: how often ListSteps is asked of each cluster with live steps
+    cluster_poll_interval_s: how often ListClusters is asked while clusters are not over
+    finish_attempts: how often a finish phase is tried before the try fails terminally
+    """
+
+    staging_uri: str
+    aws: AwsAccess = AwsAccess()
+    cluster_pools: tuple[ClusterPool, ...]
+    agent: Literal["child", "service"] = "child"
+    task_runner_parallelism: Annotated[int, Field(ge=1, le=256)] = 4
+    task_heartbeat_interval_s: Seconds = 60.0
+    lease_s: Seconds = 20.0
+    claim_s: Seconds = 45.0
+    output_interval_s: Seconds = 15.0
+    output_max_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    records_interval_s: Seconds = 2.0
+    sweep_interval_s: Seconds = 60.0
+    cluster_poll_interval_s: Seconds = 15.0
+    finish_attempts: Annotated[int, Field(ge=1)] = 60
+
+    def pool_of_queue(self, queue: str) -> ClusterPool | None:
+        """The cluster pool that serves an Airflow queue, or None."""
+        return next((pool for pool in self.cluster_pools if queue in pool.queues), None)
+
+    def pool_named(self, name: str) -> ClusterPool | None:
+        """A cluster pool by its name, or None when the configuration no longer has it."""
+        return next((pool for pool in self.cluster_pools if pool.name == name), None)

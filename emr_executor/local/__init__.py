@@ -1,0 +1,1 @@
+"""PRETENDS TO BE EMR, for development and tests: the emr-local endpoint."""

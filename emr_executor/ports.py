@@ -1,0 +1,172 @@
+"""What the agent needs from the outside, as Protocols that belong to it.
+
+Implementations satisfy them structurally: ``aws`` (real), ``task`` (real), ``simulation``
+(virtual time). A method that raises says so; anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from emr_executor.core.model import (
+    ClusterId,
+    ClusterUuid,
+    Identity,
+    ObservedCluster,
+    ObservedStep,
+    StepId,
+    StepRecord,
+    SubmissionId,
+    Workload,
+    WorkloadId,
+)
+
+
+class Clock(Protocol):
+    """The agent's only source of time."""
+
+    def now(self) -> datetime:
+        """Wall clock, aware UTC: for records and people, never for deciding who is alive."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump: for leases, claims and timeouts."""
+        ...
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait through the event loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStep:
+    """One step of an AddJobFlowSteps call; ``name`` carries the submission id."""
+
+    name: str
+    jar: str
+    args: tuple[str, ...]
+
+
+class EmrApi(Protocol):
+    """The few calls of Amazon EMR that the agent makes.
+
+    Every method may raise ``TryAgain`` (Throttled, AwsUnavailable, CredentialsMissing).
+    The two calls with an effect that EMR cannot undo may also raise ``OutcomeUnknown``.
+    """
+
+    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
+        """Launch a cluster; never retried inside.
+
+        Raises LaunchRefused: EMR will not launch it. OutcomeUnknown: it may have.
+        """
+        ...
+
+    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
+        """Add steps, in order, in one AddJobFlowSteps call; never retried inside.
+
+        Raises ClusterGone, StepLimitReached: nothing was added. OutcomeUnknown: it may have been.
+        """
+        ...
+
+    async def list_steps(
+        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+    ) -> tuple[ObservedStep, ...]:
+        """Steps, newest first, at most ``limit``; every page is one call. Raises ClusterGone for an unknown id."""
+        ...
+
+    async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
+        """Ask EMR to cancel steps (at most 256); asynchronous and without guarantee."""
+        ...
+
+    async def list_clusters(
+        self, *, created_after: datetime, name_prefix: str
+    ) -> tuple[ObservedCluster, ...]:
+        """Clusters created after a moment whose Name has the prefix, in every state."""
+        ...
+
+    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
+        """One cluster, or None when EMR does not know the id."""
+        ...
+
+    async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
+        """TerminateJobFlows, at most 10 ids; ended clusters are accepted silently."""
+        ...
+
+
+class StepRecords(Protocol):
+    """What step wrappers wrote to S3. Listings may be late or stale; a record may be missing.
+
+    Methods may raise ``TryAgain``.
+    """
+
+    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
+        """Records whose mark differs from ``known``; one listing covers a thousand live steps."""
+        ...
+
+    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+        """One chunk of driver output, from 1; None when it does not exist (yet)."""
+        ...
+
+    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
+        """Delete the state record of a submission that is over; absent is fine."""
+        ...
+
+
+class TaskApi(Protocol):
+    """Airflow's Execution API for parked tries, with tokens minted for each call."""
+
+    async def heartbeat(self, workload_id: WorkloadId, identity: Identity) -> None:
+        """Keep the try RUNNING.
+
+        Raises TaskGone: 404, 410 or 409 ``not_running``. TryAgain: anything else.
+        """
+        ...
+
+    async def fail_terminally(self, workload_id: WorkloadId, *, ended_at: datetime) -> None:
+        """Set the try FAILED without a retry; the last resort when its DAG is gone.
+
+        Raises TaskGone, TryAgain.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseJob:
+    """One prepare or finish phase. ``workload`` is in PREPARING or FINISHING and carries the claim."""
+
+    workload: Workload
+    claim_token: str
+
+    @property
+    def workload_id(self) -> WorkloadId:
+        """The workload whose phase this is."""
+        return self.workload.workload_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnded:
+    """The phase's process is gone. What it achieved stands in the store; this only says that.
+
+    masks: values to redact from driver output, kept in memory only
+    """
+
+    workload_id: WorkloadId
+    claim_token: str
+    exit_code: int
+    masks: tuple[str, ...] = ()
+
+
+class TaskHost(Protocol):
+    """Runs user code, each phase in a process of its own, never more than ``capacity`` at once."""
+
+    @property
+    def capacity(self) -> int:
+        """How many phases may run at once."""
+        ...
+
+    async def run(self, job: PhaseJob) -> PhaseEnded:
+        """Run one phase to the end of its process. Raises TryAgain when the host is away."""
+        ...

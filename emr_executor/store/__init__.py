@@ -1,0 +1,1 @@
+"""REMEMBERS. The only folder that speaks SQL."""

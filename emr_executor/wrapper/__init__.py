@@ -1,0 +1,1 @@
+"""RUNS ON THE EMR PRIMARY NODE, around every step: standard library only."""
