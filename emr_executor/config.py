@@ -90,6 +90,9 @@ class Settings(_Frozen):
     records_interval_s: how often records are listed while steps are live
     sweep_interval_s: how often ListSteps is asked of each cluster with live steps
     cluster_poll_interval_s: how often ListClusters is asked while clusters are not over
+    loss_hold_s: how long a step that ended without its wrapper's last words is held before
+        it counts as failed: EMR shows the loss of a cluster a minute or two after its steps
+    tick_interval_s: pause between two looks at the store while there is work
     finish_attempts: how often a finish phase is tried before the try fails terminally
     """
 
@@ -106,6 +109,8 @@ class Settings(_Frozen):
     records_interval_s: Seconds = 2.0
     sweep_interval_s: Seconds = 60.0
     cluster_poll_interval_s: Seconds = 15.0
+    loss_hold_s: Seconds = 150.0
+    tick_interval_s: Seconds = 1.0
     finish_attempts: Annotated[int, Field(ge=1)] = 60
 
     def pool_of_queue(self, queue: str) -> ClusterPool | None:

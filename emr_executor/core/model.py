@@ -110,6 +110,7 @@ class Workload:
     version: grows with every write; writes are guarded by it
     claim_token, claim_beat: who runs the current phase, and its sign of life
     submissions: how many submissions there have been; the next one is this plus 1
+    losses: how many of them died with their cluster; bounded by the pool's max_submissions
     not_before: no phase and no placement earlier than this
     cancel_reason: why target is CANCEL
     """
@@ -134,6 +135,7 @@ class Workload:
     step: StepPlan | None = None
     ready_at: datetime | None = None
     submissions: int = 0
+    losses: int = 0
     phase_attempts: int = 0
     not_before: datetime | None = None
     outcome: StepOutcome | None = None
@@ -146,9 +148,12 @@ class Workload:
 class Submission:
     """One time a workload was put on a cluster as a step.
 
+    ended_at: when the agent first saw that it was over
+    wrapper_ended: the wrapper wrote its last words; wrapper_reason is empty when the command
+        ended by itself (see ``StepRecord.reason``)
     output_chunks: chunks of driver output already copied to the task log
     record_mark: the S3 ETag of the last wrapper record applied
-    lost_why: set with LOST: one line for the task log
+    cause: one line on why it failed, was cancelled or lost
     """
 
     submission_id: SubmissionId
@@ -166,6 +171,8 @@ class Submission:
     cancel_asked_at: datetime | None = None
     exit_code: int | None = None
     timed_out: bool = False
+    wrapper_ended: bool = False
+    wrapper_reason: str = ""
     cause: str = ""
     output_chunks: int = 0
     record_mark: str | None = None
