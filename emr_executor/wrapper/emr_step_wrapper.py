@@ -1,0 +1,827 @@
+#!/usr/bin/env python3
+"""Runs one EMR step's command on the primary node and tells S3 how it goes.
+
+    emr_step_wrapper.py --spec s3://... --records s3://.../ --cluster <uuid> --submission <id>
+
+One file, standard library only, Python 3.6 on: EMR's script-runner downloads it and starts it. What it
+keeps true, whatever S3 does:
+
+- the command's fate does not depend on S3 once its spec is read: uploads happen in a second thread, are
+  retried with backoff, and change neither the command nor its exit code;
+- an output chunk is in S3 before the record that counts it;
+- memory is bounded: output waits in an unlinked file of at most ``max_bytes``;
+- after an unsuccessful end nothing of the command is left: not its session, not its YARN application.
+
+Exit codes: the command's own (128 + n after signal n), 124 at the deadline, 125 when there is no usable
+spec, 126 or 127 when the command cannot be started, 143 when terminated.
+"""
+
+import collections
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from calendar import timegm
+from urllib.parse import quote, urlsplit
+
+HTTP_TIMEOUT_S = 10.0
+CHUNK_BYTES = 512 * 1024
+KEPT_END_BYTES = 128 * 1024  # of an output longer than max_bytes, besides its beginning
+TAIL_BYTES = 4096
+LIFE_SIGN_S = 60.0
+QUIET_BYTES = 512  # a chunk smaller than this lets the next one wait longer
+BUSY_S = 55.0  # EMR looks at the marker about once a minute
+PARENT_LOOK_S = 2.0
+DRAIN_S = 2.0  # output of a background process that outlives the command
+YARN_S = 25.0
+DEADLINE_CODE, NO_SPEC_CODE, NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 124, 125, 126, 127, 143
+SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
+LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.M)
+
+
+def setting(name: str, default: float) -> float:
+    """A number of the environment, EMR_STEP_WRAPPER_<name>; for tests and for emergencies."""
+    try:
+        return float(os.environ["EMR_STEP_WRAPPER_" + name])
+    except (KeyError, ValueError):
+        return default
+
+
+def say(text: str) -> None:
+    """One line for the step's own stderr log."""
+    try:
+        os.write(2, ("emr_step_wrapper: %s\n" % text).encode("utf-8", "replace"))
+    except OSError:
+        pass
+
+
+# ---- S3 ----------------------------------------------------------------------------------------
+
+
+class S3Error(Exception):
+    """S3 or the instance metadata service answered, but not with success."""
+
+    def __init__(self, what: str, status: int, body: bytes) -> None:
+        found = re.search(rb"<Code>([^<]{1,80})</Code>", body)
+        self.status = status
+        self.code = found.group(1).decode("ascii", "replace") if found else ""
+        super().__init__("%s: HTTP %d %s" % (what, status, self.code))
+
+
+FAULTS = (OSError, http.client.HTTPException, S3Error, ValueError, KeyError)
+"""Everything that a call to S3 or to the metadata service may raise."""
+
+Credentials = collections.namedtuple("Credentials", "key_id secret token")
+
+
+def sign(
+    method: str, host: str, path: str, body_sha256: str, region: str, credentials: Credentials, now: float
+) -> "dict[str, str]":
+    """Headers of an S3 request without a query string, signed with AWS Signature Version 4."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    headers = {"host": host, "x-amz-content-sha256": body_sha256, "x-amz-date": stamp}
+    if credentials.token:
+        headers["x-amz-security-token"] = credentials.token
+    names = ";".join(sorted(headers))
+    lines = "".join("%s:%s\n" % (name, headers[name].strip()) for name in sorted(headers))
+    canonical = "\n".join((method, path, "", lines, names, body_sha256))
+    scope = "%s/%s/s3/aws4_request" % (stamp[:8], region)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    to_sign = "\n".join(("AWS4-HMAC-SHA256", stamp, scope, digest))
+    key = b"AWS4" + credentials.secret.encode()
+    for part in scope.split("/"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s" % (
+        credentials.key_id,
+        scope,
+        names,
+        hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest(),
+    )
+    return headers
+
+
+class Metadata:
+    """Credentials and region: of the environment if set there, else of the instance (IMDSv2)."""
+
+    def __init__(self) -> None:
+        url = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
+        self.host = urlsplit(url).netloc
+        self.role_credentials = None  # type: Credentials | None
+        self.refresh_at = 0.0
+        self.known_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+
+    def credentials(self) -> Credentials:
+        """Valid credentials; role credentials are fetched anew five minutes before they end."""
+        key_id, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+        if key_id and secret:
+            return Credentials(key_id, secret, os.environ.get("AWS_SESSION_TOKEN", ""))
+        if self.role_credentials is None or time.time() >= self.refresh_at:
+            try:
+                self._fetch_role_credentials()
+            except FAULTS:
+                if self.role_credentials is None:
+                    raise
+                self.refresh_at = time.time() + 30  # the old ones may still do
+        assert self.role_credentials is not None
+        return self.role_credentials
+
+    def forget(self) -> None:
+        """Ask anew at the next call: S3 refused these credentials."""
+        self.role_credentials = None
+
+    def region(self) -> str:
+        """The region to sign for."""
+        if not self.known_region:
+            self.known_region = self._get("placement/region").decode().strip()
+        return self.known_region
+
+    def _fetch_role_credentials(self) -> None:
+        roles = "iam/security-credentials/"
+        role = self._get(roles).decode().split()[0:1]
+        if not role:
+            raise ValueError("the instance has no role")
+        found = json.loads(self._get(roles + role[0]).decode())
+        self.role_credentials = Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"])
+        ends = timegm(time.strptime(found["Expiration"][:19], "%Y-%m-%dT%H:%M:%S"))
+        self.refresh_at = max(ends - 300, time.time() + 30)
+
+    def _get(self, path: str) -> bytes:
+        connection = http.client.HTTPConnection(self.host, timeout=HTTP_TIMEOUT_S)
+        try:
+            ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
+            connection.request("PUT", "/latest/api/token", headers=ttl)
+            token = _answer(connection, "metadata token").decode()
+            connection.request(
+                "GET", "/latest/meta-data/" + path, headers={"X-aws-ec2-metadata-token": token}
+            )
+            return _answer(connection, "metadata " + path)
+        finally:
+            connection.close()
+
+
+def _answer(connection: http.client.HTTPConnection, what: str) -> bytes:
+    response = connection.getresponse()
+    body = response.read()
+    if response.status // 100 != 2:
+        raise S3Error(what, response.status, body)
+    return body
+
+
+class S3:
+    """GET and PUT of whole objects over one connection that is kept while the server keeps it."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.metadata = metadata
+        self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        self.regions = {}  # type: dict[str, str]
+        self.connection = None  # type: http.client.HTTPConnection | None
+        self.connected_to = ("", "")
+
+    def get(self, uri: str) -> bytes:
+        """The object's bytes."""
+        return self._call("GET", uri, b"")
+
+    def put(self, uri: str, body: bytes) -> None:
+        """Write the whole object."""
+        self._call("PUT", uri, body)
+
+    def _call(self, method: str, uri: str, body: bytes) -> bytes:
+        bucket, key = split_uri(uri)
+        for last in (False, True):
+            status, region, answer = self._send(method, bucket, key, body)
+            if status // 100 == 2:
+                return answer
+            if region and region != self._region(bucket) and not last:
+                self.regions[bucket] = region  # the bucket lives elsewhere; S3 says where
+                continue
+            if status in (400, 401, 403):
+                self.metadata.forget()
+            raise S3Error("%s %s" % (method, uri), status, answer)
+        raise AssertionError
+
+    def _region(self, bucket: str) -> str:
+        return self.regions.get(bucket) or self.metadata.region()
+
+    def _send(self, method: str, bucket: str, key: str, body: bytes) -> "tuple[int, str, bytes]":
+        region = self._region(bucket)
+        scheme, host, path = locate(self.endpoint, region, bucket, key)
+        digest = hashlib.sha256(body).hexdigest()
+        headers = sign(method, host, path, digest, region, self.metadata.credentials(), time.time())
+        headers["Content-Length"] = str(len(body))
+        reused = self.connection is not None and self.connected_to == (scheme, host)
+        try:
+            return self._exchange(scheme, host, method, path, headers, body)
+        except (OSError, http.client.HTTPException):
+            self.close()
+            if not reused:
+                raise
+        # A kept connection that the server has closed meanwhile: once more on a new one.
+        try:
+            return self._exchange(scheme, host, method, path, headers, body)
+        except BaseException:
+            self.close()
+            raise
+
+    def _exchange(
+        self, scheme: str, host: str, method: str, path: str, headers: "dict[str, str]", body: bytes
+    ) -> "tuple[int, str, bytes]":
+        if self.connection is None or self.connected_to != (scheme, host):
+            self.close()
+            kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+            self.connection = kind(host, timeout=HTTP_TIMEOUT_S)
+            self.connected_to = (scheme, host)
+        self.connection.request(method, path, body=body or None, headers=headers)
+        response = self.connection.getresponse()
+        answer = response.read()
+        region = response.getheader("x-amz-bucket-region") or ""
+        if response.status // 100 != 2:
+            self.close()
+        return response.status, region, answer
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def split_uri(uri: str) -> "tuple[str, str]":
+    """Bucket and key of ``s3://bucket/key``."""
+    parts = re.match(r"s3[an]?://([^/]+)/(.+)\Z", uri, re.S)
+    if not parts:
+        raise ValueError("no s3:// location: " + uri)
+    return parts.group(1), parts.group(2)
+
+
+def locate(endpoint: str, region: str, bucket: str, key: str) -> "tuple[str, str, str]":
+    """Scheme, host and path: path style at an endpoint of one's own, else AWS's virtual host."""
+    path = "/" + quote(key, safe="/-_.~")
+    if endpoint:
+        parts = urlsplit(endpoint)
+        return parts.scheme, parts.netloc, "%s/%s%s" % (parts.path.rstrip("/"), bucket, path)
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    if "." in bucket:  # the wildcard certificate covers one label
+        return "https", "s3.%s.%s" % (region, domain), "/%s%s" % (bucket, path)
+    return "https", "%s.s3.%s.%s" % (bucket, region, domain), path
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+class Output:
+    """Merged stdout and stderr on its way to S3. Shared by both threads; its lock is ``changed``.
+
+    What S3 has not got yet waits in an unlinked file. Of more than ``max_bytes`` the beginning and the
+    last KEPT_END_BYTES are kept, with a line between them that says how much is missing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.changed = threading.Condition()
+        self.kept_end = min(max_bytes // 2, KEPT_END_BYTES)
+        self.head_room = max_bytes - self.kept_end
+        self.file = nameless_file()
+        self.written = self.sent = self.total = self.dropped = 0
+        self.end = bytearray()
+        self.tail = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take what the command wrote."""
+        with self.changed:
+            was_empty = self.written == self.sent
+            self.total += len(data)
+            self.tail += data[-TAIL_BYTES:]
+            del self.tail[:-TAIL_BYTES]
+            room = max(0, self.head_room - self.written)
+            if room:
+                self._write(data[:room])
+            self.end += data[room:]
+            excess = len(self.end) - self.kept_end
+            if excess > 0:
+                self.dropped += excess
+                del self.end[:excess]
+            if was_empty and self.written > self.sent:
+                self.changed.notify_all()
+
+    def close(self) -> None:
+        """The command is over: what was held back as the end may go."""
+        with self.changed:
+            if self.dropped:
+                self._write(b"\n[emr_executor: %d bytes of output left out here]\n" % self.dropped)
+            self._write(bytes(self.end))
+            del self.end[:]
+
+    def waiting(self) -> int:
+        """Bytes that S3 has not got yet."""
+        return self.written - self.sent
+
+    def peek(self, whole: bool) -> bytes:
+        """The next chunk; unless ``whole``, up to its last line end if it has one."""
+        with self.changed:
+            data = os.pread(self.file, min(CHUNK_BYTES, self.written - self.sent), self.sent)
+        cut = data.rfind(b"\n") + 1
+        return data[:cut] if cut and not (whole and len(data) < CHUNK_BYTES) else data
+
+    def took(self, count: int) -> None:
+        """S3 has these."""
+        with self.changed:
+            self.sent += count
+
+    def last_lines(self) -> str:
+        """The tail as text of at most TAIL_BYTES, without a broken first line."""
+        with self.changed:
+            data, longer = bytes(self.tail), self.total > len(self.tail)
+        if longer and b"\n" in data[:-1]:
+            data = data.split(b"\n", 1)[1]
+        text = data.decode("utf-8", "replace").replace("\x00", "")
+        while len(text.encode()) > TAIL_BYTES:  # replacement characters are longer than what they replace
+            text = text[len(text) // 8 + 1 :]
+        return text
+
+    def _write(self, data: bytes) -> None:
+        rest = data
+        try:
+            while rest:
+                count = os.pwrite(self.file, rest, self.written)
+                self.written += count
+                rest = rest[count:]
+        except OSError:  # the disk is full: the step's own log still has it
+            self.dropped += len(rest)
+
+
+def nameless_file() -> int:
+    """A descriptor of an unlinked file; no tempfile, which costs a megabyte."""
+    path = os.path.join(
+        os.environ.get("TMPDIR") or "/tmp", "emr_step_wrapper-%d-%d" % (os.getpid(), time.time() * 1e6)
+    )
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(path)
+    return file
+
+
+# ---- records -----------------------------------------------------------------------------------
+
+
+class Reporter(threading.Thread):
+    """Writes chunks and records, alone with S3, until it is told how the command ended."""
+
+    def __init__(self, s3: S3, args: "dict[str, str]", interval_s: float, output: Output) -> None:
+        super().__init__(name="reporter", daemon=True)
+        self.s3, self.args, self.output, self.interval_s = s3, args, output, max(0.05, interval_s)
+        self.started_at = time.time()
+        self.pid = os.getpid()
+        self.seq = self.chunks = 0
+        self.applications = []  # type: list[str]
+        self.ended = None  # type: tuple[int, str] | None
+        self.last_words_s = setting("LAST_WORDS_S", 30.0)
+
+    def run(self) -> None:
+        """Report as it goes, then the last words."""
+        life_sign_s = min(LIFE_SIGN_S, 4 * self.interval_s)
+        gap_s = self.interval_s
+        chunk_at = record_at = time.monotonic()
+        failures = 0
+        while self.ended is None:
+            now = time.monotonic()
+            due = min(record_at, chunk_at) if self.output.waiting() else record_at
+            if now < due:
+                was_empty = not self.output.waiting()
+                self._wait(due - now)
+                if was_empty and self.output.waiting():  # gather what comes with the first line
+                    chunk_at = max(chunk_at, time.monotonic() + min(1.0, self.interval_s / 4))
+                continue
+            try:
+                sent = self._send_chunks(False) if now >= chunk_at else 0
+                self._write_record("RUNNING", None, "")
+                failures = 0
+                now = time.monotonic()
+                record_at = now + life_sign_s
+                if sent:
+                    gap_s = min(gap_s * 2, 4 * self.interval_s) if sent < QUIET_BYTES else self.interval_s
+                    chunk_at = now + gap_s
+            except FAULTS as fault:
+                failures += 1
+                if failures & (failures - 1) == 0:
+                    say("S3 refuses output or records, time %d: %s" % (failures, fault))
+                pause = min(30.0, min(1.0, self.interval_s) * 2 ** min(failures, 5)) * (1 + self.pid % 50 / 100)
+                chunk_at = record_at = time.monotonic() + pause
+        self._last_words(*self.ended)
+
+    def finish(self, code: int, reason: str) -> None:
+        """Say how the command ended, and wait until S3 knows it or the time for that is up."""
+        self.output.close()
+        with self.output.changed:
+            self.ended = (code, reason)
+            self.output.changed.notify_all()
+        self.join(self.last_words_s + 2 * HTTP_TIMEOUT_S)
+
+    def _wait(self, seconds: float) -> None:
+        with self.output.changed:
+            if self.ended is None:
+                self.output.changed.wait(seconds)
+
+    def _last_words(self, code: int, reason: str) -> None:
+        deadline = time.monotonic() + self.last_words_s
+        pause = 0.25
+        while True:
+            try:
+                if time.monotonic() < deadline - self.last_words_s / 3:
+                    self._send_chunks(True)
+                self._write_record("ENDED", code, reason)
+                return
+            except FAULTS as fault:
+                if time.monotonic() + pause > deadline:
+                    say("S3 did not take the last record: %s" % fault)
+                    return
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+    def _send_chunks(self, whole: bool) -> int:
+        sent = 0
+        while self.output.waiting():
+            data = self.output.peek(whole)
+            if not data:
+                break
+            key = "output/%s/%06d" % (self.args["submission"], self.chunks + 1)
+            self.s3.put(self.args["records"] + key, data)
+            self.chunks += 1
+            self.output.took(len(data))
+            sent += len(data)
+            if not whole and self.output.waiting() < CHUNK_BYTES:
+                break
+        return sent
+
+    def _write_record(self, phase: str, code: "int | None", reason: str) -> None:
+        self.seq += 1
+        record = {
+            "v": 1,
+            "submission": self.args["submission"],
+            "cluster": self.args["cluster"],
+            "seq": self.seq,
+            "phase": phase,
+            "at": time.time(),
+            "started_at": self.started_at,
+            "pid": self.pid,
+            "exit_code": code,
+            "reason": reason,
+            "chunks": self.chunks,
+            "output_bytes": self.output.total,
+            "dropped_bytes": self.output.dropped,
+            "tail": self.output.last_lines(),
+            "yarn_applications": self.applications[-20:],
+        }
+        key = "state/%s/%s" % (self.args["cluster"], self.args["submission"])
+        self.s3.put(self.args["records"] + key, json.dumps(record).encode())
+
+
+# ---- YARN --------------------------------------------------------------------------------------
+
+FLAGS = ("--verbose", "-v", "--supervise", "--help", "-h", "--version", "--usage-error")
+"""Options of spark-submit that take no value."""
+
+
+def tagged(command: "list[str]", tags: "list[str]") -> "tuple[list[str], str]":
+    """The command with YARN tags added, and its deploy mode: '' when it is no spark-submit."""
+    if os.path.basename(command[0]) != "spark-submit":
+        return command, ""
+    kept, old, mode = [], "", "client"
+    i = 1
+    while i < len(command) and command[i].startswith("-"):
+        name, mark, value = command[i].partition("=")
+        width = 1 if mark or name in FLAGS else 2
+        words = command[i : i + width]
+        value = value if mark else "".join(words[1:])
+        i += width
+        if name in ("--conf", "-c") and value.startswith("spark.yarn.tags="):
+            old = value.partition("=")[2]
+            continue
+        if name == "--deploy-mode":
+            mode = value
+        elif name in ("--conf", "-c") and value.startswith("spark.submit.deployMode="):
+            mode = value.partition("=")[2]
+        kept += words
+    merged = [tag.strip() for tag in old.split(",") if tag.strip()]
+    merged += [tag for tag in tags if tag not in merged]
+    return [command[0], "--conf", "spark.yarn.tags=" + ",".join(merged)] + kept + command[i:], mode
+
+
+def yarn(*args: str) -> bytes:
+    """What a yarn command prints; empty when there is none, it fails, or takes longer than YARN_S."""
+    try:
+        child = subprocess.Popen(
+            ("yarn",) + args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return b""
+    try:
+        return child.communicate(timeout=setting("YARN_S", YARN_S))[0]
+    except subprocess.TimeoutExpired:
+        kill_session(child.pid)
+        child.wait()
+        return b""
+
+
+def kill_applications(tag: str, known: "list[str]") -> None:
+    """Kill the YARN applications of this step: those seen, and those that carry its tag."""
+    states = "NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING"
+    listed = yarn("application", "-list", "-appTags", tag, "-appStates", states)
+    found = [name.decode() for name in LISTED.findall(listed)]
+    known += [name for name in found if name not in known]
+    if known:
+        say("killing %s" % ", ".join(known))
+        yarn("application", "-kill", *known)
+
+
+def driver_log(applications: "list[str]") -> bytes:
+    """The end of the driver's container log in cluster mode, where its output does not pass through us."""
+    if not applications:
+        return b""
+    return yarn(
+        "logs", "-applicationId", applications[-1], "-am", "1", "-log_files", "stdout", "-size", "-65536"
+    )
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL to a process group and to all of its session, whatever group they moved to."""
+    members = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name, "rb") as stat:
+                    if int(stat.read().rpartition(b")")[2].split()[3]) == session:
+                        members.append(int(name))
+            except (OSError, ValueError, IndexError):
+                continue
+    send(session, signal.SIGKILL)
+    for pid in members:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass
+
+
+def send(group: int, what: int) -> bool:
+    """Signal a process group; False when nobody is left in it."""
+    try:
+        os.killpg(group, what)
+    except OSError:
+        return False
+    return True
+
+
+class Stopped(Exception):
+    """A signal came before the command was started."""
+
+
+class Command:
+    """The command in its own session, and the one loop of the main thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.child = None  # type: subprocess.Popen[bytes] | None
+        self.interruptible = True
+        self.reason = ""
+        self.asked = 0
+        self.answered = 0
+        self.kill_at = None  # type: float | None
+        self.kills = 0
+        self.passing = True
+        self.applications = []  # type: list[str]
+        self.before = b""
+        self.parent = os.getppid()
+        self.wakeup, wakeup_in = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        os.set_blocking(wakeup_in, False)
+        signal.set_wakeup_fd(wakeup_in)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._asked_to_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # ends the select
+
+    def _asked_to_stop(self, *_: object) -> None:
+        self.asked += 1
+        if self.interruptible:
+            raise Stopped
+
+    def start(self, argv: "list[str]", env: "dict[str, str]") -> None:
+        """Start it. Raises OSError when it cannot be started."""
+        self.interruptible = False
+        full = dict(os.environ)
+        full.update(env)
+        self.child = subprocess.Popen(
+            argv,
+            env=full,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def wait(self, output: Output, timeout_s: "float | None") -> int:
+        """Its exit code, once it is over and its output is read; at the deadline it is killed."""
+        assert self.child is not None and self.child.stdout is not None
+        pipe = self.child.stdout.fileno()
+        deadline = time.monotonic() + timeout_s if timeout_s else None
+        busy_at = time.monotonic()
+        over_at = None  # type: float | None
+        is_open = True
+        while True:
+            now = time.monotonic()
+            if now >= busy_at:
+                mark_busy()
+                busy_at = now + BUSY_S
+            self._stop_if_due(now, deadline)
+            code = self.child.poll()
+            if code is not None:
+                over_at = over_at or now
+                if self.reason and (self.kills > 3 or not send(self.child.pid, 0)):
+                    break
+                if not self.reason and (not is_open or now >= over_at + DRAIN_S):
+                    break
+            timers = [busy_at, now + PARENT_LOOK_S, self.kill_at or deadline, code is not None and now + 0.1]
+            pause = max(0.0, min(timer for timer in timers if timer) - now)
+            ready = select.select([self.wakeup] + [pipe] * is_open, [], [], pause)[0]
+            if self.wakeup in ready:
+                os.read(self.wakeup, 4096)
+            if pipe in ready:
+                is_open = self.take(os.read(pipe, 65536), output)
+        self._drain(pipe, output)
+        self.child.stdout.close()
+        return code if code >= 0 else 128 - code
+
+    def _stop_if_due(self, now: float, deadline: "float | None") -> None:
+        assert self.child is not None
+        if self.parent != 1 and os.getppid() != self.parent:
+            # script-runner's Java process is gone, whether or not it passed its signal on.
+            self.parent = 1
+            self.asked += 1
+        if self.asked > self.answered:
+            self.kill_at = now if self.reason else now + setting("GRACE_S", 10.0)
+            self.reason = self.reason or "terminated"
+            self.answered = self.asked
+            send(self.child.pid, signal.SIGTERM)
+        elif deadline is not None and now >= deadline and not self.reason:
+            self.reason = "timeout"
+            self.kill_at = now + setting("GRACE_S", 10.0)
+            send(self.child.pid, signal.SIGTERM)
+        if self.kill_at is not None and now >= self.kill_at:
+            kill_session(self.child.pid)
+            self.kills += 1  # the dead may stay listed where nobody reaps them
+            self.kill_at = now + 0.5
+
+    def take(self, data: bytes, output: Output) -> bool:
+        """Hand output on; False at its end."""
+        if not data:
+            return False
+        rest = data
+        while self.passing and rest:
+            try:
+                rest = rest[os.write(1, rest) :]
+            except OSError:
+                self.passing = False
+        for found in SUBMITTED.findall(self.before + data):
+            if found.decode() not in self.applications:
+                self.applications.append(found.decode())
+        self.before = data[-80:]
+        output.add(data)
+        return True
+
+    def _drain(self, pipe: int, output: Output) -> None:
+        """What is in the pipe already, and no more: a background process may hold it open."""
+        for _ in range(64):
+            if not select.select([pipe], [], [], 0)[0] or not self.take(os.read(pipe, 65536), output):
+                return
+
+
+def mark_busy() -> None:
+    """EMR's auto-termination does not see work outside YARN; this file, kept fresh, is how to tell it."""
+    path = os.environ.get("EMR_STEP_WRAPPER_BUSY_MARKER") or "/emr/metricscollector/isbusy"
+    try:
+        if os.path.isdir(os.path.dirname(path)):
+            with open(path, "ab"):
+                os.utime(path, None)
+    except OSError:
+        pass
+
+
+# ---- all together ------------------------------------------------------------------------------
+
+
+def arguments(argv: "list[str]") -> "dict[str, str]":
+    """The four options by name; no argparse, which costs a megabyte."""
+    args = {name[2:]: value for name, value in zip(argv[::2], argv[1::2]) if name.startswith("--")}
+    if len(argv) % 2 or sorted(args) != ["cluster", "records", "spec", "submission"]:
+        sys.exit("usage: emr_step_wrapper.py --spec URI --records URI/ --cluster UUID --submission ID")
+    return args
+
+
+def read_spec(s3: S3, uri: str) -> "dict[str, object]":
+    """The spec, tried for a while: nothing can run without it. Raises one of FAULTS."""
+    deadline = time.monotonic() + setting("SPEC_S", 60.0)
+    pause = 0.5
+    while True:
+        try:
+            text = s3.get(uri).decode()
+            break
+        except FAULTS as fault:
+            if time.monotonic() + pause > deadline:
+                raise
+            say("the step's spec cannot be read yet: %s" % fault)
+        time.sleep(pause)
+        pause = min(2 * pause, 10.0)
+    return json.loads(text)
+
+
+def checked(spec: "dict[str, object]") -> "tuple[list[str], dict[str, str], float | None, float, int]":
+    """Command, environment, timeout, interval and output bound. Raises ValueError."""
+    try:
+        if spec["v"] != 1:
+            raise ValueError("its version is %r" % (spec["v"],))
+        command = [str(word) for word in spec["command"]]  # type: ignore[attr-defined]
+        env = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}  # type: ignore[attr-defined]
+        out = spec.get("output") or {}
+        timeout_s = float(spec["timeout_s"]) if spec.get("timeout_s") else None  # type: ignore[arg-type]
+        numbers = float(out.get("interval_s", 15)), int(out.get("max_bytes", 1 << 24))  # type: ignore[attr-defined]
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise ValueError("the step's spec is not usable: %s" % fault)
+    if not command:
+        raise ValueError("the step's spec is not usable: its command is empty")
+    return command, env, timeout_s, numbers[0], numbers[1]
+
+
+def main(argv: "list[str]") -> int:
+    """Run the step; see the module's first lines for the exit codes."""
+    args = arguments(argv)
+    args["records"] = args["records"].rstrip("/") + "/"
+    command = Command()
+    s3 = S3(Metadata())
+    try:
+        spec = read_spec(s3, args["spec"])
+        words, env, timeout_s, interval_s, max_bytes = checked(spec)
+    except Stopped:
+        return early_end(command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started")
+    except FAULTS as fault:
+        return early_end(command, s3, args, NO_SPEC_CODE, "no_spec", str(fault))
+    words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
+    output = Output(max_bytes)
+    reporter = Reporter(s3, args, interval_s, output)
+    reporter.applications = command.applications
+    try:
+        command.start(words, env)
+    except OSError as fault:
+        reason = "command_not_found" if isinstance(fault, FileNotFoundError) else "command_not_runnable"
+        code = NOT_FOUND_CODE if isinstance(fault, FileNotFoundError) else NOT_RUNNABLE_CODE
+        return early_end(command, s3, args, code, reason, "cannot start %s: %s" % (words[0], fault))
+    except Stopped:
+        return early_end(command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started")
+    reporter.start()
+    return follow(command, reporter, timeout_s, mode)
+
+
+def follow(command: Command, reporter: Reporter, timeout_s: "float | None", mode: str) -> int:
+    """Wait for the started command, clean up behind it, report, and return our exit code."""
+    assert command.child is not None
+    code, reason = 70, "wrapper_error"
+    try:
+        code = command.wait(reporter.output, timeout_s)
+        reason = command.reason
+        code = {"terminated": TERMINATED_CODE, "timeout": DEADLINE_CODE}.get(reason, code)
+    finally:
+        if code:
+            kill_session(command.child.pid)
+            if mode or command.applications:
+                kill_applications(reporter.args["submission"], command.applications)
+        if mode == "cluster" and reason != "terminated":
+            command.take(driver_log(command.applications), reporter.output)
+        reporter.finish(code, reason)
+    return code
+
+
+def early_end(command: Command, s3: S3, args: "dict[str, str]", code: int, reason: str, text: str) -> int:
+    """The command never ran: say so on stderr and in the record."""
+    command.interruptible = False
+    say(text)
+    output = Output(1 << 16)
+    output.add(text.encode("utf-8", "replace") + b"\n")
+    reporter = Reporter(s3, args, 1.0, output)
+    reporter.ended = (code, reason)
+    reporter.start()
+    reporter.finish(code, reason)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
