@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NewType
 
@@ -50,6 +50,11 @@ class TaskKey:
         """``dag.task[map_index] try n`` for people."""
         mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
         return f"{self.dag_id}.{self.task_id}{mapped} try {self.try_number}"
+
+    @property
+    def without_try(self) -> TaskKey:
+        """The same key for all tries of the task instance."""
+        return replace(self, try_number=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

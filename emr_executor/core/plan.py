@@ -1,0 +1,264 @@
+"""``plan(snapshot, limits) -> Plan``: everything that should be done now, decided in one place.
+
+A pure function of the snapshot, its time included. The plan of a state to which the plan was
+applied is empty. Nothing here acts: the agent writes each intent first and then acts on it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from emr_executor.core.model import (
+    Cluster,
+    ClusterPoolLimits,
+    ClusterUuid,
+    Snapshot,
+    Submission,
+    SubmissionId,
+    TaskKey,
+    Workload,
+    WorkloadId,
+)
+from emr_executor.core.placement import Placement, Waiting, place
+from emr_executor.core.states import (
+    CAPPED_CLUSTER_STATES,
+    USABLE_CLUSTER_STATES,
+    ClusterTarget,
+    SubmissionState,
+    WorkloadState,
+    WorkloadTarget,
+)
+
+CANCEL_AGAIN_S = 60.0
+"""CancelSteps gives no guarantee (botocore emr, CancelSteps): it is asked again after this."""
+END_AGAIN_S = 120.0
+"""TerminateJobFlows is asked again when the cluster is still not ending after this."""
+DEADLINE_GRACE_S = 60.0
+"""The wrapper ends its step at the deadline; the agent steps in when it did not by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Ask EMR to cancel one submission's step."""
+
+    submission_id: SubmissionId
+    why: str
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retarget:
+    """Give a cluster another target."""
+
+    cluster_uuid: ClusterUuid
+    target: ClusterTarget
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Launch ``count`` clusters of a pool."""
+
+    cluster_pool: str
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What should be done now; each field is a set of its own.
+
+    launch: clusters to start
+    place: workloads to put on clusters
+    cancel: steps to cancel
+    retarget: clusters to drain or end
+    end: clusters to terminate in EMR (target END, nothing alive that must be waited for)
+    drop: workloads to be cancelled of which nothing is alive
+    expire: READY workloads beyond their pool's queue_timeout
+    waiting: why each other READY workload waits
+    """
+
+    launch: tuple[Launch, ...] = ()
+    place: tuple[Placement, ...] = ()
+    cancel: tuple[Cancel, ...] = ()
+    retarget: tuple[Retarget, ...] = ()
+    end: tuple[ClusterUuid, ...] = ()
+    drop: tuple[WorkloadId, ...] = ()
+    expire: tuple[WorkloadId, ...] = ()
+    waiting: tuple[Waiting, ...] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be done; waiting is not doing."""
+        return not (
+            self.launch or self.place or self.cancel or self.retarget or self.end or self.drop or self.expire
+        )
+
+
+def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> Plan:
+    """Everything that should be done now. ``limits`` by cluster pool name."""
+    live_on = Counter(submission.cluster_uuid for submission in snapshot.submissions)
+    retarget = tuple(_retargets(snapshot, limits, live_on))
+    changed = {change.cluster_uuid for change in retarget}
+    ready = [workload for workload in snapshot.workloads if workload.state is WorkloadState.READY]
+    drop = tuple(w.workload_id for w in ready if w.target is WorkloadTarget.CANCEL)
+    expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits))
+    gone = {*drop, *expire}
+    wanting = [w for w in ready if w.workload_id not in gone]
+    keep = [c for c in snapshot.clusters if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed]
+    placements, waiting = place(wanting, keep, live_on, limits, blocked=_dying_keys(snapshot), now=snapshot.now)
+    return Plan(
+        launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),
+        place=placements,
+        cancel=tuple(_cancels(snapshot)),
+        retarget=retarget,
+        end=tuple(_ends(snapshot)),
+        drop=drop,
+        expire=expire,
+        waiting=waiting,
+    )
+
+
+def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> bool:
+    pool = limits.get(workload.cluster_pool)
+    if workload.target is WorkloadTarget.CANCEL or pool is None or pool.queue_timeout_s is None:
+        return False
+    since = workload.ready_at or workload.accepted_at
+    return (snapshot.now - since).total_seconds() > pool.queue_timeout_s
+
+
+def _dying_keys(snapshot: Snapshot) -> frozenset[TaskKey]:
+    """Tasks of which an older try's step may be alive: the next try waits until it is dead."""
+    live = {submission.workload_id for submission in snapshot.submissions}
+    return frozenset(
+        workload.key.without_try
+        for workload in snapshot.workloads
+        if workload.target is WorkloadTarget.CANCEL and workload.workload_id in live
+    )
+
+
+def _cancels(snapshot: Snapshot) -> list[Cancel]:
+    workloads = {workload.workload_id: workload for workload in snapshot.workloads}
+    cancels = []
+    for submission in snapshot.submissions:
+        if submission.step_id is None or not _may_ask(submission, snapshot):
+            continue
+        workload = workloads.get(submission.workload_id)
+        if workload is None:
+            continue
+        if workload.target is WorkloadTarget.CANCEL:
+            why = workload.cancel_reason or "no longer wanted"
+            cancels.append(Cancel(submission_id=submission.submission_id, why=why))
+        elif _overdue(submission, workload, snapshot):
+            cancels.append(
+                Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
+            )
+    return cancels
+
+
+def _may_ask(submission: Submission, snapshot: Snapshot) -> bool:
+    if submission.state not in (SubmissionState.PENDING, SubmissionState.RUNNING):
+        return False
+    asked = submission.cancel_asked_at
+    return asked is None or (snapshot.now - asked).total_seconds() > CANCEL_AGAIN_S
+
+
+def _overdue(submission: Submission, workload: Workload, snapshot: Snapshot) -> bool:
+    timeout_s = workload.step.execution_timeout_s if workload.step else None
+    if timeout_s is None or submission.started_at is None:
+        return False
+    return snapshot.now > submission.started_at + timedelta(seconds=timeout_s + DEADLINE_GRACE_S)
+
+
+def _retargets(
+    snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], live_on: Mapping[ClusterUuid, int]
+) -> list[Retarget]:
+    wanted_pools = {w.cluster_pool for w in snapshot.workloads if w.state is WorkloadState.READY}
+    idle_left = Counter(
+        c.cluster_pool for c in snapshot.clusters if c.state in USABLE_CLUSTER_STATES and c.target is ClusterTarget.KEEP
+    )
+    changes = []
+    for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
+        change = _retarget(cluster, snapshot, limits, live_on, idle_left, wanted_pools)
+        if change is not None:
+            changes.append(change)
+            if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP:
+                idle_left[cluster.cluster_pool] -= 1
+    return changes
+
+
+def _retarget(
+    cluster: Cluster,
+    snapshot: Snapshot,
+    limits: Mapping[str, ClusterPoolLimits],
+    live_on: Mapping[ClusterUuid, int],
+    left: Mapping[str, int],
+    wanted_pools: set[str],
+) -> Retarget | None:
+    if cluster.target is ClusterTarget.END or cluster.cluster_id is None:
+        return None
+    busy = live_on.get(cluster.cluster_uuid, 0) > 0
+    if cluster.target is ClusterTarget.DRAIN:
+        if busy:
+            return None
+        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why="drained")
+    pool = limits.get(cluster.cluster_pool)
+    if pool is None:
+        why = f"cluster pool {cluster.cluster_pool!r} is no longer configured"
+        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
+    if cluster.template_hash != pool.template_hash:
+        why = "the cluster template changed"
+        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
+    if busy or cluster.idle_since is None or cluster.cluster_pool in wanted_pools:
+        return None
+    idle_s = (snapshot.now - cluster.idle_since).total_seconds()
+    if idle_s < pool.idle_timeout_s or left[cluster.cluster_pool] <= pool.min_clusters:
+        return None
+    why = f"idle for {idle_s:.0f} s (idle_timeout {pool.idle_timeout_s:g} s)"
+    return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
+
+
+def _ends(snapshot: Snapshot) -> list[ClusterUuid]:
+    return [
+        cluster.cluster_uuid
+        for cluster in snapshot.clusters
+        if cluster.target is ClusterTarget.END
+        and cluster.cluster_id is not None
+        and cluster.state in USABLE_CLUSTER_STATES
+        and (
+            cluster.end_asked_at is None
+            or (snapshot.now - cluster.end_asked_at).total_seconds() > END_AGAIN_S
+        )
+    ]
+
+
+def _launches(
+    snapshot: Snapshot,
+    limits: Mapping[str, ClusterPoolLimits],
+    live_on: Mapping[ClusterUuid, int],
+    wanting: Sequence[Workload],
+    changed: set[ClusterUuid],
+) -> list[Launch]:
+    demand = Counter(workload.cluster_pool for workload in wanting)
+    clusters: dict[str, list[Cluster]] = defaultdict(list)
+    for cluster in snapshot.clusters:
+        if cluster.state in CAPPED_CLUSTER_STATES:
+            clusters[cluster.cluster_pool].append(cluster)
+    launches = []
+    for name in sorted(limits):
+        pool = limits[name]
+        keep = [
+            c for c in clusters[name] if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed
+        ]
+        free = sum(max(0, c.slots - live_on.get(c.cluster_uuid, 0)) for c in keep)
+        unserved = max(demand[name], snapshot.ready_waiting if len(limits) == 1 else 0) - free
+        wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))
+        # max_clusters counts every unresolved launch and every cluster that is not yet ending.
+        count = min(wanted, pool.max_clusters - len(clusters[name]))
+        if count > 0:
+            why = f"{demand[name]} waiting, {free} free slots on {len(keep)} clusters"
+            launches.append(Launch(cluster_pool=name, count=count, why=why))
+    return launches
