@@ -13,7 +13,7 @@ STEP_NAME_CHARACTERS = 256
 
 
 def script_runner_jar(region: str) -> str:
-    """EMR's jar that downloads a script from S3 and runs it (EMR Release Guide, "Run commands and scripts")."""
+    """EMR's jar that runs a script from S3 (EMR Release Guide, "Run commands and scripts")."""
     return f"s3://{region}.elasticmapreduce/libs/script-runner/script-runner.jar"
 
 

@@ -44,7 +44,7 @@ DRAIN_S = 2.0  # output of a background process that outlives the command
 YARN_S = 25.0
 DEADLINE_CODE, NO_SPEC_CODE, NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 124, 125, 126, 127, 143
 SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
-LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.M)
+LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.MULTILINE)
 
 
 def setting(name: str, default: float) -> float:
@@ -58,7 +58,7 @@ def setting(name: str, default: float) -> float:
 def say(text: str) -> None:
     """One line for the step's own stderr log."""
     try:
-        os.write(2, ("emr_step_wrapper: %s\n" % text).encode("utf-8", "replace"))
+        os.write(2, ("emr_step_wrapper: {}\n".format(text)).encode("utf-8", "replace"))
     except OSError:
         pass
 
@@ -91,15 +91,15 @@ def sign(
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
     names = ";".join(sorted(headers))
-    lines = "".join("%s:%s\n" % (name, headers[name].strip()) for name in sorted(headers))
-    canonical = "\n".join((method, path, "", lines, names, body_sha256))
-    scope = "%s/%s/s3/aws4_request" % (stamp[:8], region)
+    lines = "".join("{}:{}\n".format(name, headers[name].strip()) for name in sorted(headers))
+    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{body_sha256}"
+    scope = "{}/{}/s3/aws4_request".format(stamp[:8], region)
     digest = hashlib.sha256(canonical.encode()).hexdigest()
-    to_sign = "\n".join(("AWS4-HMAC-SHA256", stamp, scope, digest))
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
     key = b"AWS4" + credentials.secret.encode()
     for part in scope.split("/"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    headers["Authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s" % (
+    headers["Authorization"] = "AWS4-HMAC-SHA256 Credential={}/{}, SignedHeaders={}, Signature={}".format(
         credentials.key_id,
         scope,
         names,
@@ -204,7 +204,7 @@ class S3:
                 continue
             if status in (400, 401, 403):
                 self.metadata.forget()
-            raise S3Error("%s %s" % (method, uri), status, answer)
+            raise S3Error("{} {}".format(method, uri), status, answer)
         raise AssertionError
 
     def _region(self, bucket: str) -> str:
@@ -255,7 +255,7 @@ class S3:
 
 def split_uri(uri: str) -> "tuple[str, str]":
     """Bucket and key of ``s3://bucket/key``."""
-    parts = re.match(r"s3[an]?://([^/]+)/(.+)\Z", uri, re.S)
+    parts = re.match(r"s3[an]?://([^/]+)/(.+)\Z", uri, re.DOTALL)
     if not parts:
         raise ValueError("no s3:// location: " + uri)
     return parts.group(1), parts.group(2)
@@ -266,11 +266,11 @@ def locate(endpoint: str, region: str, bucket: str, key: str) -> "tuple[str, str
     path = "/" + quote(key, safe="/-_.~")
     if endpoint:
         parts = urlsplit(endpoint)
-        return parts.scheme, parts.netloc, "%s/%s%s" % (parts.path.rstrip("/"), bucket, path)
+        return parts.scheme, parts.netloc, "{}/{}{}".format(parts.path.rstrip("/"), bucket, path)
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     if "." in bucket:  # the wildcard certificate covers one label
-        return "https", "s3.%s.%s" % (region, domain), "/%s%s" % (bucket, path)
-    return "https", "%s.s3.%s.%s" % (bucket, region, domain), path
+        return "https", "s3.{}.{}".format(region, domain), "/{}{}".format(bucket, path)
+    return "https", "{}.s3.{}.{}".format(bucket, region, domain), path
 
 
 # ---- output ------------------------------------------------------------------------------------
@@ -410,7 +410,8 @@ class Reporter(threading.Thread):
                 failures += 1
                 if failures & (failures - 1) == 0:
                     say("S3 refuses output or records, time %d: %s" % (failures, fault))
-                pause = min(30.0, min(1.0, self.interval_s) * 2 ** min(failures, 5)) * (1 + self.pid % 50 / 100)
+                spread = 1 + self.pid % 50 / 100
+                pause = min(30.0, min(1.0, self.interval_s) * 2 ** min(failures, 5)) * spread
                 chunk_at = record_at = time.monotonic() + pause
         self._last_words(*self.ended)
 
@@ -438,7 +439,7 @@ class Reporter(threading.Thread):
                 return
             except FAULTS as fault:
                 if time.monotonic() + pause > deadline:
-                    say("S3 did not take the last record: %s" % fault)
+                    say("S3 did not take the last record: {}".format(fault))
                     return
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -477,7 +478,7 @@ class Reporter(threading.Thread):
             "tail": self.output.last_lines(),
             "yarn_applications": self.applications[-20:],
         }
-        key = "state/%s/%s" % (self.args["cluster"], self.args["submission"])
+        key = "state/{}/{}".format(self.args["cluster"], self.args["submission"])
         self.s3.put(self.args["records"] + key, json.dumps(record).encode())
 
 
@@ -509,14 +510,14 @@ def tagged(command: "list[str]", tags: "list[str]") -> "tuple[list[str], str]":
         kept += words
     merged = [tag.strip() for tag in old.split(",") if tag.strip()]
     merged += [tag for tag in tags if tag not in merged]
-    return [command[0], "--conf", "spark.yarn.tags=" + ",".join(merged)] + kept + command[i:], mode
+    return [command[0], "--conf", "spark.yarn.tags=" + ",".join(merged), *kept, *command[i:]], mode
 
 
 def yarn(*args: str) -> bytes:
     """What a yarn command prints; empty when there is none, it fails, or takes longer than YARN_S."""
     try:
         child = subprocess.Popen(
-            ("yarn",) + args,
+            ("yarn", *args),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -539,7 +540,7 @@ def kill_applications(tag: str, known: "list[str]") -> None:
     found = [name.decode() for name in LISTED.findall(listed)]
     known += [name for name in found if name not in known]
     if known:
-        say("killing %s" % ", ".join(known))
+        say("killing {}".format(", ".join(known)))
         yarn("application", "-kill", *known)
 
 
@@ -561,7 +562,7 @@ def kill_session(session: int) -> None:
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             try:
-                with open("/proc/%s/stat" % name, "rb") as stat:
+                with open("/proc/{}/stat".format(name), "rb") as stat:
                     if int(stat.read().rpartition(b")")[2].split()[3]) == session:
                         members.append(int(name))
             except (OSError, ValueError, IndexError):
@@ -632,7 +633,8 @@ class Command:
 
     def wait(self, output: Output, timeout_s: "float | None") -> int:
         """Its exit code, once it is over and its output is read; at the deadline it is killed."""
-        assert self.child is not None and self.child.stdout is not None
+        assert self.child is not None
+        assert self.child.stdout is not None
         pipe = self.child.stdout.fileno()
         deadline = time.monotonic() + timeout_s if timeout_s else None
         busy_at = time.monotonic()
@@ -739,7 +741,7 @@ def read_spec(s3: S3, uri: str) -> "dict[str, object]":
         except FAULTS as fault:
             if time.monotonic() + pause > deadline:
                 raise
-            say("the step's spec cannot be read yet: %s" % fault)
+            say("the step's spec cannot be read yet: {}".format(fault))
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
     return json.loads(text)
@@ -749,14 +751,14 @@ def checked(spec: "dict[str, object]") -> "tuple[list[str], dict[str, str], floa
     """Command, environment, timeout, interval and output bound. Raises ValueError."""
     try:
         if spec["v"] != 1:
-            raise ValueError("its version is %r" % (spec["v"],))
+            raise ValueError("its version is {!r}".format(spec["v"]))
         command = [str(word) for word in spec["command"]]  # type: ignore[attr-defined]
         env = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}  # type: ignore[attr-defined]
         out = spec.get("output") or {}
         timeout_s = float(spec["timeout_s"]) if spec.get("timeout_s") else None  # type: ignore[arg-type]
         numbers = float(out.get("interval_s", 15)), int(out.get("max_bytes", 1 << 24))  # type: ignore[attr-defined]
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
-        raise ValueError("the step's spec is not usable: %s" % fault)
+        raise ValueError("the step's spec is not usable: {}".format(fault)) from fault
     if not command:
         raise ValueError("the step's spec is not usable: its command is empty")
     return command, env, timeout_s, numbers[0], numbers[1]
@@ -772,7 +774,9 @@ def main(argv: "list[str]") -> int:
         spec = read_spec(s3, args["spec"])
         words, env, timeout_s, interval_s, max_bytes = checked(spec)
     except Stopped:
-        return early_end(command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started")
+        return early_end(
+            command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started"
+        )
     except FAULTS as fault:
         return early_end(command, s3, args, NO_SPEC_CODE, "no_spec", str(fault))
     words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
@@ -784,9 +788,11 @@ def main(argv: "list[str]") -> int:
     except OSError as fault:
         reason = "command_not_found" if isinstance(fault, FileNotFoundError) else "command_not_runnable"
         code = NOT_FOUND_CODE if isinstance(fault, FileNotFoundError) else NOT_RUNNABLE_CODE
-        return early_end(command, s3, args, code, reason, "cannot start %s: %s" % (words[0], fault))
+        return early_end(command, s3, args, code, reason, "cannot start {}: {}".format(words[0], fault))
     except Stopped:
-        return early_end(command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started")
+        return early_end(
+            command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started"
+        )
     reporter.start()
     return follow(command, reporter, timeout_s, mode)
 

@@ -36,7 +36,9 @@ class Steps:
             "EMR_STEP_WRAPPER_BUSY_MARKER": str(tmp_path / "busy" / "isbusy"),
         }
 
-    def start(self, command: list[str], *, stdout: Any = subprocess.PIPE, **spec: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: list[str], *, stdout: Any = subprocess.PIPE, **spec: Any
+    ) -> subprocess.Popen[bytes]:
         output = {"interval_s": spec.pop("interval_s", 0.1), "max_bytes": spec.pop("max_bytes", 1_000_000)}
         body = {"v": 1, "command": command, "env": {}, "timeout_s": None, "output": output, **spec}
         self.s3.objects[SPEC] = json.dumps(body).encode()

@@ -1,0 +1,198 @@
+"""``ports.EmrApi`` over aiobotocore: every call waits for its token, and fails in our errors only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from emr_executor.aws import translate
+from emr_executor.aws.budget import Budget
+from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
+from emr_executor.errors import AwsUnavailable, ClusterGone, EmrExecutorError
+from emr_executor.ports import NewStep
+
+ACTIVE_STEP_STATES = ("PENDING", "CANCEL_PENDING", "RUNNING")
+CANCEL_BATCH = 256
+TERMINATE_BATCH = 10
+"""Ids of one CancelSteps and of one TerminateJobFlows (botocore emr 2009-03-31)."""
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class EmrClient:
+    """One region's EMR.
+
+    client: an aiobotocore EMR client in standard retry mode
+    once: another one that never repeats a call, for RunJobFlow and AddJobFlowSteps
+    credentials_refused: called when AWS did not accept the credentials, before our error is raised
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        once: Any,
+        budget: Budget,
+        credentials_refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client, self._once, self.budget = client, once, budget
+        self._credentials_refused = credentials_refused
+
+    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
+        """Launch a cluster; never repeated inside. See ``ports.EmrApi``."""
+        answer = await self._call("RunJobFlow", self._once.run_job_flow, dict(request))
+        return ClusterId(self._read("RunJobFlow", lambda: translate.text_of(answer, "JobFlowId")))
+
+    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
+        """Add steps in one call, in order; never repeated inside. See ``ports.EmrApi``."""
+        request = {"JobFlowId": cluster_id, "Steps": [_step_config(step) for step in steps]}
+        answer = await self._call("AddJobFlowSteps", self._once.add_job_flow_steps, request, cluster_id)
+
+        def step_ids() -> tuple[StepId, ...]:
+            found = tuple(StepId(str(step_id)) for step_id in translate.list_of(answer, "StepIds"))
+            if len(found) != len(steps):
+                raise translate.BadAnswer(f"{len(found)} StepIds for {len(steps)} steps")
+            return found
+
+        return self._read("AddJobFlowSteps", step_ids)
+
+    async def list_steps(
+        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+    ) -> tuple[ObservedStep, ...]:
+        """Steps, newest first; 50 to a page. See ``ports.EmrApi``."""
+        request: dict[str, Any] = {"ClusterId": cluster_id}
+        if active_only:
+            request["StepStates"] = list(ACTIVE_STEP_STATES)
+        steps: list[ObservedStep] = []
+        async for page in self._pages("ListSteps", self._client.list_steps, request, cluster_id):
+            steps += self._read("ListSteps", partial(_steps, page))
+            if len(steps) >= limit:
+                break
+        return tuple(steps[:limit])
+
+    async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
+        """Ask EMR to cancel steps; a cluster that is gone has none to cancel."""
+        for ids in _batches(step_ids, CANCEL_BATCH):
+            request = {"ClusterId": cluster_id, "StepIds": list(ids)}
+            try:
+                await self._call("CancelSteps", self._client.cancel_steps, request, cluster_id)
+            except ClusterGone:
+                return
+
+    async def list_clusters(
+        self, *, created_after: datetime, name_prefix: str
+    ) -> tuple[ObservedCluster, ...]:
+        """Clusters whose Name has the prefix; EMR itself filters neither by name nor by tag."""
+        request = {"CreatedAfter": created_after}
+        found: list[ObservedCluster] = []
+        async for page in self._pages("ListClusters", self._client.list_clusters, request):
+            found += self._read("ListClusters", partial(_clusters, page, name_prefix))
+        return tuple(found)
+
+    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
+        """One cluster, or None when EMR does not know the id."""
+        request = {"ClusterId": cluster_id}
+        try:
+            answer = await self._call("DescribeCluster", self._client.describe_cluster, request, cluster_id)
+        except ClusterGone:
+            return None
+        return self._read(
+            "DescribeCluster", lambda: translate.cluster_of(translate.field_of(answer, "Cluster"))
+        )
+
+    async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
+        """End clusters. An id unknown to EMR spoils its whole call, which is then repeated one by one."""
+        for ids in _batches(cluster_ids, TERMINATE_BATCH):
+            try:
+                await self._terminate(ids)
+            except ClusterGone:
+                for cluster_id in ids if len(ids) > 1 else ():
+                    try:
+                        await self._terminate((cluster_id,))
+                    except ClusterGone:
+                        _log.info("terminate_unknown_cluster", cluster_id=cluster_id)
+
+    async def _terminate(self, ids: Sequence[ClusterId]) -> None:
+        request = {"JobFlowIds": list(ids)}
+        await self._call("TerminateJobFlows", self._client.terminate_job_flows, request, ids[0])
+
+    async def _pages(
+        self,
+        operation: str,
+        call: Callable[..., Any],
+        request: Mapping[str, Any],
+        cluster_id: ClusterId | None = None,
+    ) -> AsyncIterator[Any]:
+        marker: str | None = None
+        seen: set[str] = set()
+        while True:
+            paged = {**request, "Marker": marker} if marker else dict(request)
+            page = await self._call(operation, call, paged, cluster_id)
+            yield page
+            marker = page.get("Marker")
+            if not marker:
+                return
+            if marker in seen:
+                raise AwsUnavailable(f"{operation}: the pages of the answer go round in a circle")
+            seen.add(marker)
+
+    async def _call(
+        self,
+        operation: str,
+        call: Callable[..., Any],
+        request: Mapping[str, Any],
+        cluster_id: ClusterId | None = None,
+    ) -> Mapping[str, Any]:
+        await self.budget.take(operation)
+        try:
+            answer = await call(**request)
+        except Exception as fault:
+            if translate.is_throttle(fault):
+                self.budget.throttled(operation)
+            if translate.is_refused_credential(fault):
+                self._credentials_refused()
+            raise translate.error_of(fault, operation, cluster_id=cluster_id) from fault
+        if not isinstance(answer, Mapping):
+            raise translate.error_of(translate.BadAnswer("the answer is no object"), operation)
+        retries = (answer.get("ResponseMetadata") or {}).get("RetryAttempts")
+        self.budget.answered(operation, retries if isinstance(retries, int) else 0)
+        return answer
+
+    def _read(self, operation: str, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except EmrExecutorError:
+            raise
+        except Exception as fault:
+            raise translate.error_of(fault, operation) from fault
+
+
+def _batches(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _step_config(step: NewStep) -> dict[str, Any]:
+    # CONTINUE is the only action that EMR takes with StepConcurrencyLevel above 1, and not its default.
+    return {
+        "Name": step.name,
+        "ActionOnFailure": "CONTINUE",
+        "HadoopJarStep": {"Jar": step.jar, "Args": list(step.args)},
+    }
+
+
+def _steps(page: Any) -> list[ObservedStep]:
+    return [translate.step_of(summary) for summary in translate.list_of(page, "Steps")]
+
+
+def _clusters(page: Any, name_prefix: str) -> list[ObservedCluster]:
+    # Filtered first: what is odd about other people's clusters is no concern of ours.
+    ours = [
+        summary
+        for summary in translate.list_of(page, "Clusters")
+        if isinstance(summary, Mapping) and str(summary.get("Name") or "").startswith(name_prefix)
+    ]
+    return [translate.cluster_of(summary) for summary in ours]

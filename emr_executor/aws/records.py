@@ -1,0 +1,136 @@
+"""``ports.StepRecords`` over S3: one listing for a thousand live steps, then only what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from emr_executor.aws import layout
+from emr_executor.aws.layout import S3Uri
+from emr_executor.aws.objects import Listed, S3Objects
+from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
+from emr_executor.core.states import RecordPhase
+
+RECORD_VERSION = 1
+GETS_AT_ONCE = 16
+TAIL_CHARACTERS = 4096
+REASON_CHARACTERS = 200
+
+_log = structlog.get_logger(__name__)
+
+
+class S3StepRecords:
+    """The records of one deployment, below ``<staging_uri><deployment_id>/``."""
+
+    def __init__(self, objects: S3Objects, staging_uri: str, deployment_id: str) -> None:
+        self._objects = objects
+        self._staging = layout.staging_prefix(staging_uri)
+        self._deployment_id = deployment_id
+        self._gets = asyncio.Semaphore(GETS_AT_ONCE)
+        # Broken records, and those that nobody consumes, must not cost a GET at every listing.
+        self._read: dict[str, tuple[str, StepRecord | None]] = {}
+
+    @property
+    def records_uri(self) -> str:
+        """What step wrappers get as ``--records``."""
+        return str(self._at(layout.records_prefix(self._deployment_id)))
+
+    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
+        """Records whose mark differs from ``known``, in the order of their keys.
+
+        A broken record is logged once and left out. Raises TryAgain.
+        """
+        listed = [
+            entry async for entry in self._objects.list(self._at(layout.state_prefix(self._deployment_id)))
+        ]
+        present = {entry.key for entry in listed}
+        self._read = {key: read for key, read in self._read.items() if key in present}
+        wanted = [entry for entry in listed if _is_news(entry, known)]
+        records = await _all(*(self._record(entry) for entry in wanted))
+        return tuple(r for r in records if r is not None and known.get(r.submission_id) != r.mark)
+
+    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+        """One chunk of driver output, from 1; None when there is none (yet)."""
+        stored = await self._objects.get(
+            self._at(layout.output_key(self._deployment_id, submission_id, chunk))
+        )
+        return None if stored is None else stored.data
+
+    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
+        """Delete a record that has served; absent is fine."""
+        await self._objects.delete(
+            self._at(layout.state_key(self._deployment_id, cluster_uuid, submission_id))
+        )
+
+    def _at(self, key: str) -> S3Uri:
+        return S3Uri(self._staging.bucket, self._staging.key + key)
+
+    async def _record(self, entry: Listed) -> StepRecord | None:
+        cached = self._read.get(entry.key)
+        if cached is not None and cached[0] == entry.etag:
+            return cached[1]
+        async with self._gets:
+            stored = await self._objects.get(S3Uri(self._staging.bucket, entry.key))
+        if stored is None:  # consumed since it was listed
+            return None
+        record: StepRecord | None = None
+        try:
+            record = record_of(entry.key, stored.data, stored.etag)
+        except ValueError as fault:
+            _log.warning("record_unreadable", key=entry.key, problem=str(fault))
+        self._read[entry.key] = (stored.etag, record)
+        return record
+
+
+def record_of(key: str, data: bytes, mark: str) -> StepRecord:
+    """The step wrapper's record as it stands under a key. Raises ValueError that says what is wrong."""
+    owner = layout.parse_state_key(key)
+    if owner is None:
+        raise ValueError("the key is not <deployment>/state/<cluster>/<submission>")
+    raw = json.loads(data)
+    if not isinstance(raw, dict) or raw.get("v") != RECORD_VERSION:
+        raise ValueError(f"it is no record of version {RECORD_VERSION}")
+    if (raw.get("cluster"), raw.get("submission")) != owner:
+        raise ValueError("it names another submission than its key")
+    try:
+        return StepRecord(
+            cluster_uuid=owner[0],
+            submission_id=owner[1],
+            mark=mark,
+            phase=RecordPhase(raw["phase"]),
+            at=datetime.fromtimestamp(float(raw["at"]), UTC),
+            exit_code=_exit_code(raw),
+            reason=str(raw.get("reason") or "")[:REASON_CHARACTERS],
+            chunks=max(0, int(raw.get("chunks") or 0)),
+            tail=str(raw.get("tail") or "")[-TAIL_CHARACTERS:],
+        )
+    except (KeyError, TypeError, OverflowError, OSError) as fault:
+        raise ValueError(f"{type(fault).__name__}: {fault}") from fault
+
+
+def _exit_code(raw: Mapping[str, Any]) -> int | None:
+    code = raw.get("exit_code")
+    if code is not None and not isinstance(code, int):
+        raise ValueError("its exit_code is no number")
+    if code is None and raw["phase"] == RecordPhase.ENDED:
+        raise ValueError("it has ended without an exit_code")
+    return code
+
+
+def _is_news(entry: Listed, known: Mapping[SubmissionId, str]) -> bool:
+    owner = layout.parse_state_key(entry.key)
+    return owner is not None and known.get(owner[1]) != entry.etag
+
+
+async def _all(*reads: Any) -> list[Any]:
+    """Every result, or the first error once all have ended: nothing is left running behind it."""
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

@@ -1,0 +1,307 @@
+"""What AWS answers, in our words: API dicts to core values, botocore's errors to ours. Pure.
+
+How an error is judged (the error's class is the caller's next move, see ``errors``):
+
+- a request that was never sent (no connection, no credentials, refused as unsigned) had no effect;
+- RunJobFlow and AddJobFlowSteps have no idempotency token. Where they may have been carried out (connection
+  lost, 5xx, an answer that cannot be read, and also *throttled*: a throttled RunJobFlow was seen to have
+  launched, aws-sdk-ruby issue 825) the outcome is unknown;
+- AccessDenied on RunJobFlow is LaunchRefused, since it may come from the template (iam:PassRole);
+  anywhere else it is CredentialsMissing and names the permission: it heals when somebody grants it;
+- EMR's messages are matched in few, loose words: AWS reserves the right to change them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from botocore import exceptions as boto
+
+from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
+from emr_executor.core.states import ClusterState, StepState
+from emr_executor.errors import (
+    AwsUnavailable,
+    ClusterGone,
+    CredentialsMissing,
+    EmrExecutorError,
+    LaunchRefused,
+    OutcomeUnknown,
+    StepLimitReached,
+    Throttled,
+    TryElsewhere,
+)
+
+UNREPEATABLE = frozenset({"RunJobFlow", "AddJobFlowSteps"})
+"""Operations with an effect and without a client token (botocore emr 2009-03-31)."""
+
+THROTTLED_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+CREDENTIAL_CODES = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+DENIED_CODES = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+    boto.ProfileNotFound,
+)
+NEVER_SENT = (
+    boto.EndpointConnectionError,
+    boto.ConnectTimeoutError,
+    boto.ProxyConnectionError,
+    boto.SSLError,
+)
+
+_CLUSTER_GONE = re.compile(
+    r"shutting down|terminated, or finished|cluster id .* is not valid|job ?flow .*(does not exist|not valid)"
+    r"|NoSuchCluster",
+    re.IGNORECASE | re.DOTALL,
+)
+_STEP_LIMIT = re.compile(r"maximum number of active steps", re.IGNORECASE)
+_PROTECTED = re.compile(r"termination.?protected", re.IGNORECASE)
+
+_SERVER_FAULT = 500
+_State = TypeVar("_State", StepState, ClusterState)
+
+
+def error_of(
+    fault: BaseException, operation: str, *, service: str = "elasticmapreduce", cluster_id: str | None = None
+) -> EmrExecutorError:
+    """Our error for what an aiobotocore call raised, to be raised ``from`` it."""
+    if isinstance(fault, EmrExecutorError):
+        return fault
+    if isinstance(fault, boto.ClientError):
+        return _answered_error(fault, operation, service, cluster_id)
+    return _unanswered_error(fault, operation)
+
+
+def is_throttle(fault: BaseException) -> bool:
+    """Whether AWS asked for fewer calls."""
+    return isinstance(fault, boto.ClientError) and _code(fault) in THROTTLED_CODES
+
+
+def is_refused_credential(fault: BaseException) -> bool:
+    """Whether other credentials might have been accepted."""
+    if isinstance(fault, boto.ClientError):
+        return _code(fault) in CREDENTIAL_CODES
+    return isinstance(fault, NO_CREDENTIALS)
+
+
+def is_missing_object(fault: boto.ClientError) -> bool:
+    """Whether S3 says that there is no such object (the bucket itself is another matter)."""
+    return _code(fault) in {"NoSuchKey", "404", "NotFound"}
+
+
+def _unanswered_error(fault: BaseException, operation: str) -> EmrExecutorError:
+    said = f"{operation}: {fault}"
+    if isinstance(fault, NO_CREDENTIALS):
+        return CredentialsMissing(
+            f"{said}. Give the agent AWS credentials (environment, profile, role or"
+            " [emr_executor] aws_conn_id); it goes on by itself when they are there"
+        )
+    if isinstance(fault, boto.ParamValidationError) and operation == "RunJobFlow":
+        return LaunchRefused(f"the cluster template is no RunJobFlow request: {fault}")
+    never_sent = isinstance(fault, (*NEVER_SENT, boto.ParamValidationError))
+    if operation in UNREPEATABLE and not never_sent:
+        return OutcomeUnknown(f"{said}: whether it was done is not known")
+    return AwsUnavailable(said)
+
+
+def _answered_error(
+    fault: boto.ClientError, operation: str, service: str, cluster_id: str | None
+) -> EmrExecutorError:
+    code, status = _code(fault), _status(fault)
+    said = f"{operation}: {code}: {_message(fault)}"
+    unrepeatable = operation in UNREPEATABLE
+    if code in THROTTLED_CODES:
+        return OutcomeUnknown(said) if unrepeatable else Throttled(said)
+    if code in CREDENTIAL_CODES:
+        return CredentialsMissing(f"{said}. Renew the agent's AWS credentials; it goes on by itself")
+    if code in DENIED_CODES:
+        return _denied(said, operation, service)
+    if status >= _SERVER_FAULT or code.startswith(("Internal", "ServiceUnavailable")):
+        return OutcomeUnknown(said) if unrepeatable else AwsUnavailable(said)
+    return _refused(fault, said, operation, cluster_id)
+
+
+def _refused(fault: boto.ClientError, said: str, operation: str, cluster_id: str | None) -> EmrExecutorError:
+    """A 4xx answer that is about what was asked for."""
+    message = _message(fault)
+    if operation == "RunJobFlow":
+        return LaunchRefused(f"EMR refused the cluster template: {_code(fault)}: {message}")
+    if operation == "TerminateJobFlows" and _PROTECTED.search(message):
+        how = "aws emr modify-cluster-attributes --no-termination-protected"
+        return AwsUnavailable(f"{said}. Switch the protection off: {how}")
+    if cluster_id is not None and _STEP_LIMIT.search(message):
+        return StepLimitReached(said, cluster_id=cluster_id)
+    if cluster_id is not None and _CLUSTER_GONE.search(f"{message} {_inner_code(fault)}"):
+        return ClusterGone(said, cluster_id=cluster_id)
+    if cluster_id is not None and operation == "AddJobFlowSteps":
+        return TryElsewhere(said, cluster_id=cluster_id)
+    advice = ". Create it, or correct [emr_executor] staging_uri" if _code(fault) == "NoSuchBucket" else ""
+    return AwsUnavailable(said + advice)
+
+
+def _denied(said: str, operation: str, service: str) -> EmrExecutorError:
+    permission = f"{service}:{operation}"
+    if operation == "RunJobFlow":
+        return LaunchRefused(
+            f"{said}. The agent's AWS identity needs {permission},"
+            " and iam:PassRole for the roles of the template"
+        )
+    return CredentialsMissing(f"{said}. Grant {permission} to the agent's AWS identity")
+
+
+def _error(fault: boto.ClientError) -> Mapping[str, Any]:
+    found = fault.response.get("Error") if isinstance(fault.response, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _code(fault: boto.ClientError) -> str:
+    return str(_error(fault).get("Code") or "Unknown")
+
+
+def _inner_code(fault: boto.ClientError) -> str:
+    # InvalidRequestException carries a second, finer code of its own (botocore emr, ErrorCode).
+    return str(fault.response.get("ErrorCode") or "") if isinstance(fault.response, Mapping) else ""
+
+
+def _message(fault: boto.ClientError) -> str:
+    return str(_error(fault).get("Message") or fault.response.get("Message") or "no message")
+
+
+def _status(fault: boto.ClientError) -> int:
+    status = (fault.response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else 0
+
+
+# ---- answers -----------------------------------------------------------------------------------
+
+
+class BadAnswer(Exception):  # noqa: N818 - never leaves this folder; ``error_of`` judges it
+    """An answer without what EMR's model promises."""
+
+
+def step_of(summary: Any) -> ObservedStep:
+    """A StepSummary or Step. Raises BadAnswer."""
+    status = _mapping(_mapping(summary).get("Status"))
+    failure = _mapping(status.get("FailureDetails"))
+    reason = _mapping(status.get("StateChangeReason"))
+    timeline = _mapping(status.get("Timeline"))
+    return ObservedStep(
+        step_id=StepId(_text(summary, "Id")),
+        name=str(summary.get("Name") or ""),
+        state=_enum(StepState, status.get("State")),
+        failure=str(failure.get("Message") or failure.get("Reason") or reason.get("Message") or ""),
+        created_at=_time(timeline.get("CreationDateTime")),
+        started_at=_time(timeline.get("StartDateTime")),
+        ended_at=_time(timeline.get("EndDateTime")),
+    )
+
+
+def cluster_of(summary: Any) -> ObservedCluster:
+    """A ClusterSummary or Cluster. Raises BadAnswer."""
+    status = _mapping(_mapping(summary).get("Status"))
+    reason = _mapping(status.get("StateChangeReason"))
+    timeline = _mapping(status.get("Timeline"))
+    return ObservedCluster(
+        cluster_id=ClusterId(_text(summary, "Id")),
+        name=str(summary.get("Name") or ""),
+        state=_enum(ClusterState, status.get("State")),
+        reason_code=reason.get("Code") or None,
+        reason=_cluster_reason(status, reason),
+        created_at=_time(timeline.get("CreationDateTime")),
+        ready_at=_time(timeline.get("ReadyDateTime")),
+        ended_at=_time(timeline.get("EndDateTime")),
+    )
+
+
+def _cluster_reason(status: Mapping[str, Any], reason: Mapping[str, Any]) -> str | None:
+    details = status.get("ErrorDetails") or []
+    first = _mapping(details[0]) if isinstance(details, list) and details else {}
+    words = [str(reason.get("Message") or first.get("ErrorMessage") or "")]
+    if first.get("ErrorCode"):
+        words.append(f"({first['ErrorCode']})")
+    return " ".join(word for word in words if word) or None
+
+
+def field_of(answer: Any, name: str) -> Any:
+    """A member that the operation always answers with. Raises BadAnswer."""
+    value = _mapping(answer).get(name)
+    if value is None:
+        raise BadAnswer(f"the answer has no {name}")
+    return value
+
+
+def list_of(answer: Any, name: str) -> list[Any]:
+    """A list that the operation always answers with. Raises BadAnswer."""
+    value = field_of(answer, name)
+    if not isinstance(value, list):
+        raise BadAnswer(f"{name} of the answer is no list")
+    return value
+
+
+def text_of(answer: Any, name: str) -> str:
+    """A text that the operation always answers with. Raises BadAnswer."""
+    return _text(_mapping(answer), name)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadAnswer(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    found = value.get(name)
+    if not isinstance(found, str) or not found:
+        raise BadAnswer(f"the answer has no {name}")
+    return found
+
+
+def _enum(kind: type[_State], value: Any) -> _State:
+    try:
+        return kind(value)
+    except ValueError:
+        raise BadAnswer(f"{value!r} is no {kind.__name__}") from None
+
+
+def _time(value: Any) -> datetime | None:
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
