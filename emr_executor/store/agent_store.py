@@ -1,0 +1,108 @@
+"""The store as the agent sees it: each method is one short transaction, and may raise StoreBusy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import partial
+
+from emr_executor.core.model import HistoryEntry, Identity, Snapshot, Workload, WorkloadId
+from emr_executor.core.states import WorkloadState
+from emr_executor.store import (
+    change_store,
+    history_store,
+    lease_store,
+    phase_store,
+    scheduler_store,
+    snapshot_store,
+)
+from emr_executor.store.change_store import Change
+from emr_executor.store.history_store import Purged
+from emr_executor.store.lease_store import LeaseRow
+from emr_executor.store.rows import Stored
+from emr_executor.store.runner import Runner
+
+__all__ = ["AgentStore", "Change", "LeaseRow", "Purged"]
+
+
+class AgentStore:
+    """Leases, claims, snapshots and guarded changes through one runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def deployment_id(self) -> str:
+        """The identity of this deployment, made by whoever asks first."""
+        return await self._runner.run(scheduler_store.deployment_id)
+
+    async def read_lease(self, name: str) -> LeaseRow:
+        """The lease as it stands; who is silent is judged by the caller, on its own monotonic clock."""
+        return await self._runner.read(lease_store.read_lease, name)
+
+    async def take_lease(self, name: str, holder: str, seen: LeaseRow) -> int | None:
+        """The new token, or None when the lease is no longer as it was seen."""
+        return await self._runner.run(lease_store.take_lease, name, holder, seen)
+
+    async def beat_lease(self, name: str, holder: str, token: int) -> bool:
+        """Give a sign of life; False when the lease is lost."""
+        return await self._runner.run(lease_store.beat_lease, name, holder, token)
+
+    async def release_lease(self, name: str, holder: str, token: int) -> None:
+        """Let go, so that another need not wait."""
+        await self._runner.run(lease_store.release_lease, name, holder, token)
+
+    async def claim(
+        self,
+        kind: WorkloadState,
+        limit: int,
+        identity: Identity,
+        *,
+        now: datetime,
+        new_token: Callable[[], str],
+    ) -> tuple[Workload, ...]:
+        """Up to ``limit`` workloads whose phase (PREPARING or FINISHING) is now the caller's, by turn."""
+        work = partial(phase_store.claim, now=now, new_token=new_token)
+        return await self._runner.run(work, kind, limit, identity)
+
+    async def claims(self) -> tuple[tuple[WorkloadId, str, int], ...]:
+        """(workload id, claim token, beat) of every phase that is claimed."""
+        return await self._runner.read(phase_store.claims)
+
+    async def free_claim(
+        self, workload_id: WorkloadId, token: str, beat: int, not_before: datetime | None
+    ) -> bool:
+        """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
+        return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
+
+    async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
+        """All that lives, of one moment; workloads without ``workload`` and ``executor_config``."""
+        return await self._runner.read(snapshot_store.snapshot, now, ready_limit)
+
+    async def apply(
+        self, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()
+    ) -> tuple[Stored, ...]:
+        """Write all changes and their story, or nothing; the new values with new versions, in order.
+
+        Raises StaleWriter: the lease is lost or a row moved on; read again and decide again.
+        """
+        return await self._runner.run(change_store.apply, lease_token, changes, history)
+
+    async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
+        """Parked tries that Airflow must hear of."""
+        return await self._runner.read(snapshot_store.heartbeat_targets)
+
+    async def unwanted(self) -> tuple[tuple[WorkloadId, str | None], ...]:
+        """Live tries that Airflow no longer wants, with its state for them; None when it is gone."""
+        return await self._runner.read(snapshot_store.unwanted)
+
+    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
+        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
+        return await self._runner.run(scheduler_store.ask_cancel, workload_ids, reason)
+
+    async def append(self, entries: Sequence[HistoryEntry]) -> None:
+        """Add lines to the story."""
+        await self._runner.run(history_store.append, entries)
+
+    async def purge(self, now: datetime, keep_s: float) -> Purged:
+        """Delete one batch of what has been over for more than ``keep_s``; call again while ``more``."""
+        return await self._runner.run(history_store.purge, now, keep_s)

@@ -1,0 +1,122 @@
+"""Guarded writes of the steering agent: all of a tick's changes with their story, or nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from emr_executor.core.model import HistoryEntry
+from emr_executor.errors import StaleWriter
+from emr_executor.store.history_store import append
+from emr_executor.store.lease_store import hold_lease
+from emr_executor.store.rows import Columns, Stored, TableMapping, mapping_of
+
+_Update = tuple[Stored, Columns]
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a value was when it was read, and what it should be. ``old`` None: a new row."""
+
+    old: Stored | None
+    new: Stored
+
+
+def apply(
+    conn: Connection, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry]
+) -> tuple[Stored, ...]:
+    """Write all changes and the story of them, or nothing; the new values with their new versions, in order.
+
+    Only columns that differ are written. Several changes of one row count as one, from its first ``old`` to
+    its last ``new``. Raises StaleWriter when the lease is lost, or when a row, named, is no longer as it was
+    read: the caller rolls back, reads again and decides again.
+    """
+    hold_lease(conn, lease_token)
+    inserts: dict[type[Stored], list[Stored]] = defaultdict(list)
+    updates: dict[type[Stored], list[_Update]] = defaultdict(list)
+    written: dict[str, Stored] = {}
+    # One order of rows for all writers, so that no two wait for each other.
+    for key, change in sorted(_merged(changes).items()):
+        kind = type(change.new)
+        written[key] = change.new
+        if change.old is None:
+            inserts[kind].append(change.new)
+        elif columns := mapping_of(kind).changed_columns(change.old, change.new):
+            updates[kind].append((change.old, columns))
+            written[key] = replace(change.new, version=change.old.version + 1)
+    for kind, values in inserts.items():
+        _insert(conn, mapping_of(kind), values)
+    for kind, rows in updates.items():
+        _update(conn, mapping_of(kind), rows)
+    append(conn, history)
+    return tuple(written[_key(change.new)] for change in changes)
+
+
+def _key(value: Stored) -> str:
+    return str(getattr(value, mapping_of(type(value)).key))
+
+
+def _merged(changes: Iterable[Change]) -> dict[str, Change]:
+    merged: dict[str, Change] = {}
+    for change in changes:
+        key = _key(change.new)
+        earlier = merged.get(key)
+        merged[key] = Change(old=earlier.old, new=change.new) if earlier else change
+    return merged
+
+
+def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -> None:
+    try:
+        conn.execute(insert(mapping.table), [mapping.columns(value) for value in values])
+    except IntegrityError as e:
+        keys = ", ".join(_key(value) for value in values[:_NAMED_AT_MOST])
+        raise StaleWriter(f"one of these rows of {mapping.table.name} exists already: {keys}") from e
+
+
+def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) -> None:
+    alike: dict[frozenset[str], list[_Update]] = defaultdict(list)
+    for row in rows:
+        alike[frozenset(row[1])].append(row)
+    for names, group in alike.items():
+        _update_alike(conn, mapping, sorted(names), group)
+
+
+def _update_alike(
+    conn: Connection, mapping: TableMapping, names: Sequence[str], rows: Sequence[_Update]
+) -> None:
+    version = mapping.table.c.version
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    statement = (
+        update(mapping.table)
+        .where(mapping.key_column == bindparam("its_key"), version == bindparam("its_version"))
+        .values(values | {"version": version + 1})
+    )
+    parameters = [
+        {
+            "its_key": _key(old),
+            "its_version": old.version,
+            **{f"new_{name}": value for name, value in columns.items()},
+        }
+        for old, columns in rows
+    ]
+    if conn.execute(statement, parameters).rowcount != len(rows):
+        raise StaleWriter(_moved_on(conn, mapping, [old for old, _ in rows]))
+
+
+def _moved_on(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> str:
+    keys = [_key(value) for value in read]
+    asked = select(mapping.key_column, mapping.table.c.version).where(mapping.key_column.in_(keys))
+    found: dict[str, int] = {row[0]: row[1] for row in conn.execute(asked)}
+    # Rows of this batch that were written stand one version higher inside this transaction.
+    wrong = [
+        f"{key} (read at version {value.version}, now {found.get(key, 'deleted')})"
+        for key, value in zip(keys, read, strict=True)
+        if found.get(key) != value.version + 1
+    ]
+    return f"{mapping.table.name} moved on since it was read: {'; '.join(wrong[:_NAMED_AT_MOST]) or 'a row'}"

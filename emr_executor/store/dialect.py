@@ -1,0 +1,60 @@
+"""The few places where SQLite and PostgreSQL want different words, and the engine for either."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import cast
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+
+from emr_executor.errors import ConfigError
+
+BUSY_TIMEOUT_S = 30
+"""How long SQLite waits for another writer before it says that the database is locked."""
+READ_ONLY = "emr_executor_read_only"
+"""Execution option of a Connection whose transactions only read."""
+
+
+def upsert(conn: Connection, table: Table) -> postgresql.Insert:
+    """An INSERT into ``table`` that can say what to do where the row exists, for both dialects."""
+    match conn.dialect.name:
+        case "postgresql":
+            return postgresql.insert(table)
+        case "sqlite":
+            return cast(postgresql.Insert, sqlite.insert(table))
+        case other:
+            problem = (
+                f"[database] sql_alchemy_conn names {other}, but emr_executor keeps its tables in PostgreSQL "
+                "or SQLite only: move Airflow's metadata database to PostgreSQL"
+            )
+            raise ConfigError([problem])
+
+
+def engine_for(url: str) -> Engine:
+    """An engine of the agent's own for Airflow's metadata database.
+
+    SQLite: a transaction that may write takes the write lock at its start (BEGIN IMMEDIATE), because one that
+    reads first and writes later fails at once, without waiting, when another has written in between; readers
+    never wait (WAL). PostgreSQL: READ COMMITTED, guarded by versions and row locks.
+    """
+    engine = create_engine(url, pool_recycle=1800)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own transactions would begin late and without IMMEDIATE.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    read_only = conn.get_execution_options().get(READ_ONLY, False)
+    conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,230 @@
+"""Claims on phases, and what a phase's process records of itself.
+
+A claim is a token on the row. The agent that claims chooses it, the phase's supervisor process writes under
+it, and whoever finds that (token, beat) stood still for ``claim_s`` on its own clock may free the claim by
+naming exactly what it saw. Every function here is one transaction's worth of work and commits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, or_, select, update
+
+from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
+from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.errors import StaleWriter
+from emr_executor.store.clauses import BY_TURN, in_lock_order
+from emr_executor.store.history_store import append
+from emr_executor.store.rows import step_plan_json, workload_from
+from emr_executor.store.schema import WORKLOAD
+
+CLAIMED_FROM = {
+    WorkloadState.PREPARING: WorkloadState.ACCEPTED,
+    WorkloadState.FINISHING: WorkloadState.FINISHABLE,
+}
+"""The state in which each phase waits to be claimed, and to which it returns when it must run again."""
+
+_NO_CLAIM: dict[str, Any] = {"claim_token": None, "claim_beat": 0}
+_BACK_TO_WAITING = case(
+    (WORKLOAD.c.state == WorkloadState.PREPARING, WorkloadState.ACCEPTED.value),
+    else_=WorkloadState.FINISHABLE.value,
+)
+
+
+def claim(
+    conn: Connection,
+    kind: WorkloadState,
+    limit: int,
+    identity: Identity,
+    *,
+    now: datetime,
+    new_token: Callable[[], str],
+) -> tuple[Workload, ...]:
+    """Up to ``limit`` workloads whose phase ``kind`` (PREPARING or FINISHING) is now the caller's, by turn.
+
+    ``identity`` is kept for the try's life: only a workload that has none yet gets it. Each workload has a
+    token of its own. Workloads that another transaction is claiming are passed over. ACCEPTED workloads that
+    Airflow no longer wants become CANCELLED here: no user code of theirs has run.
+    """
+    if kind is WorkloadState.PREPARING:
+        _cancel_unprepared(conn, now)
+    waiting = (
+        select(WORKLOAD)
+        .where(
+            WORKLOAD.c.state == CLAIMED_FROM[kind],
+            WORKLOAD.c.target == WorkloadTarget.RUN,
+            or_(WORKLOAD.c.not_before.is_(None), WORKLOAD.c.not_before <= now),
+        )
+        .order_by(*BY_TURN)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claimed = tuple(
+        replace(
+            workload,
+            state=kind,
+            version=workload.version + 1,
+            claim_token=new_token(),
+            claim_beat=0,
+            identity=workload.identity or identity,
+            started_at=workload.started_at or now,
+            phase_attempts=workload.phase_attempts + 1,
+        )
+        for workload in map(workload_from, conn.execute(waiting).mappings())
+    )
+    _write_claims(conn, claimed)
+    return claimed
+
+
+def _cancel_unprepared(conn: Connection, now: datetime) -> None:
+    unwanted = in_lock_order(
+        WORKLOAD.c.state == WorkloadState.ACCEPTED,
+        WORKLOAD.c.target == WorkloadTarget.CANCEL,
+        skip_locked=True,
+    )
+    conn.execute(
+        update(WORKLOAD)
+        .where(unwanted)
+        .values(state=WorkloadState.CANCELLED, finished_at=now, version=WORKLOAD.c.version + 1)
+    )
+
+
+def _write_claims(conn: Connection, claimed: tuple[Workload, ...]) -> None:
+    if not claimed:
+        return
+    columns = ("state", "version", "claim_token", "claim_beat", "started_at", "phase_attempts")
+    statement = (
+        update(WORKLOAD)
+        .where(WORKLOAD.c.workload_id == bindparam("its_id"), WORKLOAD.c.version == bindparam("its_version"))
+        .values({name: bindparam(f"new_{name}") for name in (*columns, "hostname", "unixname", "pid")})
+    )
+    parameters = []
+    for workload in claimed:
+        assert workload.identity is not None  # noqa: S101 - claim gave it one
+        parameters.append(
+            {
+                "its_id": workload.workload_id,
+                "its_version": workload.version - 1,
+                "new_hostname": workload.identity.hostname,
+                "new_unixname": workload.identity.unixname,
+                "new_pid": workload.identity.pid,
+                **{f"new_{name}": getattr(workload, name) for name in columns},
+            }
+        )
+    if conn.execute(statement, parameters).rowcount != len(claimed):
+        raise StaleWriter("a workload changed between being read and being claimed; claim again")
+
+
+def renew_claim(conn: Connection, workload_id: WorkloadId, token: str) -> None:
+    """The phase's sign of life. Raises StaleWriter: the claim was freed, end the phase."""
+    _write(conn, workload_id, token, claim_beat=WORKLOAD.c.claim_beat + 1, version=WORKLOAD.c.version)
+
+
+def record_parked(
+    conn: Connection, workload_id: WorkloadId, token: str, step: StepPlan, now: datetime
+) -> None:
+    """PREPARING -> READY with its step; the claim is over and attempts count anew for the finish phase.
+
+    Raises StaleWriter.
+    """
+    _write(
+        conn,
+        workload_id,
+        token,
+        WORKLOAD.c.state == WorkloadState.PREPARING,
+        state=WorkloadState.READY,
+        step=step_plan_json(step),
+        ready_at=func.coalesce(WORKLOAD.c.ready_at, bindparam("ready_at", now, WORKLOAD.c.ready_at.type)),
+        phase_attempts=0,
+        not_before=None,
+        **_NO_CLAIM,
+    )
+
+
+def record_over(
+    conn: Connection, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
+) -> None:
+    """Airflow has its state for this try, from either phase: FINISHED. Raises StaleWriter."""
+    _write(
+        conn,
+        workload_id,
+        token,
+        state=WorkloadState.FINISHED,
+        airflow_state=airflow_state,
+        finished_at=now,
+        **_NO_CLAIM,
+    )
+
+
+def record_retry(
+    conn: Connection, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
+) -> None:
+    """The phase must run again, not earlier than ``not_before``; ``note`` says why. Raises StaleWriter."""
+    _write(conn, workload_id, token, state=_BACK_TO_WAITING, not_before=not_before, **_NO_CLAIM)
+    append(conn, [_story(now, workload_id, "phase_retried", note)])
+
+
+def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
+    """Airflow no longer wants the try: CANCELLED where no step was made, else READY with target CANCEL.
+
+    Raises StaleWriter.
+    """
+    no_step = WORKLOAD.c.step.is_(None)
+    _write(
+        conn,
+        workload_id,
+        token,
+        target=WorkloadTarget.CANCEL,
+        cancel_reason=reason,
+        state=case((no_step, WorkloadState.CANCELLED.value), else_=WorkloadState.READY.value),
+        finished_at=case((no_step, bindparam("over_at", now, WORKLOAD.c.finished_at.type)), else_=None),
+        **_NO_CLAIM,
+    )
+    append(conn, [_story(now, workload_id, "no_longer_wanted", reason)])
+
+
+def claims(conn: Connection) -> tuple[tuple[WorkloadId, str, int], ...]:
+    """(workload id, claim token, beat) of every phase that is claimed."""
+    held = select(WORKLOAD.c.workload_id, WORKLOAD.c.claim_token, WORKLOAD.c.claim_beat).where(
+        WORKLOAD.c.state.in_(CLAIMED_FROM)
+    )
+    return tuple((row.workload_id, row.claim_token, row.claim_beat) for row in conn.execute(held))
+
+
+def free_claim(
+    conn: Connection, workload_id: WorkloadId, token: str, beat: int, not_before: datetime | None
+) -> bool:
+    """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
+    freed = conn.execute(
+        update(WORKLOAD)
+        .where(_claimed(workload_id, token), WORKLOAD.c.claim_beat == beat)
+        .values(state=_BACK_TO_WAITING, not_before=not_before, version=WORKLOAD.c.version + 1, **_NO_CLAIM)
+    )
+    return bool(freed.rowcount)
+
+
+def _write(
+    conn: Connection, workload_id: WorkloadId, token: str, *conditions: ColumnElement[bool], **columns: Any
+) -> None:
+    values = {"version": WORKLOAD.c.version + 1, **columns}
+    written = conn.execute(update(WORKLOAD).where(_claimed(workload_id, token), *conditions).values(values))
+    if not written.rowcount:
+        raise StaleWriter(
+            f"the claim of workload {workload_id} is lost: its phase runs elsewhere, drop the result"
+        )
+
+
+def _claimed(workload_id: WorkloadId, token: str) -> ColumnElement[bool]:
+    return (
+        (WORKLOAD.c.workload_id == workload_id)
+        & (WORKLOAD.c.claim_token == token)
+        & WORKLOAD.c.state.in_(CLAIMED_FROM)
+    )
+
+
+def _story(at: datetime, workload_id: WorkloadId, event: str, text: str) -> HistoryEntry:
+    return HistoryEntry(at=at, subject="workload", subject_id=workload_id, event=event, text=text)

@@ -1,0 +1,199 @@
+"""What ``EmrExecutor`` says to the store, from inside the scheduler's loop: few, short statements.
+
+Every function works in the transaction of the connection that it is given and never commits it: what is
+accepted in the scheduler's own session stands or falls with Airflow's QUEUED (airflow/jobs/
+scheduler_job_runner.py, ``queue_workload``).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, or_, select, update
+
+from emr_executor.core.model import TaskKey, Workload, WorkloadId
+from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES, in_lock_order
+from emr_executor.store.dialect import upsert
+from emr_executor.store.rows import mapping_of, task_key_from
+from emr_executor.store.schema import DEPLOYMENT, TASK_INSTANCE, WORKLOAD, ReportState
+
+_RESTARTING = "restarting"
+"""TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
+_ROWS_A_STATEMENT = 500
+"""Keeps an upsert below SQLite's 32,766 variables."""
+_OWNERSHIP = ("scheduler_job_id", "priority_weight")
+_DEPLOYMENT_ROW = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """How a workload ended. ``state`` is FINISHED or CANCELLED, ``airflow_state`` what Airflow was told."""
+
+    workload_id: WorkloadId
+    key: TaskKey
+    airflow_state: str | None
+    state: WorkloadState
+
+
+def deployment_id(conn: Connection) -> str:
+    """The identity of this deployment, made by whoever asks first. Two who race get the same."""
+    wanted = select(DEPLOYMENT.c.deployment_id).where(DEPLOYMENT.c.id == _DEPLOYMENT_ROW)
+    found = conn.execute(wanted).scalar_one_or_none()
+    if found is None:
+        row = {"id": _DEPLOYMENT_ROW, "deployment_id": str(uuid.uuid4())}
+        conn.execute(upsert(conn, DEPLOYMENT).values(row).on_conflict_do_nothing())
+        found = conn.execute(wanted).scalar_one()
+    return found
+
+
+def accept(conn: Connection, workloads: Sequence[Workload]) -> None:
+    """Take workloads over from the scheduler, each in ACCEPTED as given; one statement for up to 500.
+
+    The same task instance may be handed over again (a reschedule, a foreign deferral, a requeue). Where its
+    row is not over, it goes on where it stands: Airflow wants it, so a cancellation that had not come to its
+    end is taken back, and only its owner and priority follow the new hand-over. Where it is over, it starts
+    anew; ``submissions`` goes on counting, so that no submission id is ever used twice.
+    """
+    by_id = {workload.workload_id: _accepted_row(workload) for workload in workloads}
+    rows = [by_id[workload_id] for workload_id in sorted(by_id)]
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        _upsert_accepted(conn, rows[start : start + _ROWS_A_STATEMENT])
+
+
+def _accepted_row(workload: Workload) -> dict[str, Any]:
+    return {**mapping_of(Workload).columns(workload), "reported": ReportState.UNREAD}
+
+
+def _upsert_accepted(conn: Connection, rows: list[dict[str, Any]]) -> None:
+    insert = upsert(conn, WORKLOAD).values(rows)
+    over = WORKLOAD.c.state.in_(OVER_WORKLOAD_STATES)
+    unwanted = WORKLOAD.c.target == WorkloadTarget.CANCEL
+    changes: dict[str, Any] = {
+        column.name: case((over, insert.excluded[column.name]), else_=column)
+        for column in WORKLOAD.c
+        if column.name not in {"workload_id", "submissions"}
+    }
+    for name in _OWNERSHIP:
+        changes[name] = insert.excluded[name]
+    changes["version"] = case((or_(over, unwanted), WORKLOAD.c.version + 1), else_=WORKLOAD.c.version)
+    changes["target"] = insert.excluded.target
+    changes["cancel_reason"] = insert.excluded.cancel_reason
+    conn.execute(insert.on_conflict_do_update(index_elements=["workload_id"], set_=changes))
+
+
+def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[Reported]:
+    """Outcomes that this scheduler has not read yet, oldest first; one statement, two when there are any.
+
+    A CANCELLED workload is offered again each time as long as Airflow holds its task instance in RESTARTING:
+    only an executor event SUCCESS, seen by the scheduler that owns it, frees a try that was cleared while it
+    ran, and an event may be dropped (airflow/jobs/scheduler_job_runner.py, ``process_executor_events``).
+    Clearing gives the task instance a new id, so it is found by its key.
+    """
+    found = conn.execute(_unread(scheduler_job_id, limit)).all()
+    outcomes: list[Reported] = []
+    offered: list[str] = []
+    done: list[str] = []
+    for row in found:
+        restarting = row.state == WorkloadState.CANCELLED and row.task_state == _RESTARTING
+        if restarting or row.reported == ReportState.UNREAD:
+            outcomes.append(_reported(row))
+        if not restarting:
+            done.append(row.workload_id)
+        elif row.reported == ReportState.UNREAD:
+            offered.append(row.workload_id)
+    _mark_reported(conn, offered=offered, done=done)
+    return outcomes
+
+
+def _unread(scheduler_job_id: int, limit: int) -> Any:
+    same_try = and_(
+        WORKLOAD.c.state == WorkloadState.CANCELLED,
+        TASK_INSTANCE.c.dag_id == WORKLOAD.c.dag_id,
+        TASK_INSTANCE.c.task_id == WORKLOAD.c.task_id,
+        TASK_INSTANCE.c.run_id == WORKLOAD.c.run_id,
+        TASK_INSTANCE.c.map_index == WORKLOAD.c.map_index,
+        TASK_INSTANCE.c.try_number == WORKLOAD.c.try_number,
+    )
+    return (
+        select(
+            WORKLOAD.c.workload_id,
+            WORKLOAD.c.dag_id,
+            WORKLOAD.c.task_id,
+            WORKLOAD.c.run_id,
+            WORKLOAD.c.try_number,
+            WORKLOAD.c.map_index,
+            WORKLOAD.c.airflow_state,
+            WORKLOAD.c.state,
+            WORKLOAD.c.reported,
+            TASK_INSTANCE.c.state.label("task_state"),
+        )
+        .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, same_try))
+        .where(
+            WORKLOAD.c.scheduler_job_id == scheduler_job_id,
+            WORKLOAD.c.reported.in_((ReportState.UNREAD, ReportState.OFFERED)),
+            WORKLOAD.c.state.in_(OVER_WORKLOAD_STATES),
+        )
+        # Those that were never read go first: repeats must not starve them.
+        .order_by(WORKLOAD.c.reported, WORKLOAD.c.finished_at, WORKLOAD.c.workload_id)
+        .limit(limit)
+    )
+
+
+def _reported(row: Row[Any]) -> Reported:
+    return Reported(
+        workload_id=row.workload_id,
+        key=task_key_from(row._mapping),  # noqa: SLF001 - SQLAlchemy's public name for a row as a mapping
+        airflow_state=row.airflow_state,
+        state=WorkloadState(row.state),
+    )
+
+
+def _mark_reported(conn: Connection, *, offered: Sequence[str], done: Sequence[str]) -> None:
+    if not offered and not done:
+        return
+    mark: Any = int(ReportState.DONE)
+    if offered:
+        mark = case((WORKLOAD.c.workload_id.in_(offered), int(ReportState.OFFERED)), else_=mark)
+    marked = WORKLOAD.c.workload_id.in_([*offered, *done])
+    conn.execute(update(WORKLOAD).where(in_lock_order(marked)).values(reported=mark))
+
+
+def adopt(conn: Connection, workload_ids: Collection[WorkloadId], scheduler_job_id: int) -> set[WorkloadId]:
+    """Those of the workloads that are known and not over, now owned by this scheduler. One statement."""
+    if not workload_ids:
+        return set()
+    adopted = conn.execute(
+        update(WORKLOAD)
+        .where(in_lock_order(_live(workload_ids)))
+        .values(scheduler_job_id=scheduler_job_id)
+        .returning(WORKLOAD.c.workload_id)
+    )
+    return set(adopted.scalars())
+
+
+def live(conn: Connection, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
+    """Those of the workloads that are known and not over. One statement."""
+    if not workload_ids:
+        return set()
+    return set(conn.execute(select(WORKLOAD.c.workload_id).where(_live(workload_ids))).scalars())
+
+
+def ask_cancel(conn: Connection, workload_ids: Iterable[WorkloadId], reason: str) -> int:
+    """Set the target of workloads to CANCEL; how many were not over and not cancelled yet. One statement."""
+    ids = list(workload_ids)
+    if not ids:
+        return 0
+    result = conn.execute(
+        update(WORKLOAD)
+        .where(in_lock_order(_live(ids), WORKLOAD.c.target == WorkloadTarget.RUN))
+        .values(target=WorkloadTarget.CANCEL, cancel_reason=reason, version=WORKLOAD.c.version + 1)
+    )
+    return result.rowcount
+
+
+def _live(workload_ids: Iterable[WorkloadId]) -> ColumnElement[bool]:
+    return and_(WORKLOAD.c.workload_id.in_(list(workload_ids)), WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES))

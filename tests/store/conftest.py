@@ -1,0 +1,66 @@
+"""A new database with all tables for each test, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from emr_executor.store.dialect import engine_for
+from emr_executor.store.schema import AIRFLOW, METADATA
+from tests.postgres import fresh_database
+
+
+def _with_tables(url: str) -> str:
+    engine = engine_for(url)
+    METADATA.create_all(engine)
+    AIRFLOW.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _with_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template() -> str:
+    return _with_tables(fresh_database()).rpartition("/")[2]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database with our tables and those of Airflow's that we read."""
+    if request.param == "postgresql":
+        return fresh_database(request.getfixturevalue("postgres_template"))
+    path = tmp_path / "airflow.db"
+    shutil.copy(request.getfixturevalue("sqlite_template"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    made = engine_for(url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def conn(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that ends with the test."""
+    with engine.begin() as connection:
+        yield connection
+
+
+@pytest.fixture
+def postgres(postgres_template: str) -> Iterator[Engine]:
+    """An engine on PostgreSQL, for what SQLite does not have."""
+    made = engine_for(fresh_database(postgres_template))
+    yield made
+    made.dispose()
