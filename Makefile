@@ -1,0 +1,57 @@
+# Everything that one does with this checkout; `make help` lists it. Needs make and Python 3.11 or 3.12.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PYTHONDONTWRITEBYTECODE :=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := emr_executor tests dags jobs
+# Name a Python to build .venv with: make PYTHON=/path/to/python3.12 demo
+PYTHON ?=
+# More for pytest: make test ARGS="-k config"
+ARGS ?=
+
+.PHONY: help demo up down test test-all check format lint types clean
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## Airflow and a local EMR on this machine, one DAG, one Spark step, its result; then stop
+	@$(BIN)/python -m emr_executor.local.demo
+
+up: $(STAMP) ## Start Airflow and a local EMR on this machine and leave them running
+	@$(BIN)/python -m emr_executor.local.demo up
+
+down: $(STAMP) ## Stop what `make up` started
+	@$(BIN)/python -m emr_executor.local.demo down
+
+test: lint types ## Lint, types, and all tests but the slow matrices (under 20 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not matrix" -n 2 --dist loadgroup $(ARGS)
+
+test-all: lint types ## The same with the slow matrices
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: lint types ## Format, lint, types, layers and the fast tests, in about a minute
+	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)
+
+format: $(STAMP) ## Let ruff write the formatting
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet $(CODE)
+	@$(BIN)/ruff format --check --quiet $(CODE)
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+clean: ## Remove .venv, the state of `make up` and caches
+	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m emr_executor.local.demo down; fi
+	@rm -rf $(VENV) .emr .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt .ci/install
+	@PYTHON="$(PYTHON)" bash .ci/install $(VENV)
+	@touch $@

