@@ -234,10 +234,11 @@ class ClusterPoolLimits:
 class Snapshot:
     """The state that ``plan`` decides from, at one moment.
 
-    clusters: all that are not over
+    clusters: all that are not over, and those with a live submission
     submissions: all that are live
     workloads: those in READY and SUBMITTED, and those with target CANCEL that are not over
     ready_waiting: how many READY workloads there are, also those beyond the snapshot's bound
+    launch_held: cluster pools that must not launch now, since recent launches failed
     """
 
     now: datetime
@@ -245,6 +246,7 @@ class Snapshot:
     submissions: tuple[Submission, ...]
     workloads: tuple[Workload, ...]
     ready_waiting: int = 0
+    launch_held: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

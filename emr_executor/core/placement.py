@@ -78,12 +78,12 @@ def place(
         if workload.not_before is not None and workload.not_before > now:
             waiting.append(Waiting(workload_id=workload.workload_id, why="it was held back for a moment"))
             continue
-        room = _best(pool_rooms)
-        if room is None:
+        best = _best(pool_rooms)
+        if best is None:
             waiting.append(Waiting(workload_id=workload.workload_id, why=_why_full(pool_rooms)))
             continue
-        room.taken.append(workload.workload_id)
-        room.live += 1
+        best.taken.append(workload.workload_id)
+        best.live += 1
     placements = tuple(
         Placement(cluster_uuid=room.cluster.cluster_uuid, workload_ids=tuple(room.taken))
         for room in rooms
@@ -127,4 +127,3 @@ def _why_full(rooms: Sequence[_Room]) -> str:
     if not rooms:
         return "no cluster of its pool is up yet"
     return "every slot of its pool is taken"
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -38,6 +39,9 @@ END_AGAIN_S = 120.0
 """TerminateJobFlows is asked again when the cluster is still not ending after this."""
 DEADLINE_GRACE_S = 60.0
 """The wrapper ends its step at the deadline; the agent steps in when it did not by then."""
+
+_NOTHING_ALIVE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
+"""No phase and no submission is alive in these states, so a cancelled workload is over at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +108,18 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> Plan:
     retarget = tuple(_retargets(snapshot, limits, live_on))
     changed = {change.cluster_uuid for change in retarget}
     ready = [workload for workload in snapshot.workloads if workload.state is WorkloadState.READY]
-    drop = tuple(w.workload_id for w in ready if w.target is WorkloadTarget.CANCEL)
+    drop = tuple(
+        w.workload_id
+        for w in snapshot.workloads
+        if w.target is WorkloadTarget.CANCEL and w.state in _NOTHING_ALIVE
+    )
     expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits))
     gone = {*drop, *expire}
     wanting = [w for w in ready if w.workload_id not in gone]
     keep = [c for c in snapshot.clusters if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed]
-    placements, waiting = place(wanting, keep, live_on, limits, blocked=_dying_keys(snapshot), now=snapshot.now)
+    placements, waiting = place(
+        wanting, keep, live_on, limits, blocked=_dying_keys(snapshot), now=snapshot.now
+    )
     return Plan(
         launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),
         place=placements,
@@ -178,11 +188,20 @@ def _retargets(
 ) -> list[Retarget]:
     wanted_pools = {w.cluster_pool for w in snapshot.workloads if w.state is WorkloadState.READY}
     idle_left = Counter(
-        c.cluster_pool for c in snapshot.clusters if c.state in USABLE_CLUSTER_STATES and c.target is ClusterTarget.KEEP
+        c.cluster_pool
+        for c in snapshot.clusters
+        if c.state in USABLE_CLUSTER_STATES and c.target is ClusterTarget.KEEP
     )
     changes = []
     for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
-        change = _retarget(cluster, snapshot, limits, live_on, idle_left, wanted_pools)
+        change = _retarget(
+            cluster,
+            snapshot=snapshot,
+            limits=limits,
+            live_on=live_on,
+            left=idle_left,
+            wanted_pools=wanted_pools,
+        )
         if change is not None:
             changes.append(change)
             if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP:
@@ -192,11 +211,12 @@ def _retargets(
 
 def _retarget(
     cluster: Cluster,
+    *,
     snapshot: Snapshot,
     limits: Mapping[str, ClusterPoolLimits],
     live_on: Mapping[ClusterUuid, int],
     left: Mapping[str, int],
-    wanted_pools: set[str],
+    wanted_pools: AbstractSet[str],
 ) -> Retarget | None:
     if cluster.target is ClusterTarget.END or cluster.cluster_id is None:
         return None
@@ -248,11 +268,9 @@ def _launches(
         if cluster.state in CAPPED_CLUSTER_STATES:
             clusters[cluster.cluster_pool].append(cluster)
     launches = []
-    for name in sorted(limits):
+    for name in sorted(set(limits) - snapshot.launch_held):
         pool = limits[name]
-        keep = [
-            c for c in clusters[name] if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed
-        ]
+        keep = [c for c in clusters[name] if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed]
         free = sum(max(0, c.slots - live_on.get(c.cluster_uuid, 0)) for c in keep)
         unserved = max(demand[name], snapshot.ready_waiting if len(limits) == 1 else 0) - free
         wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))

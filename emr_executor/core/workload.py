@@ -55,7 +55,7 @@ def after_submission(
     if submission.timed_out:
         verdict = Verdict.TIMED_OUT
     text = f"step {where} {_WORDS[verdict]}" + (f": {submission.cause}" if submission.cause else "")
-    return _finishable(workload, submission, cluster_id, verdict, submission.cause, text)
+    return _finishable(workload, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text)
 
 
 def never_added(workload: Workload, submission: Submission, *, now: datetime) -> WorkloadMove:
@@ -75,7 +75,7 @@ def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
 def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMove:
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
     text = f"no cluster had a free slot within queue_timeout ({queue_timeout_s:g} s)"
-    return _finishable(workload, None, None, Verdict.FAILED, text, text)
+    return _finishable(workload, None, None, verdict=Verdict.FAILED, cause=text, text=text)
 
 
 def _after_loss(
@@ -84,7 +84,7 @@ def _after_loss(
     lost = replace(workload, losses=workload.losses + 1)
     if lost.losses >= max_submissions:
         cause = f"lost {lost.losses} times (max_submissions {max_submissions}), last: {submission.cause}"
-        return _finishable(lost, submission, cluster_id, Verdict.LOST, cause, cause)
+        return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
     text = f"{submission.cause}; the step will run again elsewhere (loss {lost.losses} of {max_submissions})"
     return WorkloadMove(workload=replace(lost, state=WorkloadState.READY), event="lost", text=text)
 
@@ -93,6 +93,7 @@ def _finishable(
     workload: Workload,
     submission: Submission | None,
     cluster_id: ClusterId | None,
+    *,
     verdict: Verdict,
     cause: str,
     text: str,
@@ -107,7 +108,9 @@ def _finishable(
         started_at=submission.started_at if submission else None,
         ended_at=submission.ended_at if submission else None,
     )
-    moved = replace(workload, state=WorkloadState.FINISHABLE, outcome=outcome, phase_attempts=0, not_before=None)
+    moved = replace(
+        workload, state=WorkloadState.FINISHABLE, outcome=outcome, phase_attempts=0, not_before=None
+    )
     return WorkloadMove(workload=moved, event=f"step_{verdict.lower()}", text=text)
 
 

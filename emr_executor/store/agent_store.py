@@ -74,6 +74,14 @@ class AgentStore:
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
 
+    async def record_over(self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime) -> None:
+        """Airflow has its state for this try. Raises StaleWriter: the claim is lost."""
+        await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
+
+    async def record_gone(self, workload_id: WorkloadId, token: str, reason: str) -> None:
+        """Airflow no longer wants the try. Raises StaleWriter: the claim is lost."""
+        await self._runner.run(phase_store.record_gone, workload_id, token, reason)
+
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives, of one moment; workloads without ``workload`` and ``executor_config``."""
         return await self._runner.read(snapshot_store.snapshot, now, ready_limit)

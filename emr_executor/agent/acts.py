@@ -1,0 +1,220 @@
+"""Every call with an effect on EMR: made after its intent was saved, its result written at once.
+
+An act runs beside the tick and owns the rows named in its intent until it ends (``busy``), so
+that a slow call holds up nothing else. What stays unknown is looked up by the tracker: a
+submission by the step's Name, a cluster by its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
+
+import structlog
+
+from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.tasklog import TaskLog, agent_line
+from emr_executor.aws.launch import launch_request
+from emr_executor.aws.step import new_step
+from emr_executor.config import Settings
+from emr_executor.core.model import (
+    Cluster,
+    ClusterId,
+    HistoryEntry,
+    StepId,
+    Submission,
+    Workload,
+)
+from emr_executor.core.states import ClusterState, StepState, SubmissionState
+from emr_executor.core.workload import never_added
+from emr_executor.errors import (
+    EmrExecutorError,
+    LaunchRefused,
+    OutcomeUnknown,
+    StaleWriter,
+    StoreBusy,
+    TryAgain,
+    TryElsewhere,
+)
+from emr_executor.ports import Clock, EmrApi
+from emr_executor.store.agent_store import AgentStore, Change
+
+TERMINATE_AT_ONCE = 10
+"""TerminateJobFlows takes at most 10 ids (botocore emr)."""
+RESULT_ATTEMPTS = 5
+
+log = structlog.get_logger(__name__)
+
+
+class Acts:
+    """Starts acts and knows which rows they own."""
+
+    def __init__(
+        self,
+        *,
+        emr: EmrApi,
+        store: AgentStore,
+        task_log: TaskLog,
+        clock: Clock,
+        settings: Settings,
+        holds: LaunchHolds,
+        deployment_id: str,
+        records_uri: str,
+        region: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._emr, self._store, self._task_log, self._clock = emr, store, task_log, clock
+        self._settings, self._holds = settings, holds
+        self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
+        self._wake = wake
+        self._busy: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """Ids of submissions and clusters whose act has not ended."""
+        return frozenset(self._busy)
+
+    async def settle(self) -> None:
+        """Wait for every act that is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def launch(self, lease_token: int, cluster: Cluster) -> None:
+        """RunJobFlow for a saved INTENDED cluster."""
+        self._start({cluster.cluster_uuid}, self._launch(lease_token, cluster))
+
+    def add_steps(
+        self, lease_token: int, cluster: Cluster, rides: Sequence[tuple[Workload, Submission]]
+    ) -> None:
+        """AddJobFlowSteps for saved INTENDED submissions, in one call."""
+        owned = {submission.submission_id for _, submission in rides}
+        self._start(owned, self._add_steps(lease_token, cluster, list(rides)))
+
+    def cancel(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
+        """CancelSteps; asked again by the plan when it had no effect."""
+        self._start((), self._emr.cancel_steps(cluster_id, tuple(step_ids)))
+
+    def terminate(self, cluster_ids: Sequence[ClusterId]) -> None:
+        """TerminateJobFlows; asked again by the plan when it had no effect."""
+        for start in range(0, len(cluster_ids), TERMINATE_AT_ONCE):
+            self._start((), self._emr.terminate_clusters(cluster_ids[start : start + TERMINATE_AT_ONCE]))
+
+    def _start(self, owned: Collection[str], act: Awaitable[None]) -> None:
+        self._busy.update(owned)
+        task = asyncio.ensure_future(self._guarded(owned, act))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, owned: Collection[str], act: Awaitable[None]) -> None:
+        try:
+            await act
+        except EmrExecutorError as error:
+            log.warning("act_failed", error=str(error), kind=type(error).__name__)
+        except Exception:
+            log.exception("act_failed_unexpectedly")
+        finally:
+            self._busy.difference_update(owned)
+            self._wake()
+
+    async def _launch(self, lease_token: int, cluster: Cluster) -> None:
+        pool = self._settings.pool_named(cluster.cluster_pool)
+        if pool is None:
+            return
+        request = launch_request(pool, deployment_id=self._deployment_id, cluster_uuid=cluster.cluster_uuid)
+        now = self._clock.now
+        try:
+            cluster_id = await self._emr.run_job_flow(request)
+        except OutcomeUnknown as error:
+            log.warning("launch_unknown", cluster_uuid=cluster.cluster_uuid, error=str(error))
+            return
+        except (LaunchRefused, TryAgain) as error:
+            over = replace(cluster, state=ClusterState.NEVER_LAUNCHED, ended_at=now(), reason=str(error))
+            self._holds.cluster_over(over)
+            log.error("launch_refused", cluster_pool=pool.name, error=str(error))
+            await self._write(
+                lease_token, [Change(old=cluster, new=over)], "cluster", "never_launched", str(error)
+            )
+            return
+        up = replace(cluster, cluster_id=cluster_id, state=ClusterState.STARTING)
+        text = f"RunJobFlow gave {cluster_id}"
+        await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
+
+    async def _add_steps(
+        self, lease_token: int, cluster: Cluster, rides: list[tuple[Workload, Submission]]
+    ) -> None:
+        cluster_id = cluster.cluster_id
+        if cluster_id is None:
+            return
+        steps = [
+            new_step(
+                workload,
+                submission.submission_id,
+                cluster.cluster_uuid,
+                records_uri=self._records_uri,
+                region=self._region,
+            )
+            for workload, submission in rides
+        ]
+        try:
+            step_ids = await self._emr.add_steps(cluster_id, steps)
+        except OutcomeUnknown as error:
+            log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
+            return
+        except (TryElsewhere, TryAgain, LaunchRefused) as error:
+            await self._not_added(lease_token, rides, str(error))
+            return
+        now = self._clock.now()
+        changes = [
+            Change(
+                old=submission,
+                new=replace(
+                    submission,
+                    state=SubmissionState.PENDING,
+                    step_state=StepState.PENDING,
+                    step_id=step_id,
+                    submitted_at=now,
+                ),
+            )
+            for (_, submission), step_id in zip(rides, step_ids, strict=True)
+        ]
+        await self._write(lease_token, changes, "submission", "added", f"added to {cluster_id}")
+        for (workload, _), step_id in zip(rides, step_ids, strict=True):
+            line = agent_line(now, f"step {step_id} added to cluster {cluster_id} ({cluster.state})")
+            await self._task_log.append(workload.log_path, [line])
+
+    async def _not_added(
+        self, lease_token: int, rides: Sequence[tuple[Workload, Submission]], why: str
+    ) -> None:
+        now = self._clock.now()
+        changes: list[Change] = []
+        for workload, submission in rides:
+            over = replace(submission, state=SubmissionState.LOST, cause=why, ended_at=now)
+            changes.append(Change(old=submission, new=over))
+            changes.append(Change(old=workload, new=never_added(workload, over, now=now).workload))
+        await self._write(lease_token, changes, "submission", "never_added", why)
+
+    async def _write(
+        self, lease_token: int, changes: Sequence[Change], subject: str, event: str, text: str
+    ) -> None:
+        now = self._clock.now()
+        history = [
+            HistoryEntry(at=now, subject=subject, subject_id=_id_of(change.new), event=event, text=text)
+            for change in changes
+            if isinstance(change.new, Submission | Cluster)
+        ]
+        for attempt in range(RESULT_ATTEMPTS):
+            try:
+                await self._store.apply(lease_token, changes, history)
+            except StoreBusy:
+                await self._clock.sleep(min(10.0, 2.0**attempt))
+                continue
+            except StaleWriter as stale:
+                # The tracker finds the truth by the Name that the act carried.
+                log.warning("act_result_dropped", event=event, why=str(stale))
+            return
+
+
+def _id_of(value: Submission | Cluster) -> str:
+    return value.submission_id if isinstance(value, Submission) else value.cluster_uuid

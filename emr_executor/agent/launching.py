@@ -1,0 +1,40 @@
+"""Holds back launches of a pool whose clusters keep failing to come up."""
+
+from __future__ import annotations
+
+from emr_executor.core.model import Cluster
+from emr_executor.ports import Clock
+
+FIRST_HOLD_S = 10.0
+LONGEST_HOLD_S = 600.0
+
+
+class LaunchHolds:
+    """Per pool: 10 s after the first failed launch, doubled with each one up to 10 min, until one comes up.
+
+    Kept in memory: after a restart the first launch is tried at once, still within ``max_clusters``.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._failures: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def cluster_over(self, cluster: Cluster) -> None:
+        """A cluster ended; one that never came up is a failed launch."""
+        if cluster.ready_at is not None or cluster.end_asked_at is not None:
+            return
+        failures = self._failures.get(cluster.cluster_pool, 0) + 1
+        self._failures[cluster.cluster_pool] = failures
+        hold_s = min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(failures - 1, 16))
+        self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_s
+
+    def cluster_ready(self, cluster: Cluster) -> None:
+        """A cluster came up: the pool's template works."""
+        self._failures.pop(cluster.cluster_pool, None)
+        self._until.pop(cluster.cluster_pool, None)
+
+    def held(self) -> frozenset[str]:
+        """Pools that must not launch now."""
+        now = self._clock.monotonic()
+        return frozenset(pool for pool, until in self._until.items() if now < until)

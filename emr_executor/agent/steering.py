@@ -1,0 +1,232 @@
+"""The tick of the one agent that steers: read, look, decide, write the intent, act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from emr_executor.agent.acts import Acts
+from emr_executor.agent.desk import Desk
+from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.settling import Settling
+from emr_executor.agent.tasklog import TaskLog
+from emr_executor.agent.tracker import Tracker
+from emr_executor.aws.launch import cluster_name
+from emr_executor.config import Settings
+from emr_executor.core.model import (
+    Cluster,
+    ClusterPoolLimits,
+    ClusterUuid,
+    Submission,
+    SubmissionId,
+    Workload,
+    WorkloadId,
+    submission_id_of,
+)
+from emr_executor.core.placement import Placement, Waiting
+from emr_executor.core.plan import Cancel, Launch, Plan, plan
+from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
+from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
+from emr_executor.errors import TryAgain
+from emr_executor.ports import Clock, StepRecords
+from emr_executor.store.agent_store import AgentStore
+
+READY_LIMIT = 1000
+"""READY workloads looked at in one tick; the rest is counted."""
+
+log = structlog.get_logger(__name__)
+
+
+def limits_of(settings: Settings) -> dict[str, ClusterPoolLimits]:
+    """What ``plan`` needs to know of each cluster pool."""
+    return {
+        pool.name: ClusterPoolLimits(
+            cluster_pool=pool.name,
+            max_clusters=pool.max_clusters,
+            min_clusters=pool.min_clusters,
+            idle_timeout_s=pool.idle_timeout_s,
+            slots=pool.slots,
+            prefetch=pool.prefetch,
+            max_submissions=pool.max_submissions,
+            queue_timeout_s=pool.queue_timeout_s,
+            template_hash=pool.template_hash,
+            launch_unknown_s=pool.launch_unknown_s,
+        )
+        for pool in settings.cluster_pools
+    }
+
+
+class Steering:
+    """One tick at a time; every write carries the lease's token."""
+
+    def __init__(
+        self,
+        *,
+        store: AgentStore,
+        tracker: Tracker,
+        settling: Settling,
+        acts: Acts,
+        holds: LaunchHolds,
+        records: StepRecords,
+        task_log: TaskLog,
+        clock: Clock,
+        limits: Mapping[str, ClusterPoolLimits],
+        deployment_id: str,
+        new_cluster_uuid: Callable[[], ClusterUuid],
+    ) -> None:
+        self._store, self._tracker, self._settling, self._acts = store, tracker, settling, acts
+        self._holds, self._records, self._task_log, self._clock = holds, records, task_log, clock
+        self._limits, self._deployment_id = dict(limits), deployment_id
+        self._new_cluster_uuid = new_cluster_uuid
+        self._told_waiting: dict[WorkloadId, str] = {}
+
+    async def tick(self, lease_token: int) -> bool:
+        """Bring the state up to date and do what the plan says; whether anything is alive.
+
+        Raises StaleWriter (the lease or a row moved on: the next tick reads again) and StoreBusy.
+        """
+        busy = self._acts.busy
+        desk = Desk(await self._store.snapshot(self._clock.now(), READY_LIMIT), busy=busy)
+        await self._tracker.look(desk)
+        await desk.save(self._store, lease_token, self._task_log)
+        await self._consume_records()
+        now = self._clock.now()
+        decided = plan(desk.snapshot(now, launch_held=self._holds.held()), self._limits)
+        after = self._write_intents(desk, decided, now)
+        await desk.save(self._store, lease_token, self._task_log)
+        after.run(lease_token, desk, self._acts)
+        return bool(desk.submissions or desk.workloads or desk.clusters)
+
+    async def _consume_records(self) -> None:
+        for submission in self._settling.take_over():
+            try:
+                await self._records.consume(submission.cluster_uuid, submission.submission_id)
+            except TryAgain as error:
+                log.warning("record_not_deleted", submission=submission.submission_id, error=str(error))
+
+    def _write_intents(self, desk: Desk, decided: Plan, now: datetime) -> _Acting:
+        acting = _Acting()
+        for launch in decided.launch:
+            acting.launches.extend(self._intend_launch(desk, launch, now))
+        for placement in decided.place:
+            acting.rides[placement.cluster_uuid] = self._intend_steps(desk, placement, now)
+        for cancel in decided.cancel:
+            self._intend_cancel(desk, cancel, acting, now)
+        for change in decided.retarget:
+            cluster = desk.clusters[change.cluster_uuid]
+            desk.put(replace(cluster, target=change.target))
+            event = "draining" if change.target is ClusterTarget.DRAIN else "ending"
+            desk.note(
+                now, "cluster", cluster.cluster_uuid, event, f"{event} {cluster.cluster_id}: {change.why}"
+            )
+        for cluster_uuid in decided.end:
+            desk.put(replace(desk.clusters[cluster_uuid], end_asked_at=now))
+            acting.ends.append(cluster_uuid)
+        for workload_id in decided.drop:
+            self._move(desk, cancelled(desk.workloads[workload_id], now=now), now)
+        for workload_id in decided.expire:
+            workload = desk.workloads[workload_id]
+            timeout_s = self._limits[workload.cluster_pool].queue_timeout_s or 0.0
+            self._move(desk, waited_too_long(workload, queue_timeout_s=timeout_s), now)
+        self._tell_waiting(desk, decided.waiting, now)
+        return acting
+
+    def _intend_launch(self, desk: Desk, launch: Launch, now: datetime) -> list[ClusterUuid]:
+        pool = self._limits[launch.cluster_pool]
+        launched = []
+        for _ in range(launch.count):
+            cluster_uuid = self._new_cluster_uuid()
+            cluster = Cluster(
+                cluster_uuid=cluster_uuid,
+                cluster_pool=pool.cluster_pool,
+                name=cluster_name(self._deployment_id, pool.cluster_pool, cluster_uuid),
+                template_hash=pool.template_hash,
+                slots=pool.slots,
+                state=ClusterState.INTENDED,
+                intended_at=now,
+            )
+            desk.put(cluster)
+            desk.note(now, "cluster", cluster_uuid, "launching", f"launching a cluster: {launch.why}")
+            launched.append(cluster_uuid)
+        return launched
+
+    def _intend_steps(
+        self, desk: Desk, placement: Placement, now: datetime
+    ) -> list[tuple[WorkloadId, SubmissionId]]:
+        cluster = desk.clusters[placement.cluster_uuid]
+        rides = []
+        for workload_id in placement.workload_ids:
+            workload = placed(desk.workloads[workload_id])
+            submission = Submission(
+                submission_id=submission_id_of(workload_id, workload.submissions),
+                workload_id=workload_id,
+                n=workload.submissions,
+                cluster_uuid=cluster.cluster_uuid,
+                state=SubmissionState.INTENDED,
+                intended_at=now,
+            )
+            desk.put(workload)
+            desk.put(submission)
+            desk.note(
+                now, "workload", workload_id, "placed", f"submission {submission.n} on {cluster.cluster_id}"
+            )
+            self._told_waiting.pop(workload_id, None)
+            rides.append((workload_id, submission.submission_id))
+        return rides
+
+    def _intend_cancel(self, desk: Desk, cancel: Cancel, acting: _Acting, now: datetime) -> None:
+        submission = desk.submissions[cancel.submission_id]
+        cluster = desk.clusters.get(submission.cluster_uuid)
+        if submission.submission_id in desk.busy or cluster is None or cluster.cluster_id is None:
+            return
+        desk.put(replace(submission, cancel_asked_at=now, timed_out=submission.timed_out or cancel.timed_out))
+        workload = desk.workloads.get(submission.workload_id)
+        if workload is not None:
+            desk.tell(now, workload, f"cancelling step {submission.step_id}: {cancel.why}", level="warning")
+        desk.note(now, "submission", submission.submission_id, "cancelling", cancel.why)
+        acting.cancels.setdefault(cluster.cluster_uuid, []).append(submission.submission_id)
+
+    def _move(self, desk: Desk, move: WorkloadMove, now: datetime) -> None:
+        desk.put(move.workload)
+        desk.tell(now, move.workload, move.text, level="warning")
+        desk.note(now, "workload", move.workload.workload_id, move.event, move.text)
+
+    def _tell_waiting(self, desk: Desk, waiting: tuple[Waiting, ...], now: datetime) -> None:
+        for wait in waiting:
+            if self._told_waiting.get(wait.workload_id) != wait.why:
+                self._told_waiting[wait.workload_id] = wait.why
+                desk.tell(now, desk.workloads[wait.workload_id], f"waiting: {wait.why}")
+        gone = self._told_waiting.keys() - desk.workloads.keys()
+        for workload_id in gone:
+            del self._told_waiting[workload_id]
+
+
+class _Acting:
+    """The acts of one tick, to be started when their intents are saved."""
+
+    def __init__(self) -> None:
+        self.launches: list[ClusterUuid] = []
+        self.rides: dict[ClusterUuid, list[tuple[WorkloadId, SubmissionId]]] = {}
+        self.cancels: dict[ClusterUuid, list[SubmissionId]] = {}
+        self.ends: list[ClusterUuid] = []
+
+    def run(self, lease_token: int, desk: Desk, acts: Acts) -> None:
+        """Start every act with the values as they were saved."""
+        for cluster_uuid in self.launches:
+            acts.launch(lease_token, desk.clusters[cluster_uuid])
+        for cluster_uuid, rides in self.rides.items():
+            pairs: list[tuple[Workload, Submission]] = [
+                (desk.workloads[workload_id], desk.submissions[submission_id])
+                for workload_id, submission_id in rides
+            ]
+            acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs)
+        for cluster_uuid, submission_ids in self.cancels.items():
+            cluster_id = desk.clusters[cluster_uuid].cluster_id
+            steps = [desk.submissions[s].step_id for s in submission_ids]
+            if cluster_id is not None:
+                acts.cancel(cluster_id, [step for step in steps if step is not None])
+        ends = [desk.clusters[cluster_uuid].cluster_id for cluster_uuid in self.ends]
+        acts.terminate([cluster_id for cluster_id in ends if cluster_id is not None])
