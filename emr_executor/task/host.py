@@ -1,0 +1,260 @@
+"""The task host: a small process with Airflow's SDK imported once, which forks a supervisor for each phase.
+
+``python -m emr_executor.task.host``, started by the agent, with the protocol of ``wire`` on
+stdin and stdout. It has one thread and no event loop, so that it may fork: each phase gets a
+process of its own, never a thread (fact 27). When its control channel closes, the agent is
+gone: it takes no more work, lets the running phases end (they write their results themselves)
+and exits. How many phases run at once is the agent's to bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from emr_executor.task.wire import PhaseReply, phase_id_of, phase_of, reply_line
+
+if TYPE_CHECKING:
+    from emr_executor.task.wire import Phase
+
+DEFAULT_RESULTS = "emr_executor.task.results:StoreResults"
+TITLE = "airflow emr task-host"
+EXIT_REFUSED = 64
+"""Reply to a line that is no phase."""
+_EXIT_BROKEN = 70
+_READ_BYTES = 1024 * 1024
+_PRELOADED = (
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.bundles.manager",
+    "airflow.executors.base_executor",
+    "airflow.api_fastapi.auth.tokens",
+    "airflow.providers.apache.spark.hooks.spark_submit",
+    "airflow.providers.apache.spark.operators.spark_submit",
+    "emr_executor.task.spark_submit",
+    "emr_executor.task.step_errors",
+    "emr_executor.task.supervise",
+)
+"""What every phase needs, imported before the first fork."""
+
+
+@dataclass
+class _Running:
+    """A supervisor process. report: what it said of itself so far, by ``report_fd``."""
+
+    phase_id: int
+    report_fd: int
+    report: bytearray = field(default_factory=bytearray)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve phases until the control channel closes."""
+    parser = argparse.ArgumentParser(prog="python -m emr_executor.task.host")
+    parser.add_argument(
+        "--results", default=DEFAULT_RESULTS, help="module:callable that opens a row's results"
+    )
+    options = parser.parse_args(argv)
+    control_in, control_out = _take_control_channel()
+    _set_title(TITLE)
+    for name in _PRELOADED:
+        import_module(name)
+    _preload_translators()
+    module, _, attribute = options.results.partition(":")
+    host = TaskHost(control_in, control_out, getattr(import_module(module), attribute))
+    return host.serve()
+
+
+class TaskHost:
+    """Forks phases, reports their ends. open_results: see ``results.ResultsFactory``."""
+
+    def __init__(self, control_in: int, control_out: int, open_results: Callable[..., Any]) -> None:
+        self._control_in = control_in
+        self._control_out = control_out
+        self._open_results = open_results
+        self._selector = selectors.DefaultSelector()
+        self._running: dict[int, _Running] = {}
+        self._unread = bytearray()
+        self._taking_work = True
+        self._wake_read, self._wake_write = socket.socketpair()
+
+    def serve(self) -> int:
+        """Run until no work can come and none runs. Returns the exit code."""
+        self._watch_children()
+        os.set_blocking(self._control_in, False)
+        self._selector.register(self._control_in, selectors.EVENT_READ, self._read_control)
+        self._send(b'{"ready":true}\n')
+        # Objects that exist now stay shared with every fork: no collection touches their headers.
+        gc.collect()
+        gc.freeze()
+        while self._taking_work or self._running:
+            for key, _ in self._selector.select():
+                key.data()
+        return 0
+
+    def _watch_children(self) -> None:
+        for end in (self._wake_read, self._wake_write):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # Only its byte on the wake-up socket counts.
+        signal.signal(signal.SIGTERM, lambda *_: self._stop_taking_work())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._reap)
+
+    def _read_control(self) -> None:
+        try:
+            block = os.read(self._control_in, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not block:
+            self._stop_taking_work()
+            return
+        self._unread += block
+        *lines, rest = self._unread.split(b"\n")
+        self._unread = bytearray(rest)
+        for line in lines:
+            self._take(bytes(line))
+
+    def _stop_taking_work(self) -> None:
+        if self._taking_work:
+            self._taking_work = False
+            self._selector.unregister(self._control_in)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            phase = phase_of(line)
+        except ValueError:
+            traceback.print_exc()
+            if (number := phase_id_of(line)) is not None:
+                self._send(reply_line(PhaseReply(id=number, exit_code=EXIT_REFUSED)))
+            return
+        self._fork(phase)
+
+    def _fork(self, phase: Phase) -> None:
+        report_read, report_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            # No frame of the host may be left by this process: it ends here.
+            code = _EXIT_BROKEN
+            try:
+                self._become_supervisor(report_read)
+                code = _run(phase, self._open_results, report_write)
+            except BaseException:  # noqa: BLE001 - as above
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(report_write)
+        os.set_blocking(report_read, False)
+        running = _Running(phase.id, report_read)
+        self._running[pid] = running
+        self._selector.register(report_read, selectors.EVENT_READ, lambda: self._read_report(running))
+
+    def _become_supervisor(self, report_read: int) -> None:
+        """Let go of everything of the host's in a fresh fork."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+        for fd in (self._control_in, self._control_out, report_read):
+            os.close(fd)
+        for running in self._running.values():
+            os.close(running.report_fd)
+
+    def _read_report(self, running: _Running) -> None:
+        try:
+            block = os.read(running.report_fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if block:
+            running.report += block
+        else:
+            self._selector.unregister(running.report_fd)
+
+    def _reap(self) -> None:
+        try:
+            while self._wake_read.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        for pid in list(self._running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._report_end(self._running.pop(pid), os.waitstatus_to_exitcode(status))
+
+    def _report_end(self, running: _Running, exit_code: int) -> None:
+        # Its last words may still be in the pipe.
+        while running.report_fd in self._selector.get_map():
+            before = len(running.report)
+            self._read_report(running)
+            if len(running.report) == before:
+                break
+        if running.report_fd in self._selector.get_map():
+            self._selector.unregister(running.report_fd)
+        os.close(running.report_fd)
+        masks: tuple[str, ...] = ()
+        try:
+            said = json.loads(bytes(running.report) or b"{}")
+        except ValueError:
+            said = {}
+        if said:
+            exit_code, masks = int(said["exit_code"]), tuple(said["masks"])
+        self._send(reply_line(PhaseReply(id=running.phase_id, exit_code=exit_code, masks=masks)))
+
+    def _send(self, line: bytes) -> None:
+        try:
+            view = memoryview(line)
+            while view:
+                view = view[os.write(self._control_out, view) :]
+        except OSError:
+            # The agent is gone; the phases' results are in the store.
+            self._stop_taking_work()
+
+
+def _run(phase: Phase, open_results: Callable[..., Any], report_write: int) -> int:
+    from emr_executor.task.supervise import run_phase
+
+    _set_title(f"airflow emr {phase.workload.state.lower()} -- {phase.workload_id}")
+    report = run_phase(phase, open_results)
+    with os.fdopen(report_write, "wb") as pipe:
+        pipe.write(json.dumps({"exit_code": report.exit_code, "masks": report.masks}).encode())
+    return 0
+
+
+def _take_control_channel() -> tuple[int, int]:
+    """Keep stdin and stdout for the protocol; whatever else prints goes to stderr."""
+    control_in, control_out = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return control_in, control_out
+
+
+def _preload_translators() -> None:
+    from emr_executor.task.translators import registry
+
+    registry()
+
+
+def _set_title(title: str) -> None:
+    if sys.platform != "darwin":  # there it crashes forks (setproctitle's issue with Objective-C)
+        from setproctitle import setproctitle
+
+        setproctitle(title)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

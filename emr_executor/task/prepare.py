@@ -1,0 +1,121 @@
+"""The prepare child: runs a task up to its call of Spark, and parks it there.
+
+The process ends inside that call, by ``os._exit``: user code is never unwound, so neither its
+``finally`` blocks nor its ``with`` blocks run at park time (fact 1). A refusal is raised in user
+code instead, and Airflow's own failure path runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.execution_time import task_runner
+
+from emr_executor import errors
+from emr_executor.errors import Bug, WorkloadRejected
+from emr_executor.task import child, masking
+from emr_executor.task.messages import Park
+from emr_executor.task.translators import StepParts, registry, translator_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emr_executor.task.child import ChildSetup
+
+REJECTION = "emr_rejection"
+"""Key in an error answer's detail: the name of our exception class."""
+
+
+def main(setup: ChildSetup) -> None:
+    """What the prepare child runs in place of Airflow's own ``task_runner.main``."""
+    seam = PrepareSeam(setup)
+    for translator in registry():
+        translator.install(seam)
+    child.hold_impersonation()
+    child.wrap("_execute_task", seam.execute_task)
+    task_runner.main()
+
+
+class PrepareSeam:
+    """Parks the task at its call of Spark (``translators.Seam``)."""
+
+    def __init__(self, setup: ChildSetup) -> None:
+        self.deploy_mode = setup.deploy_mode
+        self.yarn_queue = setup.yarn_queue
+        self._ti: Any = None
+        self._rendered_fields: dict[str, Any] = {}
+
+    def execute_task(self, original: Callable[..., Any], context: Any, ti: Any, log: Any) -> Any:
+        """Wraps the task runner's ``_execute_task``: refuse what cannot park, remember the rendering."""
+        child.refuse_impersonation(ti.task)
+        translator_of(ti.task)
+        self._ti = ti
+        # Taken before execute: an operator may change its own fields there.
+        self._rendered_fields = masking.storable_fields(ti.task)
+        return original(context=context, ti=ti, log=log)
+
+    def folders(self) -> tuple[str, ...]:
+        """See ``Seam``."""
+        return child.search_folders(self._bound())
+
+    def call(self, translate: Callable[[], StepParts], after: Callable[[], None]) -> None:
+        """See ``Seam``: raises WorkloadRejected or never returns."""
+        del after
+        task = self._bound().task
+        parts = translate()
+        masking.refuse_secrets(parts)
+        timeout = task.execution_timeout
+        park = Park(
+            translator=parts.translator,
+            command=list(parts.command),
+            env=parts.env,
+            files=list(parts.files),
+            execution_timeout_s=None if timeout is None else timeout.total_seconds(),
+            rendered_fields=self._rendered_fields,
+        )
+        with _no_alarm():
+            try:
+                task_runner.SUPERVISOR_COMMS.send(park)
+            except AirflowRuntimeError as error:
+                raise _rejection_of(error) from None
+            _leave()
+
+    def _bound(self) -> Any:
+        if self._ti is None:
+            raise Bug("Spark was called outside of a task's execute")
+        return self._ti
+
+
+@contextmanager
+def _no_alarm() -> Iterator[None]:
+    """Holds Airflow's execution_timeout (an interval timer): it may not fire between park and end."""
+    remaining_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining_s)
+
+
+def _rejection_of(error: AirflowRuntimeError) -> WorkloadRejected:
+    detail = error.error.detail or {}
+    kind = getattr(errors, str(detail.get(REJECTION)), WorkloadRejected)
+    if not issubclass(kind, WorkloadRejected):
+        kind = WorkloadRejected
+    return kind(str(detail.get("message") or "the task could not be parked; see the agent's log"))
+
+
+def _leave() -> NoReturn:
+    """End the process as Airflow's own child does (supervisor._fork_main), without unwinding."""
+    with suppress(Exception):
+        # Listeners may still have to send what they heard when the task began to run.
+        task_runner.get_listener_manager().hook.before_stopping(component=task_runner.TaskRunnerMarker())
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError, OSError):
+            stream.flush()
+    os._exit(0)

@@ -1,0 +1,103 @@
+"""How a phase's process writes down what the phase achieved, each write guarded by the row's claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from emr_executor.core.model import StepPlan, WorkloadId
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_BACKOFF_FIRST_S = 5.0
+_BACKOFF_MAX_S = 300.0
+
+
+class PhaseResults(Protocol):
+    """The claimed row of one phase. Every method may raise StaleWriter: the claim was lost, drop the result.
+
+    Any other error means that the store did not answer; nothing was written.
+    """
+
+    def renew(self) -> None:
+        """The phase's process is alive (claim_beat + 1)."""
+        ...
+
+    def parked(self, step: StepPlan) -> None:
+        """Prepare rendered the step; it waits for a slot."""
+        ...
+
+    def over(self, airflow_state: str) -> None:
+        """Airflow has its state for this try."""
+        ...
+
+    def retry(self, delay_s: float, note: str) -> None:
+        """The phase could not do its work; run it again, not earlier than in ``delay_s``."""
+        ...
+
+    def gone(self, reason: str) -> None:
+        """Airflow no longer wants the try."""
+        ...
+
+
+ResultsFactory = Callable[[WorkloadId, str], PhaseResults]
+"""Workload id and claim token to the row. Called in the phase's own process, after the fork."""
+
+
+def backoff_s(attempts: int) -> float:
+    """Seconds before a phase is run again after ``attempts`` tries: 5 doubling to 300."""
+    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(max(attempts, 0), 16))
+
+
+class StoreResults:
+    """``PhaseResults`` over Airflow's metadata database, one short connection for each write."""
+
+    def __init__(self, workload_id: WorkloadId, claim_token: str) -> None:
+        from airflow.configuration import conf
+        from sqlalchemy import create_engine, pool
+
+        # No pooled connection: none may be open when the task runner is forked from this process.
+        self._engine = create_engine(
+            conf.get_mandatory_value("database", "sql_alchemy_conn"), poolclass=pool.NullPool
+        )
+        self._workload_id = workload_id
+        self._claim_token = claim_token
+
+    def renew(self) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        self._write(phase_store.renew_claim)
+
+    def parked(self, step: StepPlan) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        self._write(phase_store.record_parked, step, datetime.now(UTC))
+
+    def over(self, airflow_state: str) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        self._write(phase_store.record_over, airflow_state, datetime.now(UTC))
+
+    def retry(self, delay_s: float, note: str) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        now = datetime.now(UTC)
+        self._write(partial(phase_store.record_retry, now=now), now + timedelta(seconds=delay_s), note)
+
+    def gone(self, reason: str) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        self._write(phase_store.record_gone, reason, datetime.now(UTC))
+
+    def _write(self, statement: Callable[..., None], *values: Any) -> None:
+        connection: Connection
+        with self._engine.begin() as connection:
+            statement(connection, self._workload_id, self._claim_token, *values)

@@ -1,0 +1,156 @@
+"""Puts a task's local files, its step spec and the step wrapper into S3. Runs in the supervisor process.
+
+Every object stands under the hash of its content, so it is written once and never changed: a
+HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from emr_executor.aws import layout
+from emr_executor.config import AwsAccess, Settings
+from emr_executor.core.model import StepPlan
+from emr_executor.errors import StagingFailed
+from emr_executor.task.messages import LocalFile, Park
+
+_BLOCK = 1024 * 1024
+_ATTEMPTS = 5
+_PAUSE_S = 2.0
+
+
+def s3_client_of(access: AwsAccess) -> Any:
+    """An S3 client from botocore's own credential chain."""
+    session = boto3.Session(region_name=access.region_name)
+    return session.client("s3", endpoint_url=access.endpoint_url, config=client_config(access))
+
+
+def client_config(access: AwsAccess) -> Config:
+    """Bounded waits; path addressing for endpoints of one's own, which have no name for each bucket."""
+    addressing = {"addressing_style": "path"} if access.endpoint_url else {}
+    return Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        s3=addressing,
+    )
+
+
+class Staging:
+    """Stages one step.
+
+    beat: called at least every few seconds while bytes move, so that the phase shows life
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Any,
+        *,
+        beat: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._beat = beat
+        self._sleep = sleep
+
+    def complete(self, park: Park) -> StepPlan:
+        """The plan of a parked task, everything that it names staged. Raises StagingFailed."""
+        places = {file.token: self._stage(file) for file in park.files}
+        command = tuple(_placed(word, places) for word in park.command)
+        spec = layout.spec_bytes(
+            command,
+            park.env,
+            timeout_s=park.execution_timeout_s,
+            output_interval_s=self._settings.output_interval_s,
+            output_max_bytes=self._settings.output_max_bytes,
+        )
+        wrapper = layout.wrapper_source()
+        return StepPlan(
+            command=command,
+            env=park.env,
+            spec_uri=self._put("the step's spec", layout.spec_key(spec), spec),
+            wrapper_uri=self._put("the step wrapper", layout.wrapper_key(wrapper), wrapper),
+            execution_timeout_s=park.execution_timeout_s,
+            translator=park.translator,
+            rendered_fields=park.rendered_fields,
+        )
+
+    def _stage(self, file: LocalFile) -> str:
+        what = f"{file.argument}: {file.path}"
+        try:
+            digest = self._digest(file.path)
+            key = layout.files_key(digest, os.path.basename(file.path))
+            return self._ensure(what, key, lambda bucket, full: self._upload(file.path, bucket, full))
+        except OSError as error:
+            raise StagingFailed(f"{what} cannot be read: {error.strerror or error}") from error
+
+    def _put(self, what: str, key: str, body: bytes) -> str:
+        return self._ensure(
+            what, key, lambda bucket, full: self._client.put_object(Bucket=bucket, Key=full, Body=body)
+        )
+
+    def _upload(self, path: str, bucket: str, key: str) -> None:
+        # Without threads the progress callback, hence the beat, runs in this process's one thread.
+        self._client.upload_file(
+            path, bucket, key, Config=TransferConfig(use_threads=False), Callback=lambda _bytes: self._beat()
+        )
+
+    def _ensure(self, what: str, key: str, write: Callable[[str, str], Any]) -> str:
+        """The URI of an object that exists when this returns. Raises StagingFailed."""
+        uri = layout.uri_of(self._settings.staging_uri, key)
+        place = layout.parse_s3_uri(uri)
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._beat()
+            try:
+                if not self._exists(place):
+                    write(place.bucket, place.key)
+            except (ClientError, BotoCoreError, boto3.exceptions.Boto3Error) as error:
+                if attempt == _ATTEMPTS or not _may_pass(error):
+                    raise StagingFailed(f"{what} cannot be written to {uri}: {error}") from error
+                self._sleep(_PAUSE_S * attempt)
+            else:
+                return uri
+        raise StagingFailed(f"{what} cannot be written to {uri}")
+
+    def _exists(self, place: layout.S3Uri) -> bool:
+        try:
+            self._client.head_object(Bucket=place.bucket, Key=place.key)
+        except ClientError as error:
+            # Without s3:ListBucket S3 answers 403 for an absent key: then the PUT decides.
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {403, 404}:
+                return False
+            raise
+        return True
+
+    def _digest(self, path: str) -> str:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                self._beat()
+        return digest.hexdigest()
+
+
+def _placed(word: str, places: dict[str, str]) -> str:
+    for token, uri in places.items():
+        word = word.replace(token, uri)
+    return word
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same call may succeed later: no answer, a fault of S3's, or throttling."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return bool(status >= 500 or status == 429)
+    return not isinstance(error, boto3.exceptions.Boto3Error)

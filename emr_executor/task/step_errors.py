@@ -1,0 +1,50 @@
+"""A step's outcome as the exceptions that user code, callbacks and the task log see."""
+
+from __future__ import annotations
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+
+from emr_executor.core.model import StepOutcome
+from emr_executor.core.states import Verdict
+from emr_executor.errors import Bug
+
+
+class EmrStepFailed(AirflowException):
+    """The step ended badly on a cluster that stayed whole. Airflow's retries decide what follows."""
+
+    def __init__(self, message: str, *, outcome: StepOutcome) -> None:
+        self.outcome = outcome
+        super().__init__(message)
+
+
+class EmrStepLost(EmrStepFailed):
+    """The step was lost with its cluster or node as often as ``max_submissions`` allows."""
+
+
+class EmrStepCancelled(AirflowFailException):
+    """Somebody cancelled the step in EMR: the try fails and is not retried against their will."""
+
+    def __init__(self, message: str, *, outcome: StepOutcome) -> None:
+        self.outcome = outcome
+        super().__init__(message)
+
+
+def raise_unless_succeeded(outcome: StepOutcome) -> None:
+    """Returns for SUCCEEDED; raises the outcome's exception, its cause in the message, otherwise."""
+    place = f"EMR step {outcome.step_id or '(none)'} on cluster {outcome.cluster_id or '(none)'}"
+    cause = outcome.cause or "no cause is known; see the driver's output above"
+    match outcome.verdict:
+        case Verdict.SUCCEEDED:
+            return
+        case Verdict.FAILED:
+            code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
+            raise EmrStepFailed(f"{place} failed{code}: {cause}", outcome=outcome)
+        case Verdict.TIMED_OUT:
+            raise AirflowTaskTimeout(f"{place} ran longer than the task's execution_timeout: {cause}")
+        case Verdict.CANCELLED:
+            raise EmrStepCancelled(f"{place} was cancelled: {cause}", outcome=outcome)
+        case Verdict.LOST:
+            raise EmrStepLost(
+                f"{place} was lost after {outcome.submissions} submissions: {cause}", outcome=outcome
+            )
+    raise Bug(f"no such verdict: {outcome.verdict!r}")

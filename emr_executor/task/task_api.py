@@ -1,0 +1,72 @@
+"""Airflow's Execution API for parked tries (``ports.TaskApi``), from the agent's event loop.
+
+A token is minted for each call and never kept: ``JWTGenerator`` with scope ``execution`` serves
+heartbeats and the end alike (airflow/api_fastapi/execution_api/app.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from emr_executor.core.model import Identity, WorkloadId
+from emr_executor.errors import TaskGone, TryAgain
+
+REQUEST_TIMEOUT_S = 20.0
+GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+
+
+class HttpTaskApi:
+    """One connection pool to the API server. ``mint`` gives a token for a task instance id."""
+
+    def __init__(self, server_url: str, mint: Callable[[WorkloadId], str]) -> None:
+        self._mint = mint
+        self._client = httpx.AsyncClient(
+            base_url=server_url,
+            timeout=REQUEST_TIMEOUT_S,
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
+        )
+
+    async def heartbeat(self, workload_id: WorkloadId, identity: Identity) -> None:
+        """Keep the try RUNNING. Raises TaskGone, TryAgain."""
+        body = {"hostname": identity.hostname, "pid": identity.pid}
+        await self._send("PUT", workload_id, "heartbeat", body)
+
+    async def fail_terminally(self, workload_id: WorkloadId, *, ended_at: datetime) -> None:
+        """Set the try FAILED without a retry. Raises TaskGone, TryAgain."""
+        body = {"state": "failed", "end_date": ended_at.isoformat()}
+        await self._send("PATCH", workload_id, "state", body)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def _send(self, method: str, workload_id: WorkloadId, what: str, body: dict[str, Any]) -> None:
+        headers = {"Authorization": f"Bearer {self._mint(workload_id)}"}
+        url = f"task-instances/{workload_id}/{what}"
+        try:
+            response = await self._client.request(method, url, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise TryAgain(f"the Airflow API server did not answer: {error!r}") from error
+        if response.is_success:
+            return
+        reason = _reason(response)
+        if response.status_code in GONE:
+            raise TaskGone(f"Airflow does not know the try any more ({response.status_code})")
+        if response.status_code == HTTPStatus.CONFLICT and reason == "not_running":
+            raise TaskGone("Airflow ended the try")
+        if response.status_code == HTTPStatus.CONFLICT and reason == "running_elsewhere":
+            raise TaskGone("Airflow runs the try elsewhere")
+        raise TryAgain(f"the Airflow API server answered {response.status_code} {reason} to {what}")
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        detail = response.json().get("detail")
+    except ValueError:
+        return response.text[:200]
+    return str(detail.get("reason", detail)) if isinstance(detail, dict) else str(detail)

@@ -1,0 +1,43 @@
+"""Phase results as JSON lines in a file, for phases in real processes. Loaded by the task host."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from emr_executor.core.model import StepPlan
+from emr_executor.errors import StaleWriter
+
+FOLDER = "EMR_TEST_RESULTS"
+
+
+class FileResults:
+    """A file ``<workload_id>``; a file ``<workload_id>.lost`` beside it means that the claim is lost."""
+
+    def __init__(self, workload_id: str, claim_token: str) -> None:
+        self._path = Path(os.environ[FOLDER]) / workload_id
+        self._claim_token = claim_token
+
+    def renew(self) -> None:
+        self._write("renew")
+
+    def parked(self, step: StepPlan) -> None:
+        self._write("parked", step=asdict(step))
+
+    def over(self, airflow_state: str) -> None:
+        self._write("over", state=airflow_state)
+
+    def retry(self, delay_s: float, note: str) -> None:
+        self._write("retry", delay_s=delay_s, note=note)
+
+    def gone(self, reason: str) -> None:
+        self._write("gone", reason=reason)
+
+    def _write(self, event: str, **facts: Any) -> None:
+        if Path(f"{self._path}.lost").exists():
+            raise StaleWriter("the claim is lost")
+        with self._path.open("a") as file:
+            file.write(json.dumps({"event": event, "token": self._claim_token, **facts}) + "\n")
