@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, func, select
 from emr_executor.core.model import StepOutcome, WorkloadId
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.store import scheduler_store
-from emr_executor.store.schema import WORKLOAD
 from emr_executor.store.scheduler_store import Reported, accept, adopt, ask_cancel, live, take_outcomes
+from emr_executor.store.schema import WORKLOAD
 from tests.store.builders import (
     ME,
     NOW,
