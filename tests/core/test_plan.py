@@ -1,0 +1,275 @@
+"""What ``plan`` decides, shown on small worlds; the time is always ``NOW``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emr_executor.core.model import Snapshot, StepPlan, Workload
+from emr_executor.core.plan import Launch, Plan, plan
+from emr_executor.core.states import (
+    CAPPED_CLUSTER_STATES,
+    ClusterState,
+    ClusterTarget,
+    SubmissionState,
+    WorkloadState,
+    WorkloadTarget,
+)
+from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
+
+
+def decide(snapshot: Snapshot, **limits: Any) -> Plan:
+    return plan(snapshot, {"default": make_limits(**limits)})
+
+
+def submitted(name: str, **changes: Any) -> Workload:
+    return make_workload(name, state=WorkloadState.SUBMITTED, submissions=1, **changes)
+
+
+def test_nothing_to_do_is_an_empty_plan() -> None:
+    assert decide(make_snapshot()).is_empty
+
+
+def test_waiting_work_launches_as_many_clusters_as_it_fills_within_the_cap() -> None:
+    waiting = [make_workload(f"w{i}") for i in range(9)]
+    assert decide(make_snapshot(*waiting)).launch == (
+        Launch(cluster_pool="default", count=2, why="9 waiting, 0 free slots on 0 clusters"),
+    )
+
+
+def test_one_waiting_task_launches_one_cluster() -> None:
+    assert [launch.count for launch in decide(make_snapshot(make_workload())).launch] == [1]
+
+
+def test_an_unresolved_launch_and_an_ending_cluster_count_against_the_cap() -> None:
+    intended = make_cluster("c1", state=ClusterState.INTENDED, cluster_id=None, slots=2)
+    ending = make_cluster("c2", state=ClusterState.WAITING, target=ClusterTarget.END, end_asked_at=ago(1))
+    waiting = [make_workload(f"w{i}") for i in range(9)]
+    assert decide(make_snapshot(intended, ending, *waiting)).launch == ()
+
+
+def test_a_terminating_cluster_no_longer_counts() -> None:
+    going = make_cluster("c1", state=ClusterState.TERMINATING, target=ClusterTarget.END)
+    assert decide(make_snapshot(going, make_workload()), max_clusters=1).launch[0].count == 1
+
+
+def test_a_held_pool_does_not_launch() -> None:
+    assert decide(make_snapshot(make_workload(), launch_held=frozenset({"default"}))).launch == ()
+
+
+def test_priority_then_age_decide_who_goes_first() -> None:
+    old = make_workload("old", accepted_at=ago(100))
+    new = make_workload("new", accepted_at=ago(1))
+    urgent = make_workload("urgent", accepted_at=ago(1), priority_weight=10)
+    placed = decide(make_snapshot(make_cluster(slots=2), new, old, urgent), prefetch=0, max_clusters=1)
+    assert placed.place[0].workload_ids == ("urgent", "old")
+    assert [(w.workload_id, w.why) for w in placed.waiting] == [("new", "every slot of its pool is taken")]
+
+
+def test_the_fullest_cluster_with_a_free_slot_is_taken() -> None:
+    empty, half = make_cluster("c1", idle_since=ago(5)), make_cluster("c2")
+    snapshot = make_snapshot(empty, half, submitted("w0"), make_submission("w0", "c2"), make_workload("w1"))
+    assert [p.cluster_uuid for p in decide(snapshot).place] == ["c2"]
+
+
+def test_steps_go_to_a_starting_cluster_up_to_its_slots_only() -> None:
+    starting = make_cluster(state=ClusterState.STARTING, ready_at=None, slots=2)
+    waiting = [make_workload(f"w{i}") for i in range(3)]
+    placed = decide(make_snapshot(starting, *waiting), max_clusters=1, prefetch=5).place
+    assert [len(p.workload_ids) for p in placed] == [2]
+
+
+def test_a_full_cluster_that_is_up_takes_prefetch_more() -> None:
+    snapshot = make_snapshot(
+        make_cluster(slots=1),
+        submitted("w0"),
+        make_submission("w0"),
+        *[make_workload(f"w{i}") for i in (1, 2, 3)],
+    )
+    placed = decide(snapshot, slots=1, prefetch=2, max_clusters=1)
+    assert placed.place[0].workload_ids == ("w1", "w2")
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        {"state": ClusterState.TERMINATING},
+        {"target": ClusterTarget.DRAIN},
+        {"target": ClusterTarget.END},
+        {"state": ClusterState.INTENDED, "cluster_id": None},
+    ],
+)
+def test_no_step_goes_to_a_cluster_that_is_not_to_be_used(unusable: dict[str, Any]) -> None:
+    busy = make_submission("w0")
+    snapshot = make_snapshot(make_cluster(**unusable), submitted("w0"), busy, make_workload("w1"))
+    assert decide(snapshot).place == ()
+
+
+def test_a_second_try_waits_until_the_first_ones_step_is_dead() -> None:
+    first = submitted("first", target=WorkloadTarget.CANCEL, cancel_reason="cleared")
+    second = make_workload("second", key=replace(first.key, try_number=2))
+    snapshot = make_snapshot(make_cluster(), first, make_submission("first", cancel_asked_at=ago(1)), second)
+    decided = decide(snapshot)
+    assert decided.place == ()
+    assert [w.why for w in decided.waiting] == ["an earlier try of this task still has a live step"]
+
+
+def test_an_unwanted_workload_without_a_step_is_dropped_and_one_with_a_step_is_cancelled() -> None:
+    parked = make_workload("parked", target=WorkloadTarget.CANCEL, cancel_reason="cleared")
+    running = submitted("running", target=WorkloadTarget.CANCEL, cancel_reason="cleared")
+    decided = decide(make_snapshot(make_cluster(), parked, running, make_submission("running")))
+    assert decided.drop == ("parked",)
+    assert [(c.submission_id, c.why) for c in decided.cancel] == [("running-1", "cleared")]
+
+
+@pytest.mark.parametrize(("asked_s", "again"), [(1, 0), (59, 0), (61, 1)])
+def test_a_cancel_is_asked_again_only_after_a_while(asked_s: int, again: int) -> None:
+    running = submitted("w1", target=WorkloadTarget.CANCEL, cancel_reason="cleared")
+    snapshot = make_snapshot(make_cluster(), running, make_submission("w1", cancel_asked_at=ago(asked_s)))
+    assert len(decide(snapshot).cancel) == again
+
+
+def test_a_submission_that_emr_may_not_have_is_not_cancelled() -> None:
+    running = submitted("w1", target=WorkloadTarget.CANCEL)
+    intended = make_submission("w1", state=SubmissionState.INTENDED, step_id=None)
+    assert decide(make_snapshot(make_cluster(), running, intended)).cancel == ()
+
+
+@pytest.mark.parametrize(("ran_s", "cancelled"), [(100, 0), (159, 0), (161, 1)])
+def test_the_deadline_is_enforced_when_the_wrapper_did_not(ran_s: int, cancelled: int) -> None:
+    step = StepPlan(command=("x",), spec_uri="s3://b/s", wrapper_uri="s3://b/w", execution_timeout_s=100.0)
+    snapshot = make_snapshot(
+        make_cluster(), submitted("w1", step=step), make_submission("w1", started_at=ago(ran_s))
+    )
+    assert [cancel.timed_out for cancel in decide(snapshot).cancel] == [True] * cancelled
+
+
+@pytest.mark.parametrize(("idle_s", "ends"), [(299, 0), (301, 1)])
+def test_an_idle_cluster_ends_after_its_timeout(idle_s: int, ends: int) -> None:
+    decided = decide(make_snapshot(make_cluster(idle_since=ago(idle_s))))
+    assert [change.target for change in decided.retarget] == [ClusterTarget.END] * ends
+
+
+def test_min_clusters_stay_and_are_launched() -> None:
+    idle = make_cluster(idle_since=ago(1000))
+    assert decide(make_snapshot(idle), min_clusters=1).retarget == ()
+    assert decide(make_snapshot(), min_clusters=1).launch[0].count == 1
+
+
+def test_a_changed_template_drains_and_a_drained_cluster_ends() -> None:
+    busy = make_cluster(template_hash="old")
+    snapshot = make_snapshot(busy, submitted("w1"), make_submission("w1"))
+    assert [change.target for change in decide(snapshot).retarget] == [ClusterTarget.DRAIN]
+    drained = make_snapshot(replace(busy, target=ClusterTarget.DRAIN))
+    assert [change.target for change in decide(drained).retarget] == [ClusterTarget.END]
+
+
+def test_a_cluster_to_be_ended_is_terminated_once_and_again_when_nothing_happened() -> None:
+    ending = make_cluster(target=ClusterTarget.END)
+    assert decide(make_snapshot(ending)).end == ("c1",)
+    assert decide(make_snapshot(replace(ending, end_asked_at=ago(5)))).end == ()
+    assert decide(make_snapshot(replace(ending, end_asked_at=ago(500)))).end == ("c1",)
+
+
+def test_queue_timeout_ends_the_wait() -> None:
+    late, fresh = make_workload("late", ready_at=ago(100)), make_workload("fresh", ready_at=ago(10))
+    assert decide(make_snapshot(late, fresh), queue_timeout_s=60.0).expire == ("late",)
+
+
+CLUSTERS = st.builds(
+    lambda name, state, target, idle_s: make_cluster(
+        name,
+        state=state,
+        target=target,
+        cluster_id=None if state is ClusterState.INTENDED else f"j-{name}",
+        idle_since=ago(idle_s) if idle_s else None,
+    ),
+    name=st.sampled_from("abcdef"),
+    state=st.sampled_from([*CAPPED_CLUSTER_STATES, ClusterState.TERMINATING]),
+    target=st.sampled_from(ClusterTarget),
+    idle_s=st.sampled_from([0, 10, 1000]),
+)
+WORKLOADS = st.builds(
+    lambda name, state, target: make_workload(
+        name, state=state, target=target, submissions=int(state is WorkloadState.SUBMITTED)
+    ),
+    name=st.sampled_from([f"w{i}" for i in range(12)]),
+    state=st.sampled_from([WorkloadState.READY, WorkloadState.SUBMITTED]),
+    target=st.sampled_from(WorkloadTarget),
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Snapshot:
+    clusters = draw(st.lists(CLUSTERS, max_size=5, unique_by=lambda c: c.cluster_uuid))
+    workloads = draw(st.lists(WORKLOADS, max_size=12, unique_by=lambda w: w.workload_id))
+    submissions = [
+        make_submission(w.workload_id, draw(st.sampled_from(clusters)).cluster_uuid)
+        for w in workloads
+        if w.state is WorkloadState.SUBMITTED and clusters
+    ]
+    return make_snapshot(*clusters, *workloads, *submissions)
+
+
+@settings(max_examples=300, deadline=None)
+@given(world=worlds(), max_clusters=st.integers(1, 4), prefetch=st.integers(0, 3))
+def test_whatever_the_world_the_plan_is_safe(world: Snapshot, max_clusters: int, prefetch: int) -> None:
+    decided = decide(world, max_clusters=max_clusters, prefetch=prefetch)
+    capped = sum(c.state in CAPPED_CLUSTER_STATES for c in world.clusters)
+    launched = sum(launch.count for launch in decided.launch)
+    assert launched == 0 or capped + launched <= max_clusters
+    clusters = {c.cluster_uuid: c for c in world.clusters}
+    placed = [w for p in decided.place for w in p.workload_ids]
+    assert len(placed) == len(set(placed))
+    ready = {w.workload_id for w in world.workloads if w.state is WorkloadState.READY}
+    assert set(placed) <= ready - set(decided.drop)
+    live_on = {s.cluster_uuid for s in world.submissions}
+    for placement in decided.place:
+        cluster = clusters[placement.cluster_uuid]
+        live = sum(s.cluster_uuid == cluster.cluster_uuid for s in world.submissions)
+        assert cluster.target is ClusterTarget.KEEP
+        assert live + len(placement.workload_ids) <= max(live, cluster.slots + prefetch)
+    for change in decided.retarget:
+        assert change.target is not ClusterTarget.END or change.cluster_uuid not in live_on
+    assert {*placed, *decided.drop, *decided.expire, *(w.workload_id for w in decided.waiting)} >= ready
+
+
+@settings(max_examples=200, deadline=None)
+@given(world=worlds())
+def test_an_applied_plan_leaves_nothing_to_do_at_the_same_moment(world: Snapshot) -> None:
+    decided = decide(world)
+    again = decide(_applied(world, decided))
+    assert (again.place, again.cancel, again.end, again.drop, again.expire, again.launch) == ((),) * 6
+
+
+def _applied(world: Snapshot, decided: Plan) -> Snapshot:
+    """The world after the agent wrote every intent of the plan, over and over until targets settle."""
+    clusters = {c.cluster_uuid: c for c in world.clusters}
+    workloads = {w.workload_id: w for w in world.workloads}
+    submissions = list(world.submissions)
+    for _ in range(3):
+        for change in decided.retarget:
+            clusters[change.cluster_uuid] = replace(clusters[change.cluster_uuid], target=change.target)
+        for cluster_uuid in decided.end:
+            clusters[cluster_uuid] = replace(clusters[cluster_uuid], end_asked_at=NOW)
+        for placement in decided.place:
+            for workload_id in placement.workload_ids:
+                workloads[workload_id] = replace(workloads[workload_id], state=WorkloadState.SUBMITTED)
+                submissions.append(make_submission(workload_id, placement.cluster_uuid, step_id=None))
+        asked = {c.submission_id for c in decided.cancel}
+        submissions = [
+            replace(s, cancel_asked_at=NOW) if s.submission_id in asked else s for s in submissions
+        ]
+        for workload_id in (*decided.drop, *decided.expire):
+            workloads.pop(workload_id, None)
+        for launch in decided.launch:
+            for i in range(launch.count):
+                name = f"new{len(clusters)}{i}"
+                clusters[name] = make_cluster(name, state=ClusterState.INTENDED, cluster_id=None)  # type: ignore[index]
+        world = make_snapshot(*clusters.values(), *workloads.values(), *submissions)
+        decided = decide(world)
+    return world

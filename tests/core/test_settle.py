@@ -1,0 +1,143 @@
+"""The failure rule: each row of the table in ``core.settle``, and what the workload makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from emr_executor.core.settle import Settled, settle
+from emr_executor.core.states import (
+    ClusterState,
+    StepState,
+    SubmissionState,
+    Verdict,
+    WorkloadState,
+    WorkloadTarget,
+)
+from emr_executor.core.workload import after_submission, cancelled, never_added, placed
+from emr_executor.errors import InvalidTransition
+from tests.builders import NOW, ago, make_cluster, make_submission, make_workload
+
+HOLD_S = 100.0
+ENDED = {"wrapper_ended": True, "ended_at": ago(1)}
+LOST_CLUSTER = {
+    "state": ClusterState.TERMINATED_WITH_ERRORS,
+    "reason_code": "INSTANCE_FAILURE",
+    "reason": "The master node was terminated",
+}
+LOST_TEXT = "cluster j-c1 ended (INSTANCE_FAILURE: The master node was terminated)"
+
+
+def judge(submission: dict[str, Any], cluster: dict[str, Any] | None = None) -> Settled | None:
+    return settle(make_submission(**submission), make_cluster(**cluster or {}), now=NOW, loss_hold_s=HOLD_S)
+
+
+@pytest.mark.parametrize(
+    ("submission", "cluster", "state"),
+    [
+        ({}, {}, None),
+        ({**ENDED, "exit_code": 0}, {}, SubmissionState.COMPLETED),
+        ({"step_state": StepState.COMPLETED}, {}, SubmissionState.COMPLETED),
+        ({**ENDED, "exit_code": 0}, LOST_CLUSTER, SubmissionState.COMPLETED),
+        ({**ENDED, "exit_code": 1}, {}, SubmissionState.FAILED),
+        ({**ENDED, "exit_code": 1}, {"state": ClusterState.TERMINATING}, None),
+        ({**ENDED, "exit_code": 143, "wrapper_reason": "terminated"}, {}, None),
+        ({**ENDED, "exit_code": 143, "wrapper_reason": "terminated"}, LOST_CLUSTER, SubmissionState.LOST),
+        ({}, LOST_CLUSTER, SubmissionState.LOST),
+        ({}, {"state": ClusterState.TERMINATED}, SubmissionState.LOST),
+        ({}, {"state": ClusterState.TERMINATING}, None),
+        ({"step_state": StepState.CANCELLED, "ended_at": ago(50)}, {}, None),
+        ({"step_state": StepState.CANCELLED, "ended_at": ago(101)}, {}, SubmissionState.CANCELLED),
+        ({"step_state": StepState.INTERRUPTED, "ended_at": ago(101)}, {}, SubmissionState.FAILED),
+        ({"step_state": StepState.FAILED, "ended_at": ago(50)}, {}, None),
+        ({"step_state": StepState.FAILED, "ended_at": ago(101)}, {}, SubmissionState.FAILED),
+        ({"step_state": StepState.FAILED, "ended_at": ago(101)}, LOST_CLUSTER, SubmissionState.LOST),
+        ({"step_state": StepState.CANCELLED, "cancel_asked_at": ago(5)}, {}, SubmissionState.CANCELLED),
+        ({"cancel_asked_at": ago(5)}, {}, None),
+        ({"cancel_asked_at": ago(5)}, LOST_CLUSTER, SubmissionState.CANCELLED),
+        ({"state": SubmissionState.LOST}, LOST_CLUSTER, None),
+    ],
+)
+def test_the_failure_rule(
+    submission: dict[str, Any], cluster: dict[str, Any], state: SubmissionState | None
+) -> None:
+    settled = judge(submission, cluster)
+    assert (settled.state if settled else None) is state
+
+
+def test_a_deadline_is_a_failure_that_says_so() -> None:
+    settled = judge({**ENDED, "exit_code": 124, "timed_out": True, "wrapper_reason": "timeout"})
+    assert settled == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
+
+
+def test_a_loss_names_its_cluster_and_the_reason() -> None:
+    settled = judge({}, LOST_CLUSTER)
+    assert settled == Settled(state=SubmissionState.LOST, cause=LOST_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (SubmissionState.COMPLETED, Verdict.SUCCEEDED),
+        (SubmissionState.FAILED, Verdict.FAILED),
+        (SubmissionState.CANCELLED, Verdict.CANCELLED),
+    ],
+)
+def test_an_end_becomes_an_outcome(state: SubmissionState, verdict: Verdict) -> None:
+    move = after_submission(
+        make_workload(state=WorkloadState.SUBMITTED, submissions=1),
+        make_submission(state=state, cause="because", exit_code=1),
+        cluster_id=make_cluster().cluster_id,
+        max_submissions=3,
+        now=NOW,
+    )
+    outcome = move.workload.outcome
+    assert move.workload.state is WorkloadState.FINISHABLE
+    assert outcome is not None
+    assert (outcome.verdict, outcome.cause, outcome.step_id) == (verdict, "because", "s-w1")
+
+
+def test_a_loss_runs_elsewhere_within_its_budget_and_fails_beyond() -> None:
+    lost = make_submission(state=SubmissionState.LOST, cause=LOST_TEXT)
+    first = after_submission(
+        make_workload(state=WorkloadState.SUBMITTED, submissions=1),
+        lost,
+        cluster_id=None,
+        max_submissions=2,
+        now=NOW,
+    )
+    assert (first.workload.state, first.workload.losses) == (WorkloadState.READY, 1)
+    assert first.text == f"{LOST_TEXT}; the step will run again elsewhere (loss 1 of 2)"
+    second = after_submission(
+        placed(first.workload), lost, cluster_id=None, max_submissions=2, now=NOW
+    ).workload
+    assert second.state is WorkloadState.FINISHABLE
+    assert second.outcome is not None
+    assert second.outcome.verdict is Verdict.LOST
+    assert second.outcome.submissions == 2
+
+
+def test_a_step_that_never_reached_emr_costs_no_loss() -> None:
+    workload = make_workload(state=WorkloadState.SUBMITTED, submissions=1)
+    move = never_added(workload, make_submission(state=SubmissionState.LOST, cause="throttled"), now=NOW)
+    assert (move.workload.state, move.workload.losses) == (WorkloadState.READY, 0)
+
+
+@pytest.mark.parametrize(
+    "state", [SubmissionState.COMPLETED, SubmissionState.LOST, SubmissionState.CANCELLED]
+)
+def test_an_unwanted_workload_is_cancelled_however_its_step_ended(state: SubmissionState) -> None:
+    unwanted = make_workload(
+        state=WorkloadState.SUBMITTED, target=WorkloadTarget.CANCEL, cancel_reason="cleared"
+    )
+    move = after_submission(
+        unwanted, make_submission(state=state), cluster_id=None, max_submissions=3, now=NOW
+    )
+    assert move == cancelled(unwanted, now=NOW)
+    assert move.workload.state is WorkloadState.CANCELLED
+
+
+def test_an_edge_that_does_not_exist_is_a_bug() -> None:
+    with pytest.raises(InvalidTransition, match="no edge from SUBMITTED on placed"):
+        placed(make_workload(state=WorkloadState.SUBMITTED))
