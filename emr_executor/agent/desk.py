@@ -39,7 +39,7 @@ class Desk:
         self._ready_waiting = snapshot.ready_waiting
         self._saved: dict[str, Row | None] = {}
         self._history: list[HistoryEntry] = []
-        self._lines: list[tuple[str | None, dict[str, Any]]] = []
+        self._lines: dict[str, list[dict[str, Any]]] = {}
 
     def snapshot(self, now: datetime, *, launch_held: frozenset[str] = frozenset()) -> Snapshot:
         """The state as it now stands on the desk."""
@@ -69,10 +69,21 @@ class Desk:
 
     def tell(self, at: datetime, workload: Workload, text: str, *, level: str = "info", **facts: Any) -> None:
         """One readable line in the workload's task log, written when the desk is saved."""
-        self._lines.append((workload.log_path, agent_line(at, text, level=level, **facts)))
+        self.quote(workload, [agent_line(at, text, level=level, **facts)])
+
+    def quote(self, workload: Workload, lines: Iterable[dict[str, Any]]) -> None:
+        """Finished lines for the workload's task log, in their place between those that are told."""
+        if workload.log_path:
+            self._lines.setdefault(workload.log_path, []).extend(lines)
 
     async def save(self, store: AgentStore, lease_token: int, task_log: TaskLog) -> None:
-        """Write what changed. Raises StaleWriter, StoreBusy: then nothing was written."""
+        """Write what changed. Raises StaleWriter, StoreBusy: then nothing was written.
+
+        Log lines go first: a crash in between repeats driver output, and never loses it.
+        """
+        lines, self._lines = self._lines, {}
+        for log_path, batch in lines.items():
+            await task_log.append(log_path, batch)
         changes = []
         for key, before in self._saved.items():
             after = self._now(key)
@@ -82,10 +93,7 @@ class Desk:
             for value in await store.apply(lease_token, changes, self._history):
                 table, key = self._place(value)
                 table[key] = value
-        lines, self._lines = self._lines, []
         self._saved, self._history = {}, []
-        for log_path, line in lines:
-            await task_log.append(log_path, [line])
 
     def live_on(self, cluster_uuid: ClusterUuid) -> list[Submission]:
         """Live submissions of one cluster."""

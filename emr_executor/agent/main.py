@@ -249,7 +249,6 @@ def _steering(
         emr=aws.emr,
         records=records,
         settling=settling,
-        task_log=task_log,
         clock=clock,
         settings=settings,
         deployment_id=deployment_id,

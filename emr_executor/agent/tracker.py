@@ -7,6 +7,7 @@ DescribeStep. News is folded into the desk (``core.observe``) and settled (``cor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ import structlog
 
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.tasklog import TaskLog, driver_lines
+from emr_executor.agent.tasklog import driver_lines
 from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import Settings
@@ -58,14 +59,13 @@ class Tracker:
         emr: EmrApi,
         records: StepRecords,
         settling: Settling,
-        task_log: TaskLog,
         clock: Clock,
         settings: Settings,
         deployment_id: str,
         masks: Mapping[WorkloadId, tuple[str, ...]],
     ) -> None:
         self._emr, self._records, self._settling = emr, records, settling
-        self._task_log, self._clock, self._settings = task_log, clock, settings
+        self._clock, self._settings = clock, settings
         self._deployment_id, self._masks = deployment_id, masks
         self._due: dict[str, float] = {}
 
@@ -101,33 +101,34 @@ class Tracker:
         if not live or not self._is_due("records", self._settings.records_interval_s):
             return
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
-        for record in await self._records.changed(known):
-            submission = live.get(record.submission_id)
-            if submission is None or submission.submission_id in desk.busy:
-                continue
-            await self._apply_record(desk, submission, record)
+        changed = await self._records.changed(known)
+        news = [record for record in changed if record.submission_id in live.keys() - desk.busy]
+        await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
 
     async def _apply_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
-        chunks = await self._copy_output(desk, submission, record.chunks)
-        seen = observe_record(submission, record, now=self._clock.now())
+        output = await self._new_output(submission, record.chunks)
+        chunks = submission.output_chunks + len(output)
+        now = self._clock.now()
+        seen = observe_record(submission, record, now=now)
         if chunks < record.chunks:
             # Not all output could be read yet: the same record is looked at again.
-            seen = replace(submission, output_chunks=chunks)
-        self._settling.started(desk, submission, replace(seen, output_chunks=chunks), now=self._clock.now())
-
-    async def _copy_output(self, desk: Desk, submission: Submission, chunks: int) -> int:
+            seen = submission
+        self._settling.started(desk, submission, replace(seen, output_chunks=chunks), now=now)
         workload = desk.workloads.get(submission.workload_id)
-        copied = submission.output_chunks
-        while copied < chunks:
-            output = await self._records.output(submission.submission_id, copied + 1)
-            if output is None:
+        if workload is not None:
+            masks = self._masks.get(workload.workload_id, ())
+            desk.quote(workload, driver_lines(now, b"".join(output), masks=masks))
+
+    async def _new_output(self, submission: Submission, chunks: int) -> list[bytes]:
+        output: list[bytes] = []
+        while submission.output_chunks + len(output) < chunks:
+            chunk = await self._records.output(
+                submission.submission_id, submission.output_chunks + len(output) + 1
+            )
+            if chunk is None:
                 break
-            if workload is not None:
-                masks = self._masks.get(workload.workload_id, ())
-                lines = driver_lines(self._clock.now(), output, masks=masks)
-                await self._task_log.append(workload.log_path, lines)
-            copied += 1
-        return copied
+            output.append(chunk)
+        return output
 
     # -- clusters --------------------------------------------------------------------------------
 

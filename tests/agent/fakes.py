@@ -1,0 +1,304 @@
+"""Ports in memory for the agent: an EMR whose answers can be lost, records, a task host, a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from emr_executor.agent.acts import Acts
+from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.settling import Settling
+from emr_executor.agent.steering import Steering, limits_of
+from emr_executor.agent.tasklog import TaskLog
+from emr_executor.agent.tracker import Tracker
+from emr_executor.aws.step import submission_of_step_name
+from emr_executor.config import ClusterPool, Settings
+from emr_executor.core.model import (
+    ClusterId,
+    ClusterUuid,
+    ObservedCluster,
+    ObservedStep,
+    StepId,
+    StepRecord,
+    Submission,
+    SubmissionId,
+    Workload,
+    WorkloadId,
+)
+from emr_executor.core.states import ClusterState, RecordPhase, StepState
+from emr_executor.errors import ClusterGone, OutcomeUnknown
+from emr_executor.ports import NewStep
+from emr_executor.store import scheduler_store
+from emr_executor.store.agent_store import AgentStore
+from emr_executor.store.rows import submission_from, workload_from
+from emr_executor.store.runner import InlineRunner
+from emr_executor.store.schema import STEERING, SUBMISSION, WORKLOAD
+from tests.builders import NOW
+
+DEPLOYMENT = "dep"
+
+
+class ManualClock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.passed_s)
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self.passed_s += delay_s
+
+
+@dataclass
+class FakeEmr:
+    """Clusters and steps as EMR would show them; ``lose_answers`` acts and then says nothing."""
+
+    clusters: dict[ClusterId, ObservedCluster] = field(default_factory=dict)
+    steps: dict[ClusterId, list[ObservedStep]] = field(default_factory=dict)
+    requests: list[Mapping[str, Any]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    lose_answers: set[str] = field(default_factory=set)
+    refuse: dict[str, Exception] = field(default_factory=dict)
+
+    def _called(self, operation: str) -> None:
+        self.calls.append(operation)
+        if operation in self.refuse:
+            raise self.refuse[operation]
+
+    def _answer(self, operation: str) -> None:
+        if operation in self.lose_answers:
+            raise OutcomeUnknown(f"{operation}: the answer was lost")
+
+    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
+        self._called("run_job_flow")
+        self.requests.append(request)
+        cluster_id = ClusterId(f"j-{len(self.clusters) + 1}")
+        self.clusters[cluster_id] = ObservedCluster(
+            cluster_id=cluster_id, name=request["Name"], state=ClusterState.STARTING
+        )
+        self.steps[cluster_id] = []
+        self._answer("run_job_flow")
+        return cluster_id
+
+    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
+        self._called("add_steps")
+        before = sum(map(len, self.steps.values()))
+        added = [
+            ObservedStep(
+                step_id=StepId(f"s-{before + i}"),
+                name=step.name,
+                state=StepState.PENDING,
+            )
+            for i, step in enumerate(steps, 1)
+        ]
+        self.steps[cluster_id] = [*reversed(added), *self.steps[cluster_id]]
+        self._answer("add_steps")
+        return tuple(step.step_id for step in added)
+
+    async def list_steps(
+        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+    ) -> tuple[ObservedStep, ...]:
+        self._called("list_steps")
+        if cluster_id not in self.steps:
+            raise ClusterGone("unknown", cluster_id=cluster_id)
+        return tuple(self.steps[cluster_id][:limit])
+
+    async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
+        self._called("cancel_steps")
+        for step_id in step_ids:
+            self.set_step(step_id, StepState.CANCELLED)
+
+    async def list_clusters(
+        self, *, created_after: datetime, name_prefix: str
+    ) -> tuple[ObservedCluster, ...]:
+        self._called("list_clusters")
+        return tuple(c for c in self.clusters.values() if c.name.startswith(name_prefix))
+
+    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
+        self._called("describe_cluster")
+        return self.clusters.get(cluster_id)
+
+    async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
+        self._called("terminate_clusters")
+        for cluster_id in cluster_ids:
+            self.set_cluster(cluster_id, ClusterState.TERMINATED, "USER_REQUEST")
+
+    # -- what a test does to it
+
+    def set_cluster(self, cluster_id: str, state: ClusterState, code: str | None = None) -> None:
+        key = ClusterId(cluster_id)
+        self.clusters[key] = replace(self.clusters[key], state=state, reason_code=code)
+
+    def set_step(self, step_id: StepId, state: StepState) -> None:
+        for steps in self.steps.values():
+            for i, step in enumerate(steps):
+                if step.step_id == step_id:
+                    steps[i] = replace(step, state=state)
+
+    def submissions(self) -> list[SubmissionId | None]:
+        """Submission ids of every step that was ever added."""
+        return [submission_of_step_name(step.name) for steps in self.steps.values() for step in steps]
+
+
+@dataclass
+class FakeRecords:
+    """What wrappers wrote."""
+
+    written: dict[SubmissionId, StepRecord] = field(default_factory=dict)
+    chunks: dict[tuple[SubmissionId, int], bytes] = field(default_factory=dict)
+    consumed: list[SubmissionId] = field(default_factory=list)
+
+    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
+        return tuple(r for r in self.written.values() if known.get(r.submission_id) != r.mark)
+
+    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+        return self.chunks.get((submission_id, chunk))
+
+    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
+        self.consumed.append(submission_id)
+        self.written.pop(submission_id, None)
+
+    def write(
+        self, submission: Submission, phase: RecordPhase, *, exit_code: int | None = None, **changes: Any
+    ) -> None:
+        """A record as the wrapper of this submission would write it."""
+        values: dict[str, Any] = {
+            "submission_id": submission.submission_id,
+            "cluster_uuid": submission.cluster_uuid,
+            "mark": f"{phase}{exit_code}{changes}",
+            "phase": phase,
+            "at": NOW,
+            "exit_code": exit_code,
+        }
+        self.written[submission.submission_id] = StepRecord(**{**values, **changes})
+
+
+SETTINGS = Settings(
+    staging_uri="s3://bucket/emr/",
+    cluster_pools=(
+        ClusterPool(
+            template={"ReleaseLabel": "emr-7.10.0", "StepConcurrencyLevel": 2},
+            max_clusters=2,
+            idle_timeout_s=100.0,
+            launch_unknown_s=60.0,
+            max_submissions=2,
+        ),
+    ),
+    records_interval_s=1.0,
+    cluster_poll_interval_s=1.0,
+    sweep_interval_s=1.0,
+    loss_hold_s=30.0,
+)
+
+
+class World:
+    """One steering agent over a real store and the fakes; ``restart`` is a kill -9 and a successor."""
+
+    def __init__(self, engine: Engine, log_folder: Path) -> None:
+        self.engine, self.log_folder = engine, log_folder
+        self.clock, self.emr, self.records = ManualClock(), FakeEmr(), FakeRecords()
+        self.store = AgentStore(InlineRunner(engine))
+        self.masks: dict[WorkloadId, tuple[str, ...]] = {}
+        self.uuids = 0
+        self.token = 0
+        self._compose()
+
+    def _compose(self) -> None:
+        task_log = TaskLog(self.log_folder)
+        holds = LaunchHolds(self.clock)
+        self.settling = Settling(
+            loss_hold_s=SETTINGS.loss_hold_s,
+            max_submissions={"default": SETTINGS.cluster_pools[0].max_submissions},
+            on_cluster_over=holds.cluster_over,
+            on_cluster_ready=holds.cluster_ready,
+        )
+        self.acts = Acts(
+            emr=self.emr,
+            store=self.store,
+            task_log=task_log,
+            clock=self.clock,
+            settings=SETTINGS,
+            holds=holds,
+            deployment_id=DEPLOYMENT,
+            records_uri="s3://bucket/emr/dep/",
+            region="eu-west-1",
+            wake=lambda: None,
+        )
+        tracker = Tracker(
+            emr=self.emr,
+            records=self.records,
+            settling=self.settling,
+            clock=self.clock,
+            settings=SETTINGS,
+            deployment_id=DEPLOYMENT,
+            masks=self.masks,
+        )
+        self.steering = Steering(
+            store=self.store,
+            tracker=tracker,
+            settling=self.settling,
+            acts=self.acts,
+            holds=holds,
+            records=self.records,
+            task_log=task_log,
+            clock=self.clock,
+            limits=limits_of(SETTINGS),
+            deployment_id=DEPLOYMENT,
+            new_cluster_uuid=self._new_uuid,
+        )
+
+    def _new_uuid(self) -> ClusterUuid:
+        self.uuids += 1
+        return ClusterUuid(f"uuid-{self.uuids}")
+
+    async def begin(self, *workloads: Workload) -> None:
+        """Hold the lease; workloads are parked in READY."""
+        self.token = await self._take_lease()
+        with self.engine.begin() as connection:
+            scheduler_store.accept(connection, workloads)
+
+    async def _take_lease(self) -> int:
+        token = await self.store.take_lease(STEERING, "me", await self.store.read_lease(STEERING))
+        assert token is not None
+        return token
+
+    async def restart(self) -> None:
+        """A successor with an empty memory takes the lease."""
+        self.token = await self._take_lease()
+        self._compose()
+
+    async def tick(self, *, seconds: float = 2.0, times: int = 1) -> None:
+        """Time passes, the agent looks and acts, and its acts end."""
+        for _ in range(times):
+            self.clock.passed_s += seconds
+            await self.steering.tick(self.token)
+            await self.acts.settle()
+
+    async def tick_and_die(self) -> None:
+        """The intents are written, and the agent is gone before any act could begin."""
+        self.acts._start = lambda _owned, act: act.close()  # type: ignore[method-assign,attr-defined]
+        await self.steering.tick(self.token)
+
+    def workload(self, workload_id: str) -> Workload:
+        with self.engine.connect() as connection:
+            one = select(WORKLOAD).where(WORKLOAD.c.workload_id == workload_id)
+            return workload_from(connection.execute(one).mappings().one())
+
+    def submissions(self, workload_id: str) -> tuple[Submission, ...]:
+        with self.engine.connect() as connection:
+            its = select(SUBMISSION).where(SUBMISSION.c.workload_id == workload_id).order_by(SUBMISSION.c.n)
+            return tuple(map(submission_from, connection.execute(its).mappings()))
+
+    def log(self, name: str) -> str:
+        path = self.log_folder / name
+        return path.read_text() if path.exists() else ""
