@@ -1,0 +1,46 @@
+"""What the model of EMR wants done in the world. The caller does it and reports back with inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartProcess:
+    """Start the process of a step; its end must come back as ``EmrModel.process_ended``, exactly once.
+
+    config: the StepConfig as it was sent (Name, ActionOnFailure, HadoopJarStep)
+    log_uri: the cluster's LogUri, or None
+    """
+
+    at: float
+    cluster_id: str
+    step_id: str
+    config: Mapping[str, Any]
+    log_uri: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillProcess:
+    """End the process of a step with all its descendants; its end must still be reported.
+
+    force: at once and without warning (the machine is gone, or TERMINATE_PROCESS)
+    """
+
+    at: float
+    cluster_id: str
+    step_id: str
+    force: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterEnded:
+    """The cluster is TERMINATED or TERMINATED_WITH_ERRORS; nothing of it is left."""
+
+    at: float
+    cluster_id: str
+
+
+Effect = StartProcess | KillProcess | ClusterEnded
