@@ -1,4 +1,4 @@
-"""The ``airflow.policy`` plugin: gives the tasks of an EMR queue to the executor, and refuses what cannot run there.
+"""The ``airflow.policy`` plugin: gives tasks of an EMR queue to the executor, refuses what cannot run there.
 
 Airflow loads this in each of its processes, and an error here would break every command: so the
 module needs nothing but pluggy, which called it, does nothing unless the executor is configured,

@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk.execution_time import task_runner
@@ -42,15 +43,18 @@ def wrap(name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def search_folders(ti: Any) -> tuple[str, ...]:
-    """Where relative paths of a task are looked up: beside its DAG file, in its bundle, in the working directory."""
-    bundle = os.fspath(ti.bundle_instance.path)
+    """Where relative paths are looked up: beside the DAG file, in its bundle, in the working directory.
+
+    The last is where the hook would have started spark-submit.
+    """
+    bundle = Path(ti.bundle_instance.path)
     dag_file = getattr(ti.task.dag, "fileloc", None)
-    beside = (os.path.dirname(os.path.join(bundle, dag_file)),) if dag_file else ()
-    return (*beside, bundle, os.getcwd())
+    beside = ((bundle / dag_file).parent,) if dag_file else ()
+    return tuple(str(folder) for folder in (*beside, bundle, Path.cwd()))
 
 
 def hold_impersonation() -> None:
-    """Keep the task runner from starting itself again as another user, which would lose every change made here.
+    """Keep the task runner from starting itself again as another user: its changes would be lost.
 
     ``refuse_impersonation`` fails such a task in prepare, where Airflow's own failure path sees it.
     """

@@ -9,11 +9,11 @@ listener event and metric of the start, rendered fields, asset checks, XCom clea
 from __future__ import annotations
 
 import copy
-import os
 import re
 import types
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -122,17 +122,13 @@ class FinishSeam:
         try:
             parts = translate()
         except Exception:
-            log.warning(
-                "The step could not be built again to compare it with the one that ran.", exc_info=True
-            )
+            log.warning("The step cannot be built again, to compare it with the one that ran.", exc_info=True)
             return
-        names = {file.token: os.path.basename(file.path) for file in parts.files}
+        names = {file.token: Path(file.path).name for file in parts.files}
         now = [_with_names(word, names) for word in parts.command]
         then = [_STAGED.sub(r"\1", word) for word in self._step.command]
         if now != then:
-            log.warning(
-                "execute now asks Spark for something else than what ran; the outcome is that of the first call."
-            )
+            log.warning("execute now asks Spark for something else than what ran; its outcome stands.")
 
     def _push_step(self, ti: Any) -> None:
         outcome = self._outcome
@@ -194,7 +190,7 @@ def _reuse_rendering(setup: ChildSetup) -> None:
     task_id = setup.workload.key.task_id
     original = Templater._do_render_template_fields
 
-    def render(
+    def render(  # noqa: PLR0917 - Airflow's signature
         self: Any, parent: Any, template_fields: Any, context: Any, jinja_env: Any, seen_oids: set[int]
     ) -> None:
         if parent is not self or not isinstance(self, BaseOperator) or self.task_id != task_id:

@@ -87,7 +87,7 @@ class ForkingTaskHost:
         )
 
     async def start(self) -> None:
-        """Start the host ahead of the first phase, whose wait for Airflow's imports it saves. Raises TryAgain."""
+        """Start the host ahead of the first phase, which then need not wait for imports. Raises TryAgain."""
         await self._running_host()
 
     async def close(self, *, wait: bool = False) -> None:

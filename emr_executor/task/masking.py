@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -32,8 +33,8 @@ def refuse_secrets(parts: StepParts) -> None:
     for name, text in named:
         if holds_secret(text):
             raise SecretInStep(
-                f"{redact(name)} holds a secret that Airflow masks (a connection's password or extra, a variable"
-                " with a sensitive name, or a value given to mask_secret). A step's command and"
+                f"{redact(name)} holds a secret that Airflow masks (a connection's password or extra, a"
+                " variable with a sensitive name, or a value given to mask_secret). A step's command and"
                 " environment are stored and shown by EMR: pass the name of an AWS Secrets Manager"
                 " secret instead and let the job read it on the cluster"
             )
@@ -58,7 +59,7 @@ def _is_exact_json(value: Any) -> bool:
     if value is None or type(value) in {str, int, bool}:
         return True
     if type(value) is float:
-        return value == value and abs(value) != float("inf")
+        return math.isfinite(value)
     if type(value) is list:
         return all(_is_exact_json(item) for item in value)
     if type(value) is dict:

@@ -13,6 +13,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from emr_executor.core.model import StepOutcome
@@ -218,7 +219,7 @@ def _localize_class_path(hook: Any, files: LocalFiles) -> None:
     entries, jars = [], [hook._jars] if hook._jars else []
     for entry in hook._driver_class_path.split(":"):
         token = files.existing("driver_class_path", entry)
-        entries.append(entry if token is None else os.path.basename(entry))
+        entries.append(entry if token is None else Path(entry).name)
         if token is not None and token not in jars:
             jars.append(token)
     hook._driver_class_path = ":".join(entries)

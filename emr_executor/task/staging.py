@@ -7,9 +7,10 @@ HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -90,7 +91,7 @@ class Staging:
         what = f"{file.argument}: {file.path}"
         try:
             digest = self._digest(file.path)
-            key = layout.files_key(digest, os.path.basename(file.path))
+            key = layout.files_key(digest, Path(file.path).name)
             return self._ensure(what, key, lambda bucket, full: self._upload(file.path, bucket, full))
         except OSError as error:
             raise StagingFailed(f"{what} cannot be read: {error.strerror or error}") from error
@@ -128,14 +129,17 @@ class Staging:
             self._client.head_object(Bucket=place.bucket, Key=place.key)
         except ClientError as error:
             # Without s3:ListBucket S3 answers 403 for an absent key: then the PUT decides.
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {403, 404}:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {
+                HTTPStatus.FORBIDDEN,
+                HTTPStatus.NOT_FOUND,
+            }:
                 return False
             raise
         return True
 
     def _digest(self, path: str) -> str:
         digest = hashlib.sha256()
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
                 self._beat()
@@ -152,5 +156,5 @@ def _may_pass(error: Exception) -> bool:
     """Whether the same call may succeed later: no answer, a fault of S3's, or throttling."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return bool(status >= 500 or status == 429)
+        return bool(status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS)
     return not isinstance(error, boto3.exceptions.Boto3Error)

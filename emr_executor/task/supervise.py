@@ -11,53 +11,46 @@ and its two users hold the task runner's. All were read in Airflow 3.3 (``check_
 from __future__ import annotations
 
 import functools
+import operator
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
-from http import HTTPStatus
-from typing import Annotated, Any, ClassVar, get_args
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import attrs
 import httpx
 import structlog
 from airflow import __version__ as airflow_version
 from airflow.sdk._shared.secrets_masker import reset_secrets_masker
-from airflow.sdk.api.client import Client, ServerResponseError, TaskInstanceOperations
-from airflow.sdk.api.datamodels._generated import (
-    BundleInfo,
-    TaskInstance,
-    TIEnterRunningPayload,
-    TIHeartbeatInfo,
-    TIRunContext,
-)
+from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import supervisor as sdk
-from airflow.sdk.execution_time.comms import ErrorResponse, RescheduleTask, ToSupervisor
+from airflow.sdk.execution_time.comms import ErrorResponse, RescheduleTask, RetryTask, ToSupervisor
 from pydantic import Field, TypeAdapter
 
-from emr_executor.core.model import Identity, Workload
+from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug, ConfigError, StaleWriter, WorkloadRejected
 from emr_executor.task import finish, prepare
+from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, reason_of
 from emr_executor.task.child import ChildSetup
 from emr_executor.task.masking import known_secrets
 from emr_executor.task.messages import FinishBegan, Park
 from emr_executor.task.results import PhaseResults, ResultsFactory, backoff_s
 from emr_executor.task.staging import Staging, client_config, s3_client_of
+from emr_executor.task.ticker import Ticker
 from emr_executor.task.wire import Phase
 
 log = structlog.get_logger(__name__)
 
 SUPPORTED_MINORS = ("3.3",)
-NOT_WANTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.CONFLICT})
-"""The Execution API's answers that mean: this try is no longer to run."""
 EXIT_NO_RESULT = 75
 """Exit code of a supervisor that wrote no result: its claim runs out and the phase runs again."""
-_STORE_ATTEMPTS = 6
-_STORE_PAUSE_S = 2.0
+EXIT_SILENT = 1
+"""Stands for the exit code 0 of a task runner that told nobody how the task ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +67,7 @@ def check_airflow() -> None:
     if minor not in SUPPORTED_MINORS:
         raise ConfigError(
             [
-                f"this emr_executor knows Airflow {', '.join(SUPPORTED_MINORS)} and not {airflow_version}; upgrade it"
+                f"this version knows Airflow {', '.join(SUPPORTED_MINORS)}, not {airflow_version}: upgrade emr_executor"
             ]
         )
 
@@ -87,7 +80,7 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
     sdk._make_process_nondumpable()
     results = open_results(phase.workload_id, phase.claim_token)
     exit_code = EXIT_NO_RESULT
-    with _api_client(phase.workload) as client, _task_logger(phase.workload, client) as logger:
+    with api_client(phase.workload) as client, _task_logger(phase.workload, client) as logger:
         sdk.ensure_secrets_backend_loaded()
         reset_secrets_masker()
         try:
@@ -98,30 +91,22 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
 
 
 def _supervise(phase: Phase, results: PhaseResults, client: PhaseClient, logger: Any) -> int:
-    workload = phase.workload
-    delay_s = backoff_s(workload.phase_attempts)
-    ticker = Ticker(results)
-    client.ticker = ticker
+    ticker = client.ticker = Ticker(results, interval_s=sdk.MIN_HEARTBEAT_INTERVAL)
+    delay_s = backoff_s(phase.workload.phase_attempts)
+    failure: httpx.HTTPError | None = None
     try:
         process = _start(phase, results, ticker, client, logger)
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code in NOT_WANTED:
-            ticker.write(
-                functools.partial(results.gone, f"Airflow no longer wants the try: {_reason(error)}")
-            )
-        else:
-            note = f"the Execution API refused to start the phase: {error}"
-            ticker.write(functools.partial(results.retry, delay_s, note))
+    except httpx.HTTPError as error:
+        ticker.write(_write_refused_start(results, error, delay_s))
         return 0
-    except httpx.RequestError as error:
-        ticker.write(functools.partial(results.retry, delay_s, f"no answer from the Execution API: {error}"))
-        return 0
-    failure: httpx.HTTPError | None = None
     try:
         process.wait()
     except httpx.HTTPError as error:
         failure = error
-    _write_result(process, ticker, failure, delay_s)
+    if ticker.is_lost:
+        raise StaleWriter(f"the claim of workload {phase.workload_id} was lost while its phase ran")
+    if not process.parked:
+        ticker.write(_result_write(process, failure, delay_s))
     return int(process._exit_code or 0)
 
 
@@ -151,153 +136,40 @@ def _start(
     )
 
 
-def _write_result(
-    process: PhaseProcess, ticker: Ticker, failure: httpx.HTTPError | None, delay_s: float
-) -> None:
-    """Store what the phase came to, once. Nothing for a parked one (stored already) or a lost claim."""
+def _write_refused_start(results: PhaseResults, error: httpx.HTTPError, delay_s: float) -> Callable[[], None]:
+    """What to store when ``/run`` was not accepted: no user code has run."""
+    if isinstance(error, httpx.HTTPStatusError):
+        if is_not_wanted(error):
+            return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(error)}")
+        note = f"the Execution API refused to start the phase: {reason_of(error)}"
+        return functools.partial(results.retry, delay_s, note)
+    return functools.partial(results.retry, delay_s, f"no answer from the Execution API: {error!r}")
+
+
+def _result_write(
+    process: PhaseProcess, failure: httpx.HTTPError | None, delay_s: float
+) -> Callable[[], None]:
+    """What to store of a phase that came to its end without parking."""
     results = process.results
-    if process.is_stale:
-        raise StaleWriter(f"the claim of workload {process.phase.workload_id} was lost while its phase ran")
-    if process.parked:
-        return
     if process._terminal_state == sdk.SERVER_TERMINATED:
-        write = functools.partial(results.gone, "Airflow no longer wants the try (answer to a heartbeat)")
-    elif isinstance(failure, httpx.HTTPStatusError) and failure.response.status_code in NOT_WANTED:
-        write = functools.partial(results.gone, f"Airflow no longer wants the try: {_reason(failure)}")
-    elif failure is not None:
-        write = functools.partial(results.retry, delay_s, f"Airflow could not be told of the end: {failure}")
-    elif note := process.unfinished():
-        write = functools.partial(results.retry, delay_s, note)
-    else:
-        write = functools.partial(results.over, str(process.final_state))
-    ticker.write(write)
+        return functools.partial(results.gone, "Airflow no longer wants the try (answer to a heartbeat)")
+    if isinstance(failure, httpx.HTTPStatusError) and is_not_wanted(failure):
+        return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(failure)}")
+    if failure is not None:
+        return functools.partial(results.retry, delay_s, f"Airflow was not told of the end: {failure!r}")
+    if note := process.unfinished():
+        return functools.partial(results.retry, delay_s, note)
+    return functools.partial(results.over, str(getattr(process.final_state, "value", process.final_state)))
 
 
-def _reason(error: httpx.HTTPStatusError) -> str:
-    detail = getattr(error, "detail", None)
-    words = detail if isinstance(detail, dict) else {}
-    parts = [str(words[key]) for key in ("reason", "message", "previous_state") if words.get(key)]
-    return f"{error.response.status_code} {', '.join(parts)}".strip()
-
-
-class Ticker:
-    """The phase's sign of life while something in this one thread takes long."""
-
-    def __init__(
-        self,
-        results: PhaseResults,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._results = results
-        self._monotonic = monotonic
-        self._sleep = sleep
-        self._last: float | None = None
-        self.heartbeat: Callable[[], None] = lambda: None
-
-    def tick(self) -> None:
-        """Renew the claim if ``[workers] min_heartbeat_interval`` has passed. Raises StaleWriter."""
-        now = self._monotonic()
-        if self._last is not None and now - self._last < sdk.MIN_HEARTBEAT_INTERVAL:
-            return
-        self._last = now
-        try:
-            self._results.renew()
-        except StaleWriter:
-            raise
-        except Exception:
-            log.warning("claim_not_renewed", exc_info=True)
-
-    def work(self) -> None:
-        """A tick with the heartbeat to Airflow that goes with it."""
-        self.tick()
-        self.heartbeat()
-
-    def sleep(self, delay_s: float) -> None:
-        """Wait, ticking. Raises StaleWriter."""
-        end = self._monotonic() + delay_s
-        while (left := end - self._monotonic()) > 0:
-            self._sleep(min(left, 1.0))
-            self.tick()
-
-    def write(self, write: Callable[[], None]) -> None:
-        """Write a result, several times if the store does not answer. Raises StaleWriter, or the last error."""
-        for attempt in range(1, _STORE_ATTEMPTS + 1):
-            try:
-                return write()
-            except StaleWriter:
-                raise
-            except Exception:
-                if attempt == _STORE_ATTEMPTS:
-                    raise
-                log.warning("result_not_written", attempt=attempt, exc_info=True)
-                self._sleep(_STORE_PAUSE_S * attempt)
-        raise Bug("unreachable")
-
-
-class _StoredIdentity(TaskInstanceOperations):
-    """``/run`` and heartbeat under the identity and start date stored for the try."""
-
-    __slots__ = ("_started_at", "_stored", "_without_clearing")
-
-    def __init__(self, client: PhaseClient, workload: Workload) -> None:
-        super().__init__(client)
-        if workload.identity is None or workload.started_at is None:
-            raise Bug(f"workload {workload.workload_id} runs a phase without a stored identity")
-        self._stored: Identity = workload.identity
-        self._started_at = workload.started_at
-        self._without_clearing = workload.state is WorkloadState.FINISHING
-
-    def start(self, id: Any, pid: int, when: datetime) -> TIRunContext:  # noqa: A002 - Airflow's name
-        """``/run``, the same each time: accepted again while the try is RUNNING."""
-        del pid, when
-        body = TIEnterRunningPayload(
-            hostname=self._stored.hostname,
-            unixname=self._stored.unixname,
-            pid=self._stored.pid,
-            start_date=self._started_at,
-        )
-        answer = self.client.patch(f"task-instances/{id}/run", content=body.model_dump_json())
-        context = TIRunContext.model_validate_json(answer.read())
-        context.start_date = context.start_date or self._started_at
-        if self._without_clearing:
-            context.xcom_keys_to_clear = []  # What prepare pushed stays.
-        return context
-
-    def heartbeat(self, id: Any, pid: int) -> None:  # noqa: A002 - Airflow's name
-        """A heartbeat that Airflow matches with ``start``'s identity."""
-        del pid
-        body = TIHeartbeatInfo(hostname=self._stored.hostname, pid=self._stored.pid)
-        self.client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
-
-
-class PhaseClient(Client):
-    """Airflow's client for one phase: the stored identity, and waits that show signs of life."""
-
-    def __init__(self, workload: Workload, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._operations = _StoredIdentity(self, workload)
-        self.ticker: Ticker | None = None
-
-    @property
-    def task_instances(self) -> TaskInstanceOperations:
-        """See ``_StoredIdentity``."""
-        return self._operations
-
-    def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
-        """As Airflow's, its retries included; between them the claim is renewed."""
-        patient = Client.request.retry_with(sleep=self._sleep)
-        return patient(self, *args, **kwargs)
-
-    def _sleep(self, delay_s: float) -> None:
-        if self.ticker is None:
-            time.sleep(delay_s)
-        else:
-            self.ticker.sleep(delay_s)
-
-
-_Message = Annotated[get_args(ToSupervisor)[0] | Park | FinishBegan, Field(discriminator="type")]
+if TYPE_CHECKING:
+    _Message = Any
+else:
+    # Airflow's own union of messages with ours: operator.or_, because get_args is no type to mypy.
+    _Message = Annotated[
+        functools.reduce(operator.or_, (get_args(ToSupervisor)[0], Park, FinishBegan)),
+        Field(discriminator="type"),
+    ]
 
 
 @attrs.define(kw_only=True)
@@ -305,7 +177,6 @@ class PhaseProcess(sdk.ActivitySubprocess):
     """The task runner of one phase, seen from its supervisor.
 
     parked: the step is staged and stored; whatever the child says after that changes nothing
-    is_stale: the claim was lost, somebody else runs this phase
     """
 
     decoder: ClassVar[TypeAdapter[Any]] = TypeAdapter(_Message)
@@ -315,29 +186,40 @@ class PhaseProcess(sdk.ActivitySubprocess):
     phase: Phase
     is_finish: bool
     parked: bool = attrs.field(default=False, init=False)
-    is_stale: bool = attrs.field(default=False, init=False)
     _began: bool = attrs.field(default=False, init=False)
     _held: bool = attrs.field(default=False, init=False)
+    _is_killed: bool = attrs.field(default=False, init=False)
+    _last_beat: float = attrs.field(default=0.0, init=False)
 
     def unfinished(self) -> str | None:
         """Why a finish phase did not end the try, or None when it did; prepare always ends one way."""
-        if not self.is_finish or self._terminal_state is not None:
+        if not self.is_finish or self._terminal_state or self._pending_terminal_state_msg:
             return None
         if self._held:
             return "the DAG or its task is missing from the DAG file; the outcome is held"
-        if not self._began or self._exit_code != 0:
-            return f"the finish process ended early, exit code {self._exit_code}"
-        return None
+        return f"the finish process ended early, exit code {self._exit_code}"
 
     def update_task_state_if_needed(self) -> None:
         """Tell Airflow how the child ended, unless it is parked, held or run again."""
-        if self.parked or self.is_stale or self._terminal_state == sdk.SERVER_TERMINATED or self.unfinished():
+        if self.parked or self.ticker.is_lost or self.unfinished():
             return
         if self._pending_terminal_state_msg is not None:
             # Not by the stock replay, which would swallow the answer that decides what is stored.
             self._send_terminal_state_msg(self._pending_terminal_state_msg)
             return
+        if self._terminal_state is None and self._exit_code == 0:
+            self.process_log.error("The task's process ended without a word.")
+            self._exit_code = EXIT_SILENT
+        if self.final_state == TaskInstanceState.UP_FOR_RETRY and self._terminal_state is None:
+            # The stock code asks `finish` for this, which takes no UP_FOR_RETRY.
+            self._send_terminal_state_msg(RetryTask(end_date=datetime.now(UTC)))
+            return
         super().update_task_state_if_needed()
+
+    def kill(self, *args: Any, **kwargs: Any) -> None:
+        """End the child; whatever it still asks for, it does not park."""
+        self._is_killed = True
+        super().kill(*args, **kwargs)
 
     def _send_heartbeat_if_needed(self) -> None:
         self._tick()
@@ -350,14 +232,15 @@ class PhaseProcess(sdk.ActivitySubprocess):
             self._abandon()
 
     def _abandon(self) -> None:
-        """The claim is lost: this phase must leave no trace from here on."""
-        self.is_stale = True
+        """End the child before it can have an effect."""
         with suppress(Exception):
             self._signal_subprocess(signal.SIGKILL)
 
     def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
-        if self.parked or self.is_stale:
+        if self.parked or self.ticker.is_lost:
             self.send_msg(None, request_id=req_id)
+        elif isinstance(msg, Park) and self._is_killed:
+            self._abandon()
         elif isinstance(msg, Park):
             self._park(msg, req_id)
         elif isinstance(msg, FinishBegan):
@@ -373,9 +256,10 @@ class PhaseProcess(sdk.ActivitySubprocess):
     def _park(self, park: Park, req_id: int) -> None:
         error: ErrorResponse | None = None
         try:
-            step = Staging(
-                self.phase.settings, self._s3_client(), beat=self.ticker.work, sleep=self.ticker.sleep
-            ).complete(park)
+            staging = Staging(
+                self.phase.settings, self._s3_client(), beat=self._beat, sleep=self.ticker.sleep
+            )
+            step = staging.complete(park)
             self.ticker.write(functools.partial(self.results.parked, step))
             self.parked = True
             self.process_log.info(
@@ -388,6 +272,18 @@ class PhaseProcess(sdk.ActivitySubprocess):
         except WorkloadRejected as rejection:
             error = _answer(type(rejection).__name__, str(rejection))
         self.send_msg(None, request_id=req_id, error=error)
+
+    def _beat(self) -> None:
+        """Signs of life while a request of the child's is being served. Raises StaleWriter."""
+        self.ticker.tick()
+        now = time.monotonic()
+        if now - self._last_beat < sdk.MIN_HEARTBEAT_INTERVAL:
+            return
+        self._last_beat = now
+        # Not the stock heartbeat, which may end the child, and that from inside its own request. A
+        # refusal is met by the next heartbeat.
+        with suppress(httpx.HTTPError):
+            self.client.task_instances.heartbeat(self.id, self.pid)
 
     def _s3_client(self) -> Any:
         access = self.phase.settings.aws
@@ -416,36 +312,7 @@ def _answer(kind: str, message: str) -> ErrorResponse:
 
 
 @contextmanager
-def _api_client(workload: Workload) -> Iterator[PhaseClient]:
-    from airflow.executors.base_executor import get_execution_api_server_url
-
-    limits = httpx.Limits(max_keepalive_connections=1, max_connections=10)
-    client = PhaseClient(
-        workload, base_url=get_execution_api_server_url(), token=_mint_token(workload), limits=limits
-    )
-    try:
-        yield client
-    finally:
-        with suppress(Exception):
-            client.close()
-
-
-def _mint_token(workload: Workload) -> str:
-    """A token of this try alone, as BaseExecutor.jwt_generator makes them. Never stored, never logged."""
-    from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args
-    from airflow.configuration import conf
-
-    generator = JWTGenerator(
-        valid_for=conf.getint("execution_api", "jwt_expiration_time"),
-        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
-        issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
-        **get_signing_args(make_secret_key_if_needed=False),
-    )
-    return str(generator.generate({"sub": workload.workload_id, "scope": "execution"}))
-
-
-@contextmanager
-def _task_logger(workload: Workload, client: Client) -> Iterator[Any]:
+def _task_logger(workload: Workload, client: PhaseClient) -> Iterator[Any]:
     """The try's ordinary log file, opened for append, as Airflow's own supervisor opens it."""
     if workload.log_path is None:
         yield None

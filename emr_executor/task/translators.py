@@ -1,4 +1,4 @@
-"""Which operators can become an EMR step: the registry behind entry-point group ``emr_executor.translators``."""
+"""Which operators can become an EMR step: the registry, entry-point group ``emr_executor.translators``."""
 
 from __future__ import annotations
 

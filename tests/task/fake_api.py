@@ -125,7 +125,8 @@ class FakeApi:
         found = self.connections.get(parts[1])
         if found is None:
             return 404, {"detail": {"reason": "not_found", "message": "no such connection"}}
-        return 200, {"conn_id": parts[1], **found}
+        empty = dict.fromkeys(("host", "schema", "login", "password", "port", "extra"))
+        return 200, {"conn_id": parts[1], **empty, **found}
 
     def _variable(self, request: Request, parts: list[str]) -> tuple[int, Any]:
         found = self.variables.get(parts[1])

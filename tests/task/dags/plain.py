@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,7 +17,12 @@ CALLBACKS = {
     f"on_{name}_callback": callback(name) for name in ("execute", "success", "failure", "retry", "skipped")
 }
 
-with DAG("plain", schedule=None, start_date=datetime(2026, 1, 1), default_args={"queue": "emr", **CALLBACKS}):
+with DAG(
+    "plain",
+    schedule=None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    default_args={"queue": "emr", **CALLBACKS},
+):
     SparkSubmitOperator(
         task_id="average",
         application="jobs/average.py",
@@ -32,3 +38,19 @@ with DAG("plain", schedule=None, start_date=datetime(2026, 1, 1), default_args={
     SparkSubmitOperator.partial(task_id="mapped", application="jobs/average.py", **CALLBACKS).expand(
         application_args=[["a"], ["b"]]
     )
+    SparkSubmitOperator(task_id="simple", application="jobs/average.py")
+    SparkSubmitOperator(task_id="missing", application="jobs/absent.py")
+    SparkSubmitOperator(task_id="impersonated", application="jobs/average.py", run_as_user="somebody")
+    SparkSubmitOperator(
+        task_id="cluster_mode",
+        application="s3://jobs/x.jar",
+        java_class="org.example.Main",
+        deploy_mode="cluster",
+        yarn_queue="night",
+        conf={"spark.yarn.submit.waitAppCompletion": "false", "spark.y": "2"},
+        track_driver_via_k8s_api=True,
+        yarn_track_via_rm_api=True,
+    )
+    SparkSubmitOperator(task_id="kerberos", application="s3://jobs/x.py", keytab="/k", principal="p")
+    SparkSubmitOperator(task_id="connected", application="s3://jobs/x.py", conn_id="cluster")
+    BashOperator(task_id="bash", bash_command="echo never > never")

@@ -1,0 +1,126 @@
+"""The Execution API as one phase uses it: Airflow's client, the stored identity, a token minted here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+from airflow.sdk.api.client import Client, TaskInstanceOperations
+from airflow.sdk.api.datamodels._generated import TIEnterRunningPayload, TIHeartbeatInfo, TIRunContext
+
+from emr_executor.core.model import Identity, Workload
+from emr_executor.core.states import WorkloadState
+from emr_executor.errors import Bug
+from emr_executor.task.ticker import Ticker
+
+NOT_WANTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.CONFLICT})
+"""The Execution API's answers that mean: this try is no longer to run."""
+
+
+def is_not_wanted(error: BaseException | None) -> bool:
+    """Whether an error says that Airflow no longer wants the try."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in NOT_WANTED
+
+
+def reason_of(error: httpx.HTTPStatusError) -> str:
+    """The server's own words for a refusal, for people."""
+    detail = getattr(error, "detail", None)
+    words = detail if isinstance(detail, dict) else {}
+    parts = [str(words[key]) for key in ("reason", "message", "previous_state") if words.get(key)]
+    return f"{error.response.status_code} {', '.join(parts)}".strip()
+
+
+class _StoredIdentity(TaskInstanceOperations):
+    """``/run`` and heartbeat under the identity and start date stored for the try."""
+
+    __slots__ = ("_started_at", "_stored", "_without_clearing")
+
+    def __init__(self, client: PhaseClient, workload: Workload) -> None:
+        super().__init__(client)
+        if workload.identity is None or workload.started_at is None:
+            raise Bug(f"workload {workload.workload_id} runs a phase without a stored identity")
+        self._stored: Identity = workload.identity
+        self._started_at = workload.started_at
+        self._without_clearing = workload.state is WorkloadState.FINISHING
+
+    def start(self, id: Any, pid: int, when: datetime) -> TIRunContext:  # noqa: A002 - Airflow's name
+        """``/run``, the same each time: accepted again while the try is RUNNING."""
+        del pid, when
+        body = TIEnterRunningPayload(
+            hostname=self._stored.hostname,
+            unixname=self._stored.unixname,
+            pid=self._stored.pid,
+            start_date=self._started_at,
+        )
+        answer = self.client.patch(f"task-instances/{id}/run", content=body.model_dump_json())
+        context = TIRunContext.model_validate_json(answer.read())
+        context.start_date = context.start_date or self._started_at
+        if self._without_clearing:
+            context.xcom_keys_to_clear = []  # What prepare pushed stays.
+        return context
+
+    def heartbeat(self, id: Any, pid: int) -> None:  # noqa: A002 - Airflow's name
+        """A heartbeat that Airflow matches with ``start``'s identity."""
+        del pid
+        body = TIHeartbeatInfo(hostname=self._stored.hostname, pid=self._stored.pid)
+        self.client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
+
+
+class PhaseClient(Client):
+    """Airflow's client for one phase: the stored identity, and waits that show signs of life."""
+
+    def __init__(self, workload: Workload, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._operations = _StoredIdentity(self, workload)
+        self.ticker: Ticker | None = None
+
+    @property
+    def task_instances(self) -> TaskInstanceOperations:
+        """See ``_StoredIdentity``."""
+        return self._operations
+
+    def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
+        """As Airflow's, its retries included; between them the claim is renewed."""
+        patient = Client.request.retry_with(sleep=self._sleep)
+        return patient(self, *args, **kwargs)
+
+    def _sleep(self, delay_s: float) -> None:
+        if self.ticker is None:
+            time.sleep(delay_s)
+        else:
+            self.ticker.sleep(delay_s)
+
+
+@contextmanager
+def api_client(workload: Workload) -> Iterator[PhaseClient]:
+    """A client with a token of its own, closed at the end."""
+    from airflow.executors.base_executor import get_execution_api_server_url
+
+    limits = httpx.Limits(max_keepalive_connections=1, max_connections=10)
+    client = PhaseClient(
+        workload, base_url=get_execution_api_server_url(), token=_mint_token(workload), limits=limits
+    )
+    try:
+        yield client
+    finally:
+        with suppress(Exception):
+            client.close()
+
+
+def _mint_token(workload: Workload) -> str:
+    """A token of this try alone, as BaseExecutor.jwt_generator makes them. Never stored, never logged."""
+    from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args
+    from airflow.configuration import conf
+
+    generator = JWTGenerator(
+        valid_for=conf.getint("execution_api", "jwt_expiration_time"),
+        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
+        issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
+        **get_signing_args(make_secret_key_if_needed=False),
+    )
+    return str(generator.generate({"sub": workload.workload_id, "scope": "execution"}))

@@ -1,0 +1,124 @@
+"""What a phase's supervisor tells Airflow and the store when things do not go straight."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emr_executor.core.states import WorkloadState
+from tests.task.conftest import IDENTITY, Bench
+from tests.task.fake_api import AWAY
+from tests.task.test_happy_path import DONE, STEP
+
+
+def wait_for(happened: Any, deadline_s: float = 20) -> None:
+    end = time.monotonic() + deadline_s
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def running(bench: Bench) -> None:
+    bench.api.state = "running"
+    bench.api.identity = (IDENTITY.hostname, IDENTITY.unixname, IDENTITY.pid)
+
+
+def test_a_phase_held_open_beats_with_the_stored_identity_and_renews_its_claim(bench: Bench) -> None:
+    ended = bench.prepare("own_execute", "slow")
+    beats = bench.api.asked("PUT", "/heartbeat")
+    assert len(beats) >= 2
+    assert {(beat.body["hostname"], beat.body["pid"]) for beat in beats} == {
+        (IDENTITY.hostname, IDENTITY.pid)
+    }
+    assert sum(event["event"] == "renew" for event in ended.events) >= 2
+    assert [event["event"] for event in ended.results] == ["parked"]
+
+
+def test_a_try_that_airflow_took_back_is_ended_and_recorded_as_gone(bench: Bench) -> None:
+    bench.begin(bench.workload("own_execute", "slow", WorkloadState.PREPARING))
+    wait_for(lambda: "slow" in bench.marks)
+    bench.api.state = "success"  # Marked by a person.
+    ended = bench.end()
+    assert [event["event"] for event in ended.results] == ["gone"]
+    assert bench.api.states() == []
+
+
+def test_a_lost_claim_ends_the_phase_without_a_trace(bench: Bench) -> None:
+    bench.begin(bench.workload("own_execute", "slow", WorkloadState.PREPARING))
+    wait_for(lambda: "slow" in bench.marks)
+    lost = Path(bench.home / "results" / f"{bench.workload_id}.lost")
+    lost.touch()
+    ended = bench.end()
+    assert (ended.results, ended.reply.exit_code) == ([], 75)
+    assert bench.api.states() == []
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+def test_a_try_that_may_not_start_is_gone(bench: Bench, status: int) -> None:
+    bench.api.answers["PATCH", "/run"] = (
+        status,
+        {"detail": {"reason": "invalid_state", "previous_state": "x"}},
+    )
+    ended = bench.prepare("plain", "simple")
+    assert [event["event"] for event in ended.results] == ["gone"]
+    assert "invalid_state" in ended.results[0]["reason"]
+
+
+@pytest.mark.parametrize("status", [403, 500, AWAY])
+def test_an_api_server_that_does_not_serve_postpones_the_phase(bench: Bench, status: int) -> None:
+    bench.api.answers["PATCH", "/run"] = (status, {"detail": "no"})
+    ended = bench.run(bench.workload("plain", "simple", WorkloadState.PREPARING, phase_attempts=2))
+    assert [(event["event"], event.get("delay_s")) for event in ended.results] == [("retry", 20.0)]
+    assert bench.marks == []
+
+
+@pytest.mark.parametrize(("max_tries", "state"), [(0, "failed"), (1, "up_for_retry")])
+def test_a_prepare_child_that_is_killed_ends_as_airflow_would_end_it(
+    bench: Bench, max_tries: int, state: str
+) -> None:
+    bench.api.max_tries = max_tries
+    ended = bench.prepare("own_execute", "dies")
+    assert bench.api.states() == [state]
+    assert ended.results == [{"event": "over", "token": "claim", "state": state}]
+    assert ended.reply.exit_code == -9
+
+
+def test_a_finish_child_that_is_killed_is_run_again_and_the_try_goes_on(bench: Bench) -> None:
+    running(bench)
+    ended = bench.finish("own_execute", "dies_after", STEP, DONE)
+    assert [event["event"] for event in ended.results] == ["retry"]
+    assert bench.api.states() == []
+
+
+@pytest.mark.parametrize("task_id", ["simple", "absent"])
+def test_a_dag_missing_at_finish_holds_the_outcome(bench: Bench, task_id: str) -> None:
+    """Airflow's own answer is a reschedule, which would run a finished step again."""
+    running(bench)
+    dag_file = "notes.py" if task_id == "simple" else "plain.py"
+    ended = bench.finish("plain", task_id, STEP, DONE, dag_file=dag_file)
+    assert [event["event"] for event in ended.results] == ["retry"]
+    assert "held" in ended.results[0]["note"]
+    assert bench.api.states() == []
+
+
+def test_a_dag_missing_at_prepare_is_rescheduled_as_airflow_does(bench: Bench) -> None:
+    ended = bench.prepare("plain", "simple", dag_file="notes.py")
+    assert bench.api.states() == ["up_for_reschedule"]
+    assert ended.results == [{"event": "over", "token": "claim", "state": "up_for_reschedule"}]
+
+
+def test_an_end_that_airflow_does_not_hear_is_told_again_later(bench: Bench) -> None:
+    running(bench)
+    bench.api.answers["PATCH", "/state"] = (503, {"detail": "later"})
+    ended = bench.finish("plain", "simple", STEP, DONE)
+    assert [event["event"] for event in ended.results] == ["retry"]
+
+
+def test_an_end_that_airflow_no_longer_wants_is_gone(bench: Bench) -> None:
+    running(bench)
+    bench.api.answers["PATCH", "/state"] = (409, {"detail": {"reason": "invalid_state"}})
+    ended = bench.finish("plain", "simple", STEP, DONE)
+    assert [event["event"] for event in ended.results] == ["gone"]
