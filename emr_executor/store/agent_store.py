@@ -74,7 +74,9 @@ class AgentStore:
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
 
-    async def record_over(self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime) -> None:
+    async def record_over(
+        self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
+    ) -> None:
         """Airflow has its state for this try. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
 

@@ -80,11 +80,29 @@ def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -
 
 
 def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) -> None:
+    _lock(conn, mapping, [old for old, _ in rows])
     alike: dict[frozenset[str], list[_Update]] = defaultdict(list)
     for row in rows:
         alike[frozenset(row[1])].append(row)
     for names, group in alike.items():
         _update_alike(conn, mapping, sorted(names), group)
+
+
+def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> None:
+    """Hold the rows in the order of their keys, as they were read. Raises StaleWriter naming the others."""
+    key, version = mapping.key_column, mapping.table.c.version
+    wanted = {_key(value): value.version for value in read}
+    locked = select(key, version).where(key.in_(list(wanted))).order_by(key).with_for_update()
+    found: dict[str, int] = {row[0]: row[1] for row in conn.execute(locked)}
+    wrong = [
+        f"{its_key} (read at version {its_version}, now {found.get(its_key, 'deleted')})"
+        for its_key, its_version in wanted.items()
+        if found.get(its_key) != its_version
+    ]
+    if wrong:
+        more = f" and {len(wrong) - _NAMED_AT_MOST} more" if len(wrong) > _NAMED_AT_MOST else ""
+        named = "; ".join(wrong[:_NAMED_AT_MOST])
+        raise StaleWriter(f"{mapping.table.name} moved on since it was read: {named}{more}")
 
 
 def _update_alike(
@@ -106,17 +124,4 @@ def _update_alike(
         for old, columns in rows
     ]
     if conn.execute(statement, parameters).rowcount != len(rows):
-        raise StaleWriter(_moved_on(conn, mapping, [old for old, _ in rows]))
-
-
-def _moved_on(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> str:
-    keys = [_key(value) for value in read]
-    asked = select(mapping.key_column, mapping.table.c.version).where(mapping.key_column.in_(keys))
-    found: dict[str, int] = {row[0]: row[1] for row in conn.execute(asked)}
-    # Rows of this batch that were written stand one version higher inside this transaction.
-    wrong = [
-        f"{key} (read at version {value.version}, now {found.get(key, 'deleted')})"
-        for key, value in zip(keys, read, strict=True)
-        if found.get(key) != value.version + 1
-    ]
-    return f"{mapping.table.name} moved on since it was read: {'; '.join(wrong[:_NAMED_AT_MOST]) or 'a row'}"
+        raise StaleWriter(f"{mapping.table.name} moved on although its rows were locked")

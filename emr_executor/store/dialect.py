@@ -12,8 +12,7 @@ from emr_executor.errors import ConfigError
 
 BUSY_TIMEOUT_S = 30
 """How long SQLite waits for another writer before it says that the database is locked."""
-READ_ONLY = "emr_executor_read_only"
-"""Execution option of a Connection whose transactions only read."""
+_READ_ONLY = "emr_executor_read_only"
 
 
 def upsert(conn: Connection, table: Table) -> postgresql.Insert:
@@ -45,6 +44,16 @@ def engine_for(url: str) -> Engine:
     return engine
 
 
+def for_reading(conn: Connection) -> Connection:
+    """The connection with its next transaction for reading: one moment for all of its statements.
+
+    PostgreSQL: REPEATABLE READ READ ONLY, said with the driver's own BEGIN. SQLite: no write lock.
+    """
+    if conn.dialect.name == "postgresql":
+        return conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return conn.execution_options(**{_READ_ONLY: True})
+
+
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver's own transactions would begin late and without IMMEDIATE.
     connection.isolation_level = None
@@ -56,5 +65,5 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    read_only = conn.get_execution_options().get(READ_ONLY, False)
+    read_only = conn.get_execution_options().get(_READ_ONLY, False)
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from emr_executor.errors import StoreBusy
-from emr_executor.store.dialect import READ_ONLY
+from emr_executor.store.dialect import for_reading
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def transact(engine: Engine, work: Callable[..., T], *args: Any, read_only: bool
     """
     try:
         with engine.connect() as plain:
-            conn = plain.execution_options(**{READ_ONLY: True}) if read_only else plain
+            conn = for_reading(plain) if read_only else plain
             with conn.begin():
                 return work(conn, *args)
     except (OperationalError, InterfaceError, PoolTimeoutError) as e:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Uuid, and_, cast, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Uuid, and_, cast, func, or_, select
 
 from emr_executor.core.model import Identity, Snapshot, WorkloadId
 from emr_executor.core.states import (
@@ -34,13 +34,11 @@ _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULK
 
 
 def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
-    """All that lives, of one moment, in four statements (and a fifth that asks PostgreSQL for one moment).
+    """All that lives, in four statements: of one moment where the runner reads (``Runner.read``).
 
     READY workloads come by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. ``workload`` and
     ``executor_config`` of each workload are left empty: only a phase needs them, and its claim brings them.
     """
-    if conn.dialect.name == "postgresql":
-        conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
     live_submissions = SUBMISSION.c.state.in_(sorted(LIVE_SUBMISSION_STATES))
     # A cluster that is over still matters as long as a submission on it is not settled.
     unsettled = CLUSTER.c.cluster_uuid.in_(select(SUBMISSION.c.cluster_uuid).where(live_submissions))

@@ -222,7 +222,7 @@ def test_a_claim_that_moved_is_not_freed(conn: Connection) -> None:
 
 
 WRITES = {
-    "renew": lambda conn, i, token: renew_claim(conn, i, token),
+    "renew": renew_claim,
     "parked": lambda conn, i, token: record_parked(conn, i, token, STEP, NOW),
     "over": lambda conn, i, token: record_over(conn, i, token, "failed", NOW),
     "retry": lambda conn, i, token: record_retry(conn, i, token, NOW, "why", now=NOW),

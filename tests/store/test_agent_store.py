@@ -1,0 +1,160 @@
+"""The agent's face: one transaction a call, in a thread or on the spot, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from emr_executor.core.model import HistoryEntry, Snapshot
+from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.errors import ConfigError, StaleWriter, StoreBusy
+from emr_executor.store import dialect
+from emr_executor.store.agent_store import AgentStore, Change, LeaseRow
+from emr_executor.store.dialect import engine_for, upsert
+from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
+from emr_executor.store.scheduler_store import accept
+from emr_executor.store.schema import STEERING, WORKLOAD
+from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at, put_task_instance, store, stored
+
+
+@pytest.fixture
+def threaded(url: str) -> Iterator[ThreadRunner]:
+    runner = ThreadRunner(engine_for(url))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(params=["thread", "inline"])
+def agent_store(request: pytest.FixtureRequest, engine: Engine) -> AgentStore:
+    if request.param == "thread":
+        return AgentStore(request.getfixturevalue("threaded"))
+    return AgentStore(InlineRunner(engine))
+
+
+async def test_the_life_of_a_workload(agent_store: AgentStore, engine: Engine) -> None:
+    workload = a_workload()
+    with engine.begin() as conn:
+        accept(conn, [workload])
+        put_task_instance(conn, workload, "running")
+    numbers = count()
+    token = await agent_store.take_lease(STEERING, "me", await agent_store.read_lease(STEERING))
+    assert token == 1
+    assert await agent_store.beat_lease(STEERING, "me", token)
+
+    (claimed,) = await agent_store.claim(
+        WorkloadState.PREPARING, 4, ME, now=NOW, new_token=lambda: f"t{next(numbers)}"
+    )
+    assert await agent_store.claims() == ((workload.workload_id, "t0", 0),)
+    assert await agent_store.free_claim(workload.workload_id, "t0", 0, None)
+    (again,) = await agent_store.claim(
+        WorkloadState.PREPARING, 4, ME, now=NOW, new_token=lambda: f"t{next(numbers)}"
+    )
+    assert again.phase_attempts == claimed.phase_attempts + 1
+
+    parked = replace(again, state=WorkloadState.READY, step=STEP, claim_token=None, ready_at=NOW)
+    line = HistoryEntry(at=NOW, subject="workload", subject_id=workload.workload_id, event="e", text="t")
+    (parked,) = await agent_store.apply(token, [Change(old=again, new=parked)], [line])
+    found = await agent_store.snapshot(NOW, 10)
+    assert found.workloads == (replace(parked, workload={}),)
+    assert await agent_store.heartbeat_targets() == ((workload.workload_id, ME),)
+    assert await agent_store.unwanted() == ()
+
+    assert await agent_store.ask_cancel([workload.workload_id], "cleared") == 1
+    with pytest.raises(StaleWriter):
+        await agent_store.apply(
+            token, [Change(old=parked, new=replace(parked, state=WorkloadState.SUBMITTED))]
+        )
+    (dropped,) = (await agent_store.snapshot(NOW, 10)).workloads
+    assert dropped.target is WorkloadTarget.CANCEL
+    over = replace(dropped, state=WorkloadState.CANCELLED, finished_at=NOW)
+    await agent_store.apply(token, [Change(old=dropped, new=over)])
+    await agent_store.append([line])
+    purged = await agent_store.purge(at(10), 5.0)
+    assert (purged.workloads, purged.history) == (1, 2)
+    assert await agent_store.snapshot(NOW, 10) == Snapshot(now=NOW, clusters=(), submissions=(), workloads=())
+    await agent_store.release_lease(STEERING, "me", token)
+    assert (await agent_store.read_lease(STEERING)).holder is None
+    assert await agent_store.deployment_id() == await agent_store.deployment_id()
+
+
+async def test_work_that_raises_leaves_nothing(threaded: ThreadRunner, engine: Engine) -> None:
+    workload = a_workload()
+
+    def work(conn: Connection) -> None:
+        store(conn, workload)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await threaded.run(work)
+    with engine.begin() as conn:
+        assert conn.execute(WORKLOAD.select()).all() == []
+
+
+async def test_the_event_loop_runs_while_a_transaction_does(threaded: ThreadRunner) -> None:
+    release = threading.Event()
+
+    def wait(_conn: Connection) -> str:
+        assert release.wait(timeout=10)
+        return "done"
+
+    waiting = asyncio.ensure_future(threaded.run(wait))
+    await asyncio.sleep(0)
+    release.set()
+    assert await waiting == "done"
+
+
+async def test_a_database_that_is_away_is_a_busy_store() -> None:
+    runner = ThreadRunner(engine_for("postgresql+psycopg2://postgres@127.0.0.1:1/none"))
+    with pytest.raises(StoreBusy, match="metadata database"):
+        await runner.read(lambda conn: conn.execute(text("SELECT 1")))
+    runner.close()
+
+
+def test_a_connection_that_was_cut_is_a_busy_store_once(postgres: Engine) -> None:
+    def pid(conn: Connection) -> int:
+        return int(conn.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    first = transact(postgres, pid)
+    other = engine_for(str(postgres.url))
+    transact(other, lambda conn: conn.execute(text(f"SELECT pg_terminate_backend({first}, 5000)")))
+    other.dispose()
+    with pytest.raises(StoreBusy):
+        transact(postgres, pid)
+    assert transact(postgres, pid) != first
+
+
+def test_a_locked_sqlite_is_a_busy_store_and_readers_go_on(
+    tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0)
+    path = tmp_path / "a.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    one, two = engine_for(f"sqlite:///{path}"), engine_for(f"sqlite:///{path}")
+    workload = a_parked()
+    with one.begin() as conn:
+        store(conn, workload)
+        with pytest.raises(StoreBusy, match="locked"):
+            transact(two, stored, workload.workload_id)
+        assert transact(two, lambda c: c.execute(WORKLOAD.select()).all(), read_only=True) == []
+    assert transact(two, stored, workload.workload_id) == workload
+    one.dispose()
+    two.dispose()
+
+
+def test_another_database_is_refused_with_what_to_do() -> None:
+    class Elsewhere:
+        dialect = type("Dialect", (), {"name": "mysql"})
+
+    with pytest.raises(ConfigError, match="move Airflow's metadata database to PostgreSQL"):
+        upsert(Elsewhere(), WORKLOAD)  # type: ignore[arg-type]
+
+
+def test_a_lease_row_starts_free() -> None:
+    assert LeaseRow() == LeaseRow(holder=None, token=0, beat=0)

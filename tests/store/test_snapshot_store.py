@@ -1,0 +1,140 @@
+"""What the steering agent sees: all that lives, nothing that is over."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from emr_executor.core.model import Snapshot
+from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
+from emr_executor.store.runner import transact
+from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
+from tests.store.builders import (
+    ME,
+    NOW,
+    a_cluster,
+    a_parked,
+    a_submission,
+    a_workload,
+    at,
+    put_task_instance,
+    statements,
+    store,
+)
+
+CANCEL = WorkloadTarget.CANCEL
+LIVE = [s for s in WorkloadState if s not in {WorkloadState.FINISHED, WorkloadState.CANCELLED}]
+
+
+def lean(workload):
+    return replace(workload, workload={}, executor_config={})
+
+
+def test_a_snapshot_holds_what_lives(conn: Connection) -> None:
+    up, over = a_cluster(), a_cluster(state=ClusterState.TERMINATED)
+    ready = a_parked(accepted_at=at(2), executor_config={"a": 1})
+    submitted = a_parked(state=WorkloadState.SUBMITTED, accepted_at=at(1), submissions=2)
+    dropped = a_parked(state=WorkloadState.FINISHABLE, target=CANCEL, accepted_at=at(3))
+    elsewhere = [
+        a_workload(),
+        a_parked(state=WorkloadState.FINISHABLE),
+        a_workload(state=WorkloadState.PREPARING),
+    ]
+    gone = [a_parked(state=WorkloadState.FINISHED), a_parked(state=WorkloadState.CANCELLED, target=CANCEL)]
+    lost = a_submission(submitted, over, 1, state=SubmissionState.LOST)
+    running = a_submission(submitted, up, 2, state=SubmissionState.RUNNING)
+    store(conn, up, over, ready, submitted, dropped, *elsewhere, *gone, lost, running)
+    with statements(conn) as seen:
+        found = snapshot(conn, NOW, 100)
+    assert found == Snapshot(
+        now=NOW,
+        clusters=(up,),
+        submissions=(running,),
+        workloads=(lean(ready), lean(submitted), lean(dropped)),
+        ready_waiting=1,
+    )
+    assert len(seen) == 4
+
+
+def test_an_empty_store_gives_an_empty_snapshot(conn: Connection) -> None:
+    assert snapshot(conn, NOW, 100) == Snapshot(now=NOW, clusters=(), submissions=(), workloads=())
+
+
+def test_ready_workloads_come_by_turn_up_to_the_bound_and_all_are_counted(conn: Connection) -> None:
+    late, early = a_parked(accepted_at=at(2)), a_parked(accepted_at=at(1))
+    urgent = a_parked(accepted_at=at(3), priority_weight=7)
+    store(conn, late, early, urgent)
+    found = snapshot(conn, NOW, 2)
+    assert found.workloads == (lean(urgent), lean(early))
+    assert found.ready_waiting == 3
+
+
+def test_a_snapshot_that_a_runner_reads_is_of_one_moment(engine: Engine) -> None:
+    workload = a_parked()
+
+    def look_write_elsewhere_and_look_again(conn: Connection) -> list[Snapshot]:
+        before = snapshot(conn, NOW, 10)
+        transact(engine, store, workload)
+        return [before, snapshot(conn, NOW, 10)]
+
+    before, after = transact(engine, look_write_elsewhere_and_look_again, read_only=True)
+    assert before.workloads == after.workloads == ()
+    assert transact(engine, snapshot, NOW, 10, read_only=True).workloads == (lean(workload),)
+
+
+def test_a_reading_transaction_leaves_its_connection_able_to_write(engine: Engine) -> None:
+    transact(engine, snapshot, NOW, 10, read_only=True)
+    transact(engine, store, a_parked())
+    assert transact(engine, snapshot, NOW, 10, read_only=True).ready_waiting == 1
+
+
+def test_parked_tries_are_heartbeaten_under_their_identity(conn: Connection) -> None:
+    parked = [a_parked(), a_parked(state=WorkloadState.SUBMITTED), a_parked(state=WorkloadState.FINISHABLE)]
+    others = [
+        a_parked(target=CANCEL),
+        a_parked(identity=None),
+        a_workload(identity=ME),
+        a_workload(state=WorkloadState.PREPARING, identity=ME, claim_token="t"),
+        a_parked(state=WorkloadState.FINISHED),
+    ]
+    store(conn, *parked, *others)
+    assert sorted(heartbeat_targets(conn)) == sorted((w.workload_id, ME) for w in parked)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_a_try_that_airflow_wants_is_left_alone(conn: Connection, state: str) -> None:
+    workload = a_parked()
+    store(conn, workload)
+    put_task_instance(conn, workload, state)
+    assert unwanted(conn) == ()
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "restarting", "up_for_retry", "removed", "scheduled"])
+def test_a_try_that_airflow_took_to_another_state_is_unwanted(conn: Connection, state: str) -> None:
+    workload = a_parked(state=WorkloadState.SUBMITTED)
+    store(conn, workload)
+    put_task_instance(conn, workload, state)
+    assert unwanted(conn) == ((workload.workload_id, state),)
+
+
+def test_a_try_whose_task_instance_is_gone_or_has_another_id_is_unwanted(conn: Connection) -> None:
+    deleted, cleared, stateless = a_parked(), a_parked(), a_parked()
+    store(conn, deleted, cleared, stateless)
+    put_task_instance(conn, cleared, "restarting", ti_id=str(uuid.uuid4()))
+    put_task_instance(conn, stateless, None)
+    assert sorted(unwanted(conn)) == sorted((w.workload_id, None) for w in (deleted, cleared, stateless))
+
+
+def test_only_live_wanted_unclaimed_tries_with_an_identity_are_asked_about(conn: Connection) -> None:
+    store(
+        conn,
+        a_workload(),
+        a_parked(target=CANCEL),
+        a_parked(state=WorkloadState.FINISHED),
+        a_parked(state=WorkloadState.FINISHING, claim_token="t"),
+        a_parked(state=WorkloadState.PREPARING, claim_token="t"),
+    )
+    assert unwanted(conn) == ()
