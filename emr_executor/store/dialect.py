@@ -15,9 +15,9 @@ BUSY_TIMEOUT_S = 30
 _READ_ONLY = "emr_executor_read_only"
 
 
-def upsert(conn: Connection, table: Table) -> postgresql.Insert:
+def upsert(dialect_name: str, table: Table) -> postgresql.Insert:
     """An INSERT into ``table`` that can say what to do where the row exists, for both dialects."""
-    match conn.dialect.name:
+    match dialect_name:
         case "postgresql":
             return postgresql.insert(table)
         case "sqlite":
@@ -37,7 +37,8 @@ def engine_for(url: str) -> Engine:
     reads first and writes later fails at once, without waiting, when another has written in between; readers
     never wait (WAL). PostgreSQL: READ COMMITTED, guarded by versions and row locks.
     """
-    engine = create_engine(url, pool_recycle=1800)
+    # What is stored (commands, environments) does not belong in an error's text.
+    engine = create_engine(url, pool_recycle=1800, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

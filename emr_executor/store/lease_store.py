@@ -38,7 +38,9 @@ def take_lease(conn: Connection, name: str, holder: str, seen: LeaseRow) -> int 
     token = seen.token + 1
     if seen.token == 0:
         row = {"name": name, "holder": holder, "token": token, "beat": 0}
-        insert = upsert(conn, LEASE).values(row).on_conflict_do_nothing().returning(LEASE.c.token)
+        insert = (
+            upsert(conn.dialect.name, LEASE).values(row).on_conflict_do_nothing().returning(LEASE.c.token)
+        )
         return conn.execute(insert).scalar_one_or_none()
     taken = conn.execute(
         update(LEASE)

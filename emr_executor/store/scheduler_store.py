@@ -10,9 +10,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, Row, and_, case, or_, select, update
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
@@ -23,8 +24,6 @@ from emr_executor.store.schema import DEPLOYMENT, TASK_INSTANCE, WORKLOAD, Repor
 
 _RESTARTING = "restarting"
 """TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
-_ROWS_A_STATEMENT = 500
-"""Keeps an upsert below SQLite's 32,766 variables."""
 _OWNERSHIP = ("scheduler_job_id", "priority_weight")
 _DEPLOYMENT_ROW = 1
 
@@ -45,13 +44,13 @@ def deployment_id(conn: Connection) -> str:
     found = conn.execute(wanted).scalar_one_or_none()
     if found is None:
         row = {"id": _DEPLOYMENT_ROW, "deployment_id": str(uuid.uuid4())}
-        conn.execute(upsert(conn, DEPLOYMENT).values(row).on_conflict_do_nothing())
+        conn.execute(upsert(conn.dialect.name, DEPLOYMENT).values(row).on_conflict_do_nothing())
         found = conn.execute(wanted).scalar_one()
     return found
 
 
 def accept(conn: Connection, workloads: Sequence[Workload]) -> None:
-    """Take workloads over from the scheduler, each in ACCEPTED as given; one statement for up to 500.
+    """Take workloads over from the scheduler, each in ACCEPTED as given; one statement for up to 1000.
 
     The same task instance may be handed over again (a reschedule, a foreign deferral, a requeue). Where its
     row is not over, it goes on where it stands: Airflow wants it, so a cancellation that had not come to its
@@ -59,30 +58,32 @@ def accept(conn: Connection, workloads: Sequence[Workload]) -> None:
     anew; ``submissions`` goes on counting, so that no submission id is ever used twice.
     """
     by_id = {workload.workload_id: _accepted_row(workload) for workload in workloads}
-    rows = [by_id[workload_id] for workload_id in sorted(by_id)]
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        _upsert_accepted(conn, rows[start : start + _ROWS_A_STATEMENT])
+    if by_id:
+        conn.execute(
+            _accept_statement(conn.dialect.name), [by_id[workload_id] for workload_id in sorted(by_id)]
+        )
 
 
 def _accepted_row(workload: Workload) -> dict[str, Any]:
     return {**mapping_of(Workload).columns(workload), "reported": ReportState.UNREAD}
 
 
-def _upsert_accepted(conn: Connection, rows: list[dict[str, Any]]) -> None:
-    insert = upsert(conn, WORKLOAD).values(rows)
-    over = WORKLOAD.c.state.in_(OVER_WORKLOAD_STATES)
+@cache
+def _accept_statement(dialect_name: str) -> Insert:
+    # Made once, without its rows: the scheduler hands over one task instance a call.
+    insert = upsert(dialect_name, WORKLOAD)
+    # Not IN: an expanding parameter cannot be used with many rows.
+    over = or_(*(WORKLOAD.c.state == state for state in OVER_WORKLOAD_STATES))
     unwanted = WORKLOAD.c.target == WorkloadTarget.CANCEL
     changes: dict[str, Any] = {
         column.name: case((over, insert.excluded[column.name]), else_=column)
         for column in WORKLOAD.c
         if column.name not in {"workload_id", "submissions"}
     }
-    for name in _OWNERSHIP:
+    for name in (*_OWNERSHIP, "target", "cancel_reason"):
         changes[name] = insert.excluded[name]
     changes["version"] = case((or_(over, unwanted), WORKLOAD.c.version + 1), else_=WORKLOAD.c.version)
-    changes["target"] = insert.excluded.target
-    changes["cancel_reason"] = insert.excluded.cancel_reason
-    conn.execute(insert.on_conflict_do_update(index_elements=["workload_id"], set_=changes))
+    return insert.on_conflict_do_update(index_elements=["workload_id"], set_=changes)
 
 
 def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[Reported]:

@@ -149,11 +149,8 @@ def test_a_locked_sqlite_is_a_busy_store_and_readers_go_on(
 
 
 def test_another_database_is_refused_with_what_to_do() -> None:
-    class Elsewhere:
-        dialect = type("Dialect", (), {"name": "mysql"})
-
     with pytest.raises(ConfigError, match="move Airflow's metadata database to PostgreSQL"):
-        upsert(Elsewhere(), WORKLOAD)  # type: ignore[arg-type]
+        upsert("mysql", WORKLOAD)
 
 
 def test_a_lease_row_starts_free() -> None:
