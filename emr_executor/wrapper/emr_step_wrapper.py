@@ -33,9 +33,10 @@ from calendar import timegm
 from urllib.parse import quote, urlsplit
 
 HTTP_TIMEOUT_S = 10.0
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 256 * 1024
 KEPT_END_BYTES = 128 * 1024  # of an output longer than max_bytes, besides its beginning
 TAIL_BYTES = 4096
+TAIL_KEPT_BYTES = 32 * 1024  # of which the tail is what is left without stack frames
 LIFE_SIGN_S = 60.0
 QUIET_BYTES = 512  # a chunk smaller than this lets the next one wait longer
 BUSY_S = 55.0  # EMR looks at the marker about once a minute
@@ -43,6 +44,7 @@ PARENT_LOOK_S = 2.0
 DRAIN_S = 2.0  # output of a background process that outlives the command
 YARN_S = 25.0
 DEADLINE_CODE, NO_SPEC_CODE, NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 124, 125, 126, 127, 143
+FRAME = re.compile(rb"^\s+(?:at [^\n]*\)|\.\.\. \d+ [^\n]*)\r?\n", re.MULTILINE)
 SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
 LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.MULTILINE)
 
@@ -297,8 +299,8 @@ class Output:
         with self.changed:
             was_empty = self.written == self.sent
             self.total += len(data)
-            self.tail += data[-TAIL_BYTES:]
-            del self.tail[:-TAIL_BYTES]
+            self.tail += data[-TAIL_KEPT_BYTES:]
+            del self.tail[:-TAIL_KEPT_BYTES]
             room = max(0, self.head_room - self.written)
             if room:
                 self._write(data[:room])
@@ -335,13 +337,19 @@ class Output:
             self.sent += count
 
     def last_lines(self) -> str:
-        """The tail as text of at most TAIL_BYTES, without a broken first line."""
+        """The tail as text of at most TAIL_BYTES, from the beginning of a line if it has several.
+
+        Java's stack frames are left out: they would leave no room for the exceptions they belong to.
+        """
         with self.changed:
-            data, longer = bytes(self.tail), self.total > len(self.tail)
-        if longer and b"\n" in data[:-1]:
+            kept, cut = bytes(self.tail), self.total > len(self.tail)
+        data = FRAME.sub(b"", kept)
+        cut = cut or len(data) > TAIL_BYTES
+        data = data[-TAIL_BYTES:]
+        if cut and b"\n" in data[:-1]:
             data = data.split(b"\n", 1)[1]
         text = data.decode("utf-8", "replace").replace("\x00", "")
-        while len(text.encode()) > TAIL_BYTES:  # replacement characters are longer than what they replace
+        while len(text.encode("utf-8")) > TAIL_BYTES:  # a replacement character is longer than one byte
             text = text[len(text) // 8 + 1 :]
         return text
 
@@ -429,19 +437,21 @@ class Reporter(threading.Thread):
                 self.output.changed.wait(seconds)
 
     def _last_words(self, code: int, reason: str) -> None:
+        """The rest of the output and the last record; toward the end of the time, the record alone."""
         deadline = time.monotonic() + self.last_words_s
         pause = 0.25
         while True:
             try:
-                if time.monotonic() < deadline - self.last_words_s / 3:
+                if deadline - time.monotonic() > self.last_words_s / 3:
                     self._send_chunks(True)
                 self._write_record("ENDED", code, reason)
                 return
             except FAULTS as fault:
-                if time.monotonic() + pause > deadline:
-                    say("S3 did not take the last record: {}".format(fault))
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    say(f"S3 did not take the last record: {fault}")
                     return
-            time.sleep(pause)
+            time.sleep(min(pause, left))
             pause = min(pause * 2, 5.0)
 
     def _send_chunks(self, whole: bool) -> int:
@@ -504,7 +514,7 @@ def tagged(command: "list[str]", tags: "list[str]") -> "tuple[list[str], str]":
             old = value.partition("=")[2]
             continue
         if name == "--deploy-mode":
-            mode = value
+            mode = value or mode
         elif name in ("--conf", "-c") and value.startswith("spark.submit.deployMode="):
             mode = value.partition("=")[2]
         kept += words
@@ -533,15 +543,15 @@ def yarn(*args: str) -> bytes:
         return b""
 
 
-def kill_applications(tag: str, known: "list[str]") -> None:
-    """Kill the YARN applications of this step: those seen, and those that carry its tag."""
+def kill_applications(tag: str, seen: "list[str]") -> None:
+    """Kill this step's YARN applications that are not over: those with its tag, else those it spoke of."""
     states = "NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING"
     listed = yarn("application", "-list", "-appTags", tag, "-appStates", states)
-    found = [name.decode() for name in LISTED.findall(listed)]
-    known += [name for name in found if name not in known]
-    if known:
-        say("killing {}".format(", ".join(known)))
-        yarn("application", "-kill", *known)
+    alive = [name.decode() for name in LISTED.findall(listed)] if listed else list(seen)
+    seen += [name for name in alive if name not in seen]
+    if alive:
+        say(f"killing {', '.join(alive)}")
+        yarn("application", "-kill", *alive)
 
 
 def driver_log(applications: "list[str]") -> bytes:
@@ -645,9 +655,12 @@ class Command:
             if now >= busy_at:
                 mark_busy()
                 busy_at = now + BUSY_S
-            self._stop_if_due(now, deadline)
             code = self.child.poll()
+            if code is None or self.reason:  # what ended by itself is not terminated any more
+                self._stop_if_due(now, deadline)
             if code is not None:
+                if over_at is None and code and not self.reason:
+                    kill_session(self.child.pid)  # what outlives a failure is not waited for
                 over_at = over_at or now
                 if self.reason and (self.kills > 3 or not send(self.child.pid, 0)):
                     break
@@ -768,8 +781,8 @@ def main(argv: "list[str]") -> int:
     """Run the step; see the module's first lines for the exit codes."""
     args = arguments(argv)
     args["records"] = args["records"].rstrip("/") + "/"
-    command = Command()
     s3 = S3(Metadata())
+    command = Command()
     try:
         spec = read_spec(s3, args["spec"])
         words, env, timeout_s, interval_s, max_bytes = checked(spec)

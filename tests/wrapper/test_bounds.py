@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from emr_executor.wrapper import emr_step_wrapper as wrapper
+from tests.wrapper.conftest import OUTPUT, STATE, Steps
+from tests.wrapper.s3_server import SmallS3
+
+
+@pytest.mark.processes
+def test_long_output_keeps_head_and_end_and_says_how_much_is_missing(steps: Steps, s3: SmallS3) -> None:
+    code, out = steps.run(steps.python("for i in range(20000): print('line %06d' % i)"), max_bytes=20_000)
+    kept = steps.output()
+    assert (code, len(out)) == (0, 240_000), "our own stdout stays complete"
+    assert kept.startswith(b"line 000000\nline 000001\n")
+    assert kept.endswith(b"line 019998\nline 019999\n")
+    dropped = re.search(rb"\n\[emr_executor: (\d+) bytes of output left out here\]\n", kept)
+    assert dropped is not None
+    assert len(kept) - len(dropped[0]) == 20_000
+    assert int(dropped[1]) == 240_000 - 20_000 == s3.record(STATE)["dropped_bytes"]
+
+
+@pytest.mark.processes
+def test_chunks_are_bounded_and_end_with_a_line(steps: Steps, s3: SmallS3) -> None:
+    steps.run(steps.python("for i in range(30000): print('x' * 49)"), max_bytes=2_000_000)
+    chunks = [s3.objects[key] for key in sorted(s3.objects) if key.startswith(OUTPUT)]
+    assert len(chunks) >= 3
+    assert all(0 < len(chunk) <= wrapper.CHUNK_BYTES and chunk.endswith(b"\n") for chunk in chunks)
+    assert sum(map(len, chunks)) == 1_500_000
+
+
+@pytest.mark.processes
+def test_no_output_is_kept_when_none_is_wanted(steps: Steps) -> None:
+    steps.run(["echo", "hello"], max_bytes=0)
+    assert steps.output() == b"\n[emr_executor: 6 bytes of output left out here]\n"
+
+
+@pytest.mark.processes
+def test_memory_stays_small_under_much_output(steps: Steps, s3: SmallS3) -> None:
+    source = (
+        "import os\n"
+        "for _ in range(200): print('x' * 99999)\n"
+        "rollup = open('/proc/%d/smaps_rollup' % os.getppid()).read()\n"
+        "print('own', rollup.split('Anonymous:')[1].split()[0])"
+    )
+    code, out = steps.run(steps.python(source), max_bytes=16_000_000)
+    assert code == 0
+    assert int(out.split()[-1]) < 15_000
+
+
+def output_of(*parts: bytes) -> wrapper.Output:
+    output = wrapper.Output(1_000_000)
+    for part in parts:
+        output.add(part)
+    return output
+
+
+def test_tail_is_whole_lines_within_its_bound() -> None:
+    tail = output_of(b"".join(b"line %05d\n" % i for i in range(5000))).last_lines()
+    assert len(tail.encode()) <= wrapper.TAIL_BYTES
+    assert tail.startswith("line ")
+    assert tail.endswith("line 04999\n")
+
+
+def test_tail_leaves_stack_frames_out() -> None:
+    frames = b"".join(b"\tat org.apache.spark.Step%04d.run(Step.scala:%d)\n" % (i, i) for i in range(200))
+    tail = output_of(b"java.io.IOException: first\n", frames, b"\t... 12 more\nlast\n").last_lines()
+    assert tail == "java.io.IOException: first\nlast\n"
+
+
+def test_tail_of_bytes_that_are_no_text_stays_within_its_bound() -> None:
+    tail = output_of(b"\xff\x00" * 10_000).last_lines()
+    assert 0 < len(tail.encode()) <= wrapper.TAIL_BYTES
+    assert "\x00" not in tail
+
+
+def test_unfinished_line_waits_for_its_end() -> None:
+    output = output_of(b"whole\nhal")
+    assert output.peek(False) == b"whole\n"
+    output.took(6)
+    assert output.peek(False) == b"hal", "but not for ever"
+    assert output.peek(True) == b"hal"
