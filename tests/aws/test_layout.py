@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from emr_executor.aws import layout
+from emr_executor.aws.step import new_step, step_name, submission_of_step_name
+from emr_executor.config import EMR_STEP_CHARACTERS
+from emr_executor.core.model import ClusterUuid, StepPlan, SubmissionId, TaskKey, Workload, WorkloadId
+from emr_executor.errors import Bug, ConfigError, StepTooLong
+
+C, S = ClusterUuid("c-uuid"), SubmissionId("w-uuid-1")
+
+
+def workload(step: StepPlan | None, *, dag_id: str = "salaries", map_index: int = -1) -> Workload:
+    return Workload(
+        workload_id=WorkloadId("w-uuid"),
+        key=TaskKey(dag_id=dag_id, task_id="average", run_id="r", try_number=1, map_index=map_index),
+        cluster_pool="default",
+        queue="emr",
+        priority_weight=1,
+        accepted_at=datetime(2026, 1, 1, tzinfo=UTC),
+        scheduler_job_id=None,
+        workload={},
+        step=step,
+    )
+
+
+PLAN = StepPlan(
+    command=("spark-submit",), spec_uri="s3://b/af/specs/1.json", wrapper_uri="s3://b/af/wrapper/1/w.py"
+)
+
+
+def test_step_starts_the_wrapper_by_script_runner() -> None:
+    step = new_step(workload(PLAN, map_index=3), S, C, records_uri="s3://b/af/dep/", region="eu-west-1")
+    assert step.name == "airflow-emr/w-uuid-1/salaries.average[3]"
+    assert step.jar == "s3://eu-west-1.elasticmapreduce/libs/script-runner/script-runner.jar"
+    assert " ".join(step.args) == (
+        "s3://b/af/wrapper/1/w.py --spec s3://b/af/specs/1.json --records s3://b/af/dep/"
+        " --cluster c-uuid --submission w-uuid-1"
+    )
+
+
+def test_step_name_is_cut_and_still_carries_the_submission() -> None:
+    name = step_name(workload(PLAN, dag_id="d" * 300), S)
+    assert len(name) == 256
+    assert submission_of_step_name(name) == S
+
+
+@pytest.mark.parametrize(
+    "name", ["", "airflow-emr/", "airflow-emr/w-1", "airflow-emr//x", "Setup hadoop debugging"]
+)
+def test_other_peoples_steps_carry_no_submission(name: str) -> None:
+    assert submission_of_step_name(name) is None
+
+
+def test_step_beyond_emrs_bound_is_refused() -> None:
+    with pytest.raises(StepTooLong, match="staging_uri"):
+        new_step(workload(PLAN), S, C, records_uri="s3://b/" + "x" * EMR_STEP_CHARACTERS, region="eu-west-1")
+
+
+def test_workload_that_is_not_prepared_has_no_step() -> None:
+    with pytest.raises(Bug):
+        new_step(workload(None), S, C, records_uri="s3://b/", region="eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("staging_uri", "uri"),
+    [
+        ("s3://b", "s3://b/specs/x"),
+        ("s3://b/", "s3://b/specs/x"),
+        ("s3://b/af", "s3://b/af/specs/x"),
+        ("s3a://b/af/", "s3://b/af/specs/x"),
+    ],
+)
+def test_uri_joins_staging_and_key(staging_uri: str, uri: str) -> None:
+    assert layout.uri_of(staging_uri, "specs/x") == uri
+
+
+@pytest.mark.parametrize("uri", ["", "b/key", "s3:/b", "s3://", "https://b/key", "s3:///key"])
+def test_what_is_no_s3_location_is_a_configuration_error(uri: str) -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/prefix/"):
+        layout.parse_s3_uri(uri)
+
+
+def test_state_key_is_read_back() -> None:
+    key = "af/" + layout.state_key("dep", C, S)
+    assert key == "af/dep/state/c-uuid/w-uuid-1"
+    assert layout.parse_state_key(key) == (C, S)
+    assert layout.parse_state_key("af/dep/output/w-uuid-1/000001") is None
+    assert layout.parse_state_key("af/dep/state/c-uuid/") is None
+
+
+def test_output_keys_sort_in_order() -> None:
+    keys = [layout.output_key("dep", S, chunk) for chunk in (1, 2, 10, 999_999)]
+    assert keys == sorted(keys)
+    assert keys[0] == "dep/output/w-uuid-1/000001"
+
+
+def test_equal_work_has_one_spec() -> None:
+    def spec(env: dict[str, str]) -> bytes:
+        return layout.spec_bytes(["a", "ü"], env, timeout_s=None, output_interval_s=15, output_max_bytes=1)
+
+    one, other = spec({"A": "1", "B": "2"}), spec({"B": "2", "A": "1"})
+    assert one == other
+    assert json.loads(one)["output"] == {"interval_s": 15, "max_bytes": 1}
+    assert layout.spec_key(one) == f"specs/{hashlib.sha256(one).hexdigest()}.json"
+    assert layout.spec_key(one) != layout.spec_key(spec({}))
+
+
+def test_wrapper_is_shipped_with_the_package() -> None:
+    source = layout.wrapper_source()
+    assert source.startswith(b"#!/usr/bin/env python3\n")
+    assert layout.wrapper_key(source).endswith(f"{hashlib.sha256(source).hexdigest()}/emr_step_wrapper.py")

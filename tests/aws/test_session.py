@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emr_executor.aws.layout import S3Uri
+from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, open_aws
+from emr_executor.config import AwsAccess
+from emr_executor.core.model import ClusterId
+from emr_executor.errors import ConfigError, CredentialsMissing
+from tests.aws.clock import VirtualClock
+from tests.aws.small_emr import SmallEmr
+
+J = ClusterId("j-1")
+
+
+@pytest.fixture
+def server() -> Iterator[SmallEmr]:
+    running = SmallEmr()
+    running.answers = [(200, {"Steps": []})]
+    yield running
+    running.close()
+
+
+def access(server: SmallEmr, conn_id: str | None = None) -> AwsAccess:
+    return AwsAccess(region_name="eu-west-1", endpoint_url=server.url, aws_conn_id=conn_id)
+
+
+def write_profile(monkeypatch: pytest.MonkeyPatch, path: Path, key_id: str) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    path.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = s\n")
+
+
+async def test_missing_credentials_heal_when_the_file_appears(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with open_aws(access(server), clock) as aws:
+        for call in (aws.emr.list_steps(J), aws.objects.put(S3Uri("b", "k"), b"")):
+            with pytest.raises(CredentialsMissing):
+                await call
+        write_profile(monkeypatch, tmp_path / "credentials", "AKIALATE")
+        clock.time += LOOK_MISSING_S
+        assert await aws.emr.list_steps(J) == ()
+    assert server.signed_by == ["AKIALATE"]
+
+
+async def test_changed_credentials_are_used_without_a_restart(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_profile(monkeypatch, tmp_path / "credentials", "AKIAOLD")
+    async with open_aws(access(server), clock) as aws:
+        await aws.emr.list_steps(J)
+        write_profile(monkeypatch, tmp_path / "credentials", "AKIANEW")
+        await aws.emr.list_steps(J)
+        clock.time += LOOK_FOUND_S
+        await aws.emr.list_steps(J)
+    assert server.signed_by == ["AKIAOLD", "AKIAOLD", "AKIANEW"]
+
+
+async def test_refused_credentials_are_looked_up_at_once(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_profile(monkeypatch, tmp_path / "credentials", "AKIAOLD")
+    async with open_aws(access(server), clock) as aws:
+        server.refuse("ExpiredTokenException", "expired")
+        with pytest.raises(CredentialsMissing):
+            await aws.emr.list_steps(J)
+        write_profile(monkeypatch, tmp_path / "credentials", "AKIANEW")
+        server.answers = [(200, {"Steps": []})]
+        await aws.emr.list_steps(J)
+    assert server.signed_by == ["AKIAOLD", "AKIANEW"]
+
+
+async def test_environment_is_used(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_aws(access(server), clock) as aws:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENV")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        await aws.emr.list_steps(J)
+    assert server.signed_by == ["AKIAENV"]
+
+
+async def test_airflow_connection_gives_credentials_region_and_endpoint(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {
+        "conn_type": "aws",
+        "login": "AKIACONN",
+        "password": "s",
+        "extra": {"region_name": "eu-south-1", "endpoint_url": server.url},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_EMR", json.dumps(connection))
+    async with open_aws(AwsAccess(aws_conn_id="aws_emr"), clock) as aws:
+        assert aws.region == "eu-south-1"
+        await aws.emr.list_steps(J)
+        connection["login"] = "AKIAEDITED"
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_EMR", json.dumps(connection))
+        clock.time += LOOK_FOUND_S
+        await aws.emr.list_steps(J)
+    assert server.signed_by == ["AKIACONN", "AKIAEDITED"]
+
+
+async def test_no_region_is_a_configuration_error(clock: VirtualClock) -> None:
+    with pytest.raises(ConfigError, match="region_name"):
+        async with open_aws(AwsAccess(), clock):
+            pass
+
+
+async def test_region_of_the_environment_serves(
+    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    async with open_aws(AwsAccess(endpoint_url=server.url), clock) as aws:
+        assert aws.region == "ap-south-1"
