@@ -19,6 +19,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.loaders import Loader
 
 from emr_executor.aws.budget import Budget
 from emr_executor.aws.emr import EmrClient
@@ -36,6 +37,8 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 S3_CONNECTIONS = 32
 
+_models = Loader()
+"""AWS's API models, read and parsed once a process."""
 _log = structlog.get_logger(__name__)
 
 
@@ -134,6 +137,7 @@ async def open_aws(access: AwsAccess, clock: Clock) -> AsyncIterator[Aws]:
     way = await asyncio.to_thread(_way_of, access)
     credentials = LookedUpCredentials(way.find_credentials, clock)
     session = AioSession()
+    session.register_component("data_loader", _models)
     session.register_component("credential_provider", _OneProvider(credentials))
     async with AsyncExitStack() as stack:
 

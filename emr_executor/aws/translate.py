@@ -213,7 +213,7 @@ def _status(fault: boto.ClientError) -> int:
 # ---- answers -----------------------------------------------------------------------------------
 
 
-class BadAnswer(Exception):  # noqa: N818 - never leaves this folder; ``error_of`` judges it
+class BadAnswer(Exception):
     """An answer without what EMR's model promises."""
 
 

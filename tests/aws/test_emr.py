@@ -199,7 +199,7 @@ async def test_cancel_on_a_cluster_that_is_gone_is_done(emr: EmrClient, server: 
         (CLUSTERS, "InvalidRequestException", "odd", 400, AwsUnavailable),
     ],
 )
-async def test_refusals_tell_the_caller_what_to_do(
+async def test_refusals_tell_the_caller_what_to_do(  # noqa: PLR0917 - the table's columns
     emr: EmrClient,
     server: SmallEmr,
     call: Call,
