@@ -34,6 +34,8 @@ NAME_LENGTH = 256
 """Airflow's bound of a queue, EMR's of a cluster's name."""
 
 METADATA = MetaData()
+VERSION_TABLE = "alembic_version_emr_executor"
+"""Where Alembic keeps our revision, beside Airflow's own ``alembic_version``."""
 
 STEERING = "steering"
 """The lease of the one agent that steers clusters and sends heartbeats."""
@@ -124,9 +126,9 @@ SUBMISSION = Table(
     "emr_submission",
     METADATA,
     Column("submission_id", String(64), primary_key=True),
-    Column("workload_id", String(ID_LENGTH), nullable=False, index=True),
+    Column("workload_id", String(ID_LENGTH), nullable=False),
     Column("n", Integer, nullable=False),
-    Column("cluster_uuid", String(ID_LENGTH), nullable=False, index=True),
+    Column("cluster_uuid", String(ID_LENGTH), nullable=False),
     _state("state"),
     Column("intended_at", UtcTime, nullable=False),
     Column("version", Integer, nullable=False),
@@ -144,6 +146,8 @@ SUBMISSION = Table(
     Column("output_chunks", Integer, nullable=False),
     Column("record_mark", String(128)),
     Index("emr_submission_state", "state"),
+    Index("emr_submission_workload", "workload_id"),
+    Index("emr_submission_cluster", "cluster_uuid"),
 )
 """One row for each time a workload was put on a cluster; the primary key makes an id happen once."""
 

@@ -1,0 +1,1 @@
+"""The revisions. Each stands alone: none imports the schema, which goes on changing."""
