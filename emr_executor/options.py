@@ -272,6 +272,27 @@ OPTIONS: tuple[Option, ...] = (
         description="How often ListClusters is asked while clusters of ours are not over.",
     ),
     Option(
+        name="loss_hold",
+        part="settings",
+        field="loss_hold_s",
+        kind="duration",
+        default="150",
+        example="2.5m",
+        description=(
+            "How long a step that ended without a word of its own is held before it counts as failed:\n"
+            "EMR shows the loss of a cluster a minute or two after its steps."
+        ),
+    ),
+    Option(
+        name="tick_interval",
+        part="settings",
+        field="tick_interval_s",
+        kind="duration",
+        default="1",
+        example="1",
+        description="Pause of the agent between two looks at its tables while there is work.",
+    ),
+    Option(
         name="finish_attempts",
         part="settings",
         field="finish_attempts",

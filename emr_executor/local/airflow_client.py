@@ -128,7 +128,7 @@ class AirflowClient:
         )
 
     def watch(self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 0.5) -> Iterator[RunState]:
-        """The run each time that something of it changed; the last one is over. Raises StackError when late."""
+        """The run each time that something of it changed, to its end. Raises StackError when late."""
         deadline, last = time.monotonic() + timeout_s, None
         while last is None or not last.is_over:
             now = self.run(dag_id, run_id)
@@ -137,9 +137,8 @@ class AirflowClient:
             last = now
             if not now.is_over:
                 if time.monotonic() > deadline:
-                    raise StackError(
-                        f"run {run_id} of {dag_id} was not over after {timeout_s:g} s: {now.states()}"
-                    )
+                    late = f"run {run_id} of {dag_id} was not over after {timeout_s:g} s"
+                    raise StackError(f"{late}: {now.states()}")
                 time.sleep(poll_s)
 
     def task_log(
@@ -167,8 +166,7 @@ class AirflowClient:
     def _json(self, response: httpx.Response) -> dict[str, Any]:
         if response.is_error:
             request = response.request
-            raise StackError(
-                f"Airflow refused {request.method} {request.url.path}: {response.status_code} {response.text[:500]}"
-            )
+            said = f"{response.status_code} {response.text[:500]}"
+            raise StackError(f"Airflow refused {request.method} {request.url.path}: {said}")
         answer: dict[str, Any] = response.json()
         return answer

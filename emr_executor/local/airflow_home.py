@@ -1,4 +1,4 @@
-"""Writes the AIRFLOW_HOME of a local stack: airflow.cfg with secrets of its own, readable by its owner only."""
+"""Writes the AIRFLOW_HOME of a local stack: an airflow.cfg with secrets, readable by its owner only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One long-running process of a local stack: started in a clean environment, watched, ended with its group."""
+"""One process of a local stack: started in a clean environment, watched, ended with its group."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def wait_until(
 class Component:
     """A command with a log file, in a session (and so a process group) of its own.
 
-    pid, created: of the process now or last started; None before the first start
+    created: start time of the process as psutil tells it, which with the pid names it for good
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Component:
     ) -> None:
         self.name, self.command, self.env, self.log, self.cwd = name, tuple(command), dict(env), log, cwd
         self.process: subprocess.Popen[bytes] | None = None
+        self.created = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -98,6 +99,8 @@ class Component:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        with suppress(psutil.NoSuchProcess):
+            self.created = psutil.Process(self.process.pid).create_time()
 
     def check(self) -> None:
         """Raises StackError with the log's last lines when the process has ended."""
@@ -125,7 +128,7 @@ class Component:
 
 
 def stop_all(components: Sequence[Component], *, grace_s: float) -> None:
-    """SIGTERM to all, and after ``grace_s`` SIGKILL to whatever is left of them, their children and groups."""
+    """SIGTERM to all, and after ``grace_s`` SIGKILL to what is left of them and below them."""
     below = [process for component in components for process in component.descendants()]
     for component in components:
         component.kill(signal.SIGTERM)
@@ -152,9 +155,19 @@ def marked_processes(mark: str) -> list[psutil.Process]:
     return found
 
 
-def end_marked(mark: str, *, grace_s: float = 5.0) -> None:
-    """End every process with the mark but this one: SIGTERM, and SIGKILL to those that stay."""
-    leftovers = [process for process in marked_processes(mark) if process.pid != os.getpid()]
+def end_marked(mark: str, *, known: Iterable[tuple[int, float]] = (), grace_s: float = 5.0) -> None:
+    """End every process with the mark but this one: SIGTERM, and SIGKILL to those that stay.
+
+    known: (pid, start time) of processes that had the mark; they and their children are found even
+        where one of them overwrote its environment with a title
+    """
+    found = set(marked_processes(mark))
+    for pid, created in known:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                found |= {process, *process.children(recursive=True)}
+    leftovers = [process for process in found if process.pid != os.getpid()]
     _each(leftovers, lambda process: process.terminate())
     _, alive = psutil.wait_procs(leftovers, timeout=grace_s)
     _each(alive, lambda process: process.kill())

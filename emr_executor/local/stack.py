@@ -12,11 +12,12 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from emr_executor.local.airflow_client import AirflowClient, RunState
 from emr_executor.local.airflow_home import Sections, write_airflow_home
@@ -31,7 +32,13 @@ from emr_executor.local.components import (
     stop_all,
     wait_until,
 )
-from emr_executor.local.endpoint_component import Endpoint, endpoint_component, wait_for_endpoint
+from emr_executor.local.endpoint_component import (
+    READY_FILE,
+    endpoint_client,
+    endpoint_component,
+    wait_for_endpoint,
+)
+from emr_executor.local.process import ReadyInfo
 
 START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 15.0
@@ -75,8 +82,8 @@ class LocalStack:
         self.base_url = f"http://127.0.0.1:{self.api_port}"
         self.mark = secrets.token_hex(8)
         self.client = AirflowClient(self.base_url)
-        self.endpoint: Endpoint | None = None
-        self._progress = progress
+        self.endpoint: ReadyInfo | None = None
+        self._progress, self._let_go = progress, False
         self._components: dict[str, Component] = {}
         self._emr = endpoint_component(self.home, self.mark, emr_args) if with_emr else None
 
@@ -100,13 +107,13 @@ class LocalStack:
         if not port_is_free(self.api_port):
             raise StackError(f"Port {self.api_port} of this machine is in use; choose another.")
         self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "emr-ready.json").unlink(missing_ok=True)
+        (self.home / READY_FILE).unlink(missing_ok=True)
         self._progress("starting emr-local and making Airflow's database")
         if self._emr is not None:
             self._emr.start()
             self._components["emr-local"] = self._emr
             self.endpoint = wait_for_endpoint(self._emr, self.home, timeout_s=START_TIMEOUT_S)
-            self.endpoint.client("s3").create_bucket(Bucket=BUCKET)
+            endpoint_client(self.endpoint, "s3").create_bucket(Bucket=BUCKET)
         write_airflow_home(
             self.airflow_home,
             api_port=self.api_port,
@@ -149,6 +156,8 @@ class LocalStack:
 
     def leave_running(self) -> None:
         """Let go of the processes; ``stop_recorded`` ends them later."""
+        self._let_go = True
+        self._write_state()
         self.client.close()
 
     def kill(self, name: str, sig: int = signal.SIGKILL) -> None:
@@ -207,9 +216,8 @@ class LocalStack:
         return self.client.trigger(dag_id, conf)
 
     def watch(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> Iterator[RunState]:
-        """The run each time something of it changes, to its end. Raises StackError: late, or a process died."""
-        for state in self.client.watch(dag_id, run_id, timeout_s=timeout_s):
-            yield state
+        """The run each time something of it changes, to its end. Raises StackError when it is late."""
+        yield from self.client.watch(dag_id, run_id, timeout_s=timeout_s)
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> RunState:
         """The run when it is over."""
@@ -256,7 +264,7 @@ class LocalStack:
             sections["emr_executor"] = {
                 "cluster_template": str(template),
                 "staging_uri": self.staging_uri,
-                "endpoint_url": self.endpoint.url,
+                "endpoint_url": self.endpoint.endpoint_url,
                 "region_name": self.endpoint.region,
                 "idle_timeout": "120",
                 "output_interval": "1",
@@ -295,10 +303,10 @@ class LocalStack:
     def _write_state(self) -> None:
         state = {
             "mark": self.mark,
+            "owner": None if self._let_go else [os.getpid(), psutil.Process().create_time()],
             "airflow": self.base_url,
-            "emr": None if self.endpoint is None else self.endpoint.url,
-            "pids": {name: component.pid for name, component in self._components.items()},
-            "started_at": time.time(),
+            "emr": None if self.endpoint is None else self.endpoint.endpoint_url,
+            "pids": {name: [c.pid, c.created] for name, c in self._components.items() if c.pid is not None},
         }
         (self.home / STATE_FILE).write_text(json.dumps(state, indent=2))
 
@@ -312,11 +320,22 @@ def recorded(home: Path) -> dict[str, Any] | None:
     return state
 
 
+def owner_lives(home: Path) -> bool:
+    """Whether the process that started the recorded stack still watches over it."""
+    owner = (recorded(home) or {}).get("owner")
+    if not owner:
+        return False
+    try:
+        return bool(psutil.Process(owner[0]).create_time() == owner[1])
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop_recorded(home: Path) -> bool:
     """End the processes of a stack that was left running; False when there is no record of one."""
     state = recorded(home)
     if state is None:
         return False
-    end_marked(str(state["mark"]), grace_s=STOP_GRACE_S)
+    end_marked(str(state["mark"]), known=state["pids"].values(), grace_s=STOP_GRACE_S)
     (home / STATE_FILE).unlink(missing_ok=True)
     return True
