@@ -22,6 +22,8 @@ from airflow.exceptions import AirflowConfigException
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
+from sqlalchemy import inspect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session
 
 from emr_executor.agent_process import AgentProcess
@@ -31,6 +33,7 @@ from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
+from emr_executor.store.schema import METADATA
 
 if TYPE_CHECKING:
     from airflow.executors.workloads import ExecutorWorkload
@@ -66,6 +69,7 @@ class EmrExecutor(BaseExecutor):
         self._refusal: str | None = None
         self._agent: AgentProcess | None = None
         self._parked: dict[WorkloadId, TaskInstanceKey | None] = {}
+        self._late: dict[WorkloadId, Workload] = {}
         self._to_cancel: dict[WorkloadId, str] = {}
         self._quiet_until = 0.0
 
@@ -76,6 +80,7 @@ class EmrExecutor(BaseExecutor):
         self._refuse_alone()
         try:
             self._refuse_unknown_airflow()
+            self._refuse_missing_tables()
             self._settings = load_settings()
         except ConfigError as error:
             self._refuse(str(error))
@@ -109,8 +114,16 @@ class EmrExecutor(BaseExecutor):
             self._fail_refused(workload)
             return
         accepted = to_workload(workload, self._settings, self._job_id, datetime.now(tz=UTC))
-        scheduler_store.accept(session.connection(), [accepted])
         self._parked[accepted.workload_id] = workload.key
+        try:
+            # On the connection: the session's own savepoint would look like a commit to the scheduler's guard.
+            connection = session.connection()
+            with connection.begin_nested():
+                scheduler_store.accept(connection, [accepted])
+        except SQLAlchemyError:
+            # The savepoint is rolled back, QUEUED stays: it is accepted in one of the next loops.
+            self.log.exception("emr_executor could not store %s now; it tries again", workload.key)
+            self._late[accepted.workload_id] = accepted
 
     def heartbeat(self) -> None:
         """Called in each scheduler loop: keep the agent running, read outcomes; nothing may escape."""
@@ -128,7 +141,8 @@ class EmrExecutor(BaseExecutor):
         """Hand outcomes to the scheduler: at most two statements, whatever is parked."""
         if self._settings is None:
             return
-        if self._to_cancel:
+        if self._late or self._to_cancel:
+            self._in_own_transaction(self._send_late)
             self._in_own_transaction(self._send_cancels)
             return
         outcomes = self._in_own_transaction(
@@ -208,6 +222,14 @@ class EmrExecutor(BaseExecutor):
                 [f"this release knows Airflow {known}, this is Airflow {__version__}: upgrade emr-executor"]
             )
 
+    def _refuse_missing_tables(self) -> None:
+        def missing(session: Session) -> set[str]:
+            return METADATA.tables.keys() - set(inspect(session.connection()).get_table_names())
+
+        if tables := self._in_own_transaction(missing):
+            names = ", ".join(sorted(tables))
+            raise ConfigError([f"the database has no table {names}: run `airflow db migrate`"])
+
     def _refuse(self, text: str) -> None:
         self._refusal = text
         self.log.error(
@@ -219,6 +241,10 @@ class EmrExecutor(BaseExecutor):
         tell_refused(workload.log_path, text)
         self.log_task_event(event="emr_executor refused", extra=text, ti_key=workload.key)
         super().change_state(workload.key, TaskInstanceState.FAILED, text)
+
+    def _send_late(self, session: Session) -> None:
+        scheduler_store.accept(session.connection(), list(self._late.values()))
+        self._late.clear()
 
     def _send_cancels(self, session: Session) -> None:
         asked, self._to_cancel = self._to_cancel, {}
