@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from emr_executor.core.model import StepPlan, WorkloadId
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _BACKOFF_FIRST_S = 5.0
 _BACKOFF_MAX_S = 300.0
@@ -53,16 +50,15 @@ def backoff_s(attempts: int) -> float:
 
 
 class StoreResults:
-    """``PhaseResults`` over Airflow's metadata database, one short connection for each write."""
+    """``PhaseResults`` over Airflow's metadata database, one short transaction for each write."""
 
     def __init__(self, workload_id: WorkloadId, claim_token: str) -> None:
         from airflow.configuration import conf
-        from sqlalchemy import create_engine, pool
 
-        # No pooled connection: none may be open when the task runner is forked from this process.
-        self._engine = create_engine(
-            conf.get_mandatory_value("database", "sql_alchemy_conn"), poolclass=pool.NullPool
-        )
+        from emr_executor.store.dialect import engine_for
+
+        # It connects with the first write, hence after this process has forked its task runner.
+        self._engine = engine_for(conf.get_mandatory_value("database", "sql_alchemy_conn"))
         self._workload_id = workload_id
         self._claim_token = claim_token
 
@@ -98,6 +94,6 @@ class StoreResults:
         self._write(phase_store.record_gone, reason, datetime.now(UTC))
 
     def _write(self, statement: Callable[..., None], *values: Any) -> None:
-        connection: Connection
-        with self._engine.begin() as connection:
-            statement(connection, self._workload_id, self._claim_token, *values)
+        from emr_executor.store.runner import transact
+
+        transact(self._engine, statement, self._workload_id, self._claim_token, *values)

@@ -46,11 +46,9 @@ from emr_executor.task.wire import Phase
 
 log = structlog.get_logger(__name__)
 
-SUPPORTED_MINORS = ("3.3",)
+SUPPORTED_MINOR = "3.3"
 EXIT_NO_RESULT = 75
 """Exit code of a supervisor that wrote no result: its claim runs out and the phase runs again."""
-EXIT_SILENT = 1
-"""Stands for the exit code 0 of a task runner that told nobody how the task ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +62,10 @@ class PhaseReport:
 def check_airflow() -> None:
     """Raises ConfigError for an Airflow minor whose private classes nobody has read yet."""
     minor = ".".join(airflow_version.split(".")[:2])
-    if minor not in SUPPORTED_MINORS:
+    if minor != SUPPORTED_MINOR:
         raise ConfigError(
             [
-                f"this version knows Airflow {', '.join(SUPPORTED_MINORS)}, not {airflow_version}: upgrade emr_executor"
+                f"this version knows Airflow {', '.join(SUPPORTED_MINOR)}, not {airflow_version}: upgrade emr_executor"
             ]
         )
 
@@ -159,7 +157,8 @@ def _result_write(
         return functools.partial(results.retry, delay_s, f"Airflow was not told of the end: {failure!r}")
     if note := process.unfinished():
         return functools.partial(results.retry, delay_s, note)
-    return functools.partial(results.over, str(getattr(process.final_state, "value", process.final_state)))
+    state = process.reported_state or process.final_state
+    return functools.partial(results.over, str(getattr(state, "value", state)))
 
 
 if TYPE_CHECKING:
@@ -177,6 +176,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
     """The task runner of one phase, seen from its supervisor.
 
     parked: the step is staged and stored; whatever the child says after that changes nothing
+    reported_state: what Airflow was told for a child that said nothing itself
     """
 
     decoder: ClassVar[TypeAdapter[Any]] = TypeAdapter(_Message)
@@ -186,6 +186,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
     phase: Phase
     is_finish: bool
     parked: bool = attrs.field(default=False, init=False)
+    reported_state: str | None = attrs.field(default=None, init=False)
     _began: bool = attrs.field(default=False, init=False)
     _held: bool = attrs.field(default=False, init=False)
     _is_killed: bool = attrs.field(default=False, init=False)
@@ -207,14 +208,26 @@ class PhaseProcess(sdk.ActivitySubprocess):
             # Not by the stock replay, which would swallow the answer that decides what is stored.
             self._send_terminal_state_msg(self._pending_terminal_state_msg)
             return
-        if self._terminal_state is None and self._exit_code == 0:
-            self.process_log.error("The task's process ended without a word.")
-            self._exit_code = EXIT_SILENT
-        if self.final_state == TaskInstanceState.UP_FOR_RETRY and self._terminal_state is None:
-            # The stock code asks `finish` for this, which takes no UP_FOR_RETRY.
-            self._send_terminal_state_msg(RetryTask(end_date=datetime.now(UTC)))
+        if self._terminal_state is None:
+            self._report_unspoken_end()
             return
         super().update_task_state_if_needed()
+
+    def _report_unspoken_end(self) -> None:
+        """The child died, or exited without a word: up for retry or failed, as `/run` said.
+
+        The stock code would let exit code 0 pass for success, and ask for UP_FOR_RETRY where the API
+        takes terminal states only.
+        """
+        if self._exit_code == 0:
+            self.process_log.error("The task's process ended without saying how the task ended.")
+        now = datetime.now(UTC)
+        if self._should_retry:
+            self._send_terminal_state_msg(RetryTask(end_date=now))
+            return
+        state = TaskInstanceState.FAILED
+        self.client.task_instances.finish(self.id, state, now, self._rendered_map_index)
+        self.reported_state = state.value
 
     def kill(self, *args: Any, **kwargs: Any) -> None:
         """End the child; whatever it still asks for, it does not park."""

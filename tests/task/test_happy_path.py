@@ -13,6 +13,8 @@ from emr_executor.core.model import ClusterId, StepId, StepOutcome, StepPlan
 from emr_executor.core.states import Verdict
 from tests.task.conftest import BUCKET, DAGS, IDENTITY, STARTED_AT, Bench
 
+pytestmark = pytest.mark.processes
+
 DONE = StepOutcome(
     verdict=Verdict.SUCCEEDED,
     cluster_id=ClusterId("j-1"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from emr_executor.core.states import Verdict
 from tests.task.conftest import Bench
 from tests.task.test_happy_path import DONE, STEP, outcome
+
+pytestmark = pytest.mark.processes
 
 
 def test_code_on_both_sides_of_the_call_runs_and_nothing_is_unwound_at_park_time(bench: Bench) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.task.conftest import BUCKET, DAGS, Bench
 
+pytestmark = pytest.mark.processes
+
 CANARY = "canary-7f3a9c"
 DB = {"conn_type": "mysql", "host": "db", "login": "u", "password": CANARY}
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.task.conftest import Bench
+
+pytestmark = pytest.mark.processes
 
 
 def options(command: tuple[str, ...]) -> dict[str, str]:

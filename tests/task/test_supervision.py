@@ -13,6 +13,8 @@ from tests.task.conftest import IDENTITY, Bench
 from tests.task.fake_api import AWAY
 from tests.task.test_happy_path import DONE, STEP
 
+pytestmark = pytest.mark.processes
+
 
 def wait_for(happened: Any, deadline_s: float = 20) -> None:
     end = time.monotonic() + deadline_s
@@ -75,20 +77,22 @@ def test_an_api_server_that_does_not_serve_postpones_the_phase(bench: Bench, sta
     assert bench.marks == []
 
 
+@pytest.mark.parametrize("task_id", ["dies", "silent"])
 @pytest.mark.parametrize(("max_tries", "state"), [(0, "failed"), (1, "up_for_retry")])
-def test_a_prepare_child_that_is_killed_ends_as_airflow_would_end_it(
-    bench: Bench, max_tries: int, state: str
+def test_a_prepare_child_that_ends_without_a_word_fails_its_try(
+    bench: Bench, task_id: str, max_tries: int, state: str
 ) -> None:
     bench.api.max_tries = max_tries
-    ended = bench.prepare("own_execute", "dies")
+    ended = bench.prepare("own_execute", task_id)
     assert bench.api.states() == [state]
     assert ended.results == [{"event": "over", "token": "claim", "state": state}]
-    assert ended.reply.exit_code == -9
+    assert ended.reply.exit_code == (-9 if task_id == "dies" else 0)
 
 
-def test_a_finish_child_that_is_killed_is_run_again_and_the_try_goes_on(bench: Bench) -> None:
+@pytest.mark.parametrize("task_id", ["dies_after", "silent"])
+def test_a_finish_child_that_ends_early_is_run_again_and_the_try_goes_on(bench: Bench, task_id: str) -> None:
     running(bench)
-    ended = bench.finish("own_execute", "dies_after", STEP, DONE)
+    ended = bench.finish("own_execute", task_id, STEP, DONE)
     assert [event["event"] for event in ended.results] == ["retry"]
     assert bench.api.states() == []
 

@@ -77,6 +77,13 @@ class Dies(SparkSubmitOperator):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Silent(SparkSubmitOperator):
+    """The process exits well, before Airflow hears of the task."""
+
+    def execute(self, context):
+        os._exit(0)
+
+
 class DiesAfter(SparkSubmitOperator):
     """The process is killed once the step is over."""
 
@@ -111,5 +118,6 @@ with DAG(
     Slow(task_id="slow", application="s3://jobs/x.py")
     Never(task_id="never", application="s3://jobs/x.py")
     Dies(task_id="dies", application="s3://jobs/x.py")
+    Silent(task_id="silent", application="s3://jobs/x.py")
     DiesAfter(task_id="dies_after", application="s3://jobs/x.py")
     Timeless(task_id="timeless", application="s3://jobs/x.py")

@@ -1,0 +1,122 @@
+"""The task host as the agent sees it: bounded, restarted, and outlived by its phases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from emr_executor.config import Settings
+from emr_executor.core.model import Workload
+from emr_executor.core.states import WorkloadState
+from emr_executor.errors import TryAgain
+from emr_executor.ports import PhaseJob, TaskHost
+from emr_executor.task.host import EXIT_REFUSED
+from emr_executor.task.host_client import ForkingTaskHost
+from tests.task.conftest import Bench, host_env
+from tests.task.fake_api import ApiServer, FakeApi
+
+pytestmark = pytest.mark.processes
+
+
+class Station:
+    """A host of this test's own, with the API that its phases talk to."""
+
+    def __init__(self, home: Path, server: ApiServer, settings: Settings, host: ForkingTaskHost) -> None:
+        self.home, self.server, self.settings, self.host = home, server, settings, host
+
+    def job(self, dag: str, task_id: str) -> PhaseJob:
+        bench = Bench(self.home, self.server, None, self.settings)  # type: ignore[arg-type]
+        workload: Workload = bench.workload(dag, task_id, WorkloadState.PREPARING)
+        return PhaseJob(workload=workload, claim_token="claim")
+
+    def events(self, job: PhaseJob) -> str:
+        path = self.home / "results" / job.workload_id
+        return path.read_text() if path.exists() else ""
+
+    async def until(self, happened: Any) -> None:
+        end = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < end, "it did not happen in time"
+            await asyncio.sleep(0.02)
+
+
+class OpenApi(FakeApi):
+    """Serves several tries at once: any of them may start and beat."""
+
+    def _run(self, request: Any, parts: list[str]) -> tuple[int, Any]:
+        self.state = "queued"
+        return super()._run(request, parts)
+
+
+@pytest_asyncio.fixture
+async def station(tmp_path: Path, settings: Settings) -> AsyncIterator[Station]:
+    (tmp_path / "results").mkdir()
+    server = ApiServer()
+    server.api = OpenApi(dag_id="own_execute")
+    host = ForkingTaskHost(
+        settings,
+        capacity=2,
+        results="tests.task.file_results:FileResults",
+        env=host_env(tmp_path, server.url),
+    )
+    yield Station(tmp_path, server, settings, host)
+    await host.close(wait=True)
+    server.close()
+
+
+async def test_phases_run_side_by_side_up_to_the_capacity(station: Station) -> None:
+    port: TaskHost = station.host
+    jobs = [station.job("own_execute", "slow") for _ in range(3)]
+    runs = [asyncio.create_task(port.run(job)) for job in jobs]
+    marks = station.home / "marks"
+    await station.until(lambda: marks.exists() and marks.read_text().count("slow") == 2)
+    done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
+    assert marks.read_text().count("slow") <= 2 + len(done)
+    ended = await asyncio.gather(*runs)
+    assert [(end.workload_id, end.exit_code) for end in ended] == [(job.workload_id, 0) for job in jobs]
+    assert all('"parked"' in station.events(job) for job in jobs)
+
+
+async def test_a_host_that_dies_is_started_again_and_its_phase_ends_by_itself(station: Station) -> None:
+    job = station.job("own_execute", "slow")
+    run = asyncio.create_task(station.host.run(job))
+    marks = station.home / "marks"
+    await station.until(marks.exists)
+    assert station.host.pid
+    os.kill(station.host.pid, signal.SIGKILL)
+    with pytest.raises(TryAgain, match="ended"):
+        await run
+    await station.until(lambda: '"parked"' in station.events(job))
+    other = station.job("own_execute", "never")
+    assert (await station.host.run(other)).exit_code == 0
+
+
+async def test_a_host_whose_agent_is_gone_lets_phases_end_and_exits(station: Station) -> None:
+    job = station.job("own_execute", "slow")
+    run = asyncio.create_task(station.host.run(job))
+    await station.until((station.home / "marks").exists)
+    pid = station.host.pid
+    await station.host.close(wait=True)
+    assert '"parked"' in station.events(job)
+    assert (await run).exit_code == 0
+    assert pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_line_that_is_no_phase_is_answered(bench: Bench) -> None:
+    assert bench.process.stdin
+    assert bench.process.stdout
+    bench.process.stdin.write(b'{"id": 77}\n')
+    bench.process.stdin.flush()
+    line = bench.process.stdout.readline()
+    assert line.startswith(b'{"id":77,')
+    assert str(EXIT_REFUSED).encode() in line

@@ -1,0 +1,82 @@
+"""Signs of life at their pace, and writes that insist, in a time of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from emr_executor.core.model import StepPlan
+from emr_executor.errors import StaleWriter, StoreBusy
+from emr_executor.task.ticker import Ticker
+
+
+class Row:
+    """Results that count renewals. errors: raised by the next calls, in turn."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.renewed_at: list[float] = []
+        self.errors = list(errors)
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, delay_s: float) -> None:
+        self.now_s += delay_s
+
+    def renew(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.renewed_at.append(self.now_s)
+
+    def parked(self, step: StepPlan) -> None:
+        self.renew()
+
+    def over(self, airflow_state: str) -> None:
+        self.renew()
+
+    def retry(self, delay_s: float, note: str) -> None:
+        self.renew()
+
+    def gone(self, reason: str) -> None:
+        self.renew()
+
+    def ticker(self) -> Ticker:
+        return Ticker(self, interval_s=5, monotonic=self.monotonic, sleep=self.sleep)
+
+
+def test_a_long_wait_renews_at_its_interval() -> None:
+    row = Row()
+    row.ticker().sleep(16)
+    assert row.renewed_at == [1, 6, 11, 16]
+
+
+def test_a_store_that_is_away_for_one_renewal_does_no_harm() -> None:
+    row = Row(StoreBusy("locked"))
+    row.ticker().sleep(7)
+    assert row.renewed_at == [6]
+
+
+@pytest.mark.parametrize("act", [Ticker.tick, lambda ticker: ticker.write(lambda: None)])
+def test_a_lost_claim_stays_lost(act: Callable[[Ticker], None]) -> None:
+    row = Row(StaleWriter("lost"))
+    ticker = row.ticker()
+    with pytest.raises(StaleWriter):
+        ticker.tick()
+    assert ticker.is_lost
+    with pytest.raises(StaleWriter):
+        act(ticker)
+
+
+def test_a_result_is_written_once_the_store_answers() -> None:
+    row = Row(StoreBusy("1"), StoreBusy("2"))
+    row.ticker().write(row.renew)
+    assert row.renewed_at == [6]
+
+
+def test_a_store_that_stays_away_is_told_in_the_end() -> None:
+    row = Row(*(StoreBusy(str(n)) for n in range(10)))
+    with pytest.raises(StoreBusy):
+        row.ticker().write(row.renew)
+    assert len(row.errors) == 4
