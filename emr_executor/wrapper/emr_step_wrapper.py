@@ -19,20 +19,19 @@ spec, 126 or 127 when the command cannot be started, 143 when terminated.
 import collections
 import hashlib
 import hmac
-import http.client
 import json
 import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from calendar import timegm
-from urllib.parse import quote, urlsplit
 
 HTTP_TIMEOUT_S = 10.0
+HEADER_LINES, HEADER_BYTES = 200, 65536
 CHUNK_BYTES = 256 * 1024
 KEPT_END_BYTES = 128 * 1024  # of an output longer than max_bytes, besides its beginning
 TAIL_BYTES = 4096
@@ -78,8 +77,91 @@ class S3Error(Exception):
         super().__init__("%s: HTTP %d %s" % (what, status, self.code))
 
 
-FAULTS = (OSError, http.client.HTTPException, S3Error, ValueError, KeyError)
+FAULTS = (OSError, S3Error, ValueError, KeyError)
 """Everything that a call to S3 or to the metadata service may raise."""
+
+
+class Connection:
+    """HTTP/1.1 to one server. http.client would do, but with it comes a fifth of our memory."""
+
+    def __init__(self, scheme: str, host: str) -> None:
+        self.to = (scheme, host)
+        parts = re.match(r"\[?([^\]]+?)\]?(?::(\d+))?\Z", host)
+        if not parts:
+            raise ValueError("no host: " + host)
+        name, port = parts.group(1), int(parts.group(2) or (443 if scheme == "https" else 80))
+        self.socket = socket.create_connection((name, port), HTTP_TIMEOUT_S)
+        try:
+            if scheme == "https":
+                import ssl  # memory that plain http need not pay
+
+                context = ssl.create_default_context()
+                self.socket = context.wrap_socket(self.socket, server_hostname=name)
+            self.file = self.socket.makefile("rb")
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self.file.close()
+        self.socket.close()
+
+    def exchange(
+        self, method: str, path: str, headers: "dict[str, str]", body: bytes = b""
+    ) -> "tuple[int, dict[str, str], bytes, bool]":
+        """Status, headers by lower-case name, body, and whether the connection is still good."""
+        lines = [f"{method} {path} HTTP/1.1"] + [f"{name}: {value}" for name, value in headers.items()]
+        lines += ["Host: " + self.to[1]] if "host" not in headers else []
+        lines += [f"Content-Length: {len(body)}", "", ""] if method == "PUT" else ["", ""]
+        self.socket.sendall("\r\n".join(lines).encode("latin-1") + body)
+        status = 100
+        while status == 100:
+            words = self._line().split(None, 2)
+            if len(words) < 2 or not words[0].startswith(b"HTTP/1."):
+                raise ConnectionError("no HTTP answer from " + self.to[1])
+            status = int(words[1])
+            found = self._headers()
+        lasts = words[0] == b"HTTP/1.1" and found.get("connection", "").lower() != "close"
+        if status == 204:
+            return status, found, b"", lasts
+        if found.get("transfer-encoding", "").lower() == "chunked":
+            return status, found, self._chunks(), lasts
+        if "content-length" in found:
+            return status, found, self._read(int(found["content-length"])), lasts
+        return status, found, self.file.read(), False
+
+    def _headers(self) -> "dict[str, str]":
+        found = {}  # type: dict[str, str]
+        for _ in range(HEADER_LINES):
+            name, mark, value = self._line().decode("latin-1").partition(":")
+            if not mark:
+                return found
+            found[name.strip().lower()] = value.strip()
+        raise ConnectionError("too many headers from " + self.to[1])
+
+    def _chunks(self) -> bytes:
+        parts = []  # type: list[bytes]
+        while True:
+            size = int(self._line().split(b";")[0], 16)
+            if not size:
+                self._headers()
+                return b"".join(parts)
+            parts.append(self._read(size))
+            self._line()
+
+    def _line(self) -> bytes:
+        line = self.file.readline(HEADER_BYTES)
+        if not line.endswith(b"\n"):
+            raise ConnectionError(f"{self.to[1]} closed the connection")
+        return line.rstrip(b"\r\n")
+
+    def _read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ConnectionError(f"{self.to[1]} closed the connection")
+        return data
+
 
 Credentials = collections.namedtuple("Credentials", "key_id secret token")
 
@@ -115,7 +197,7 @@ class Metadata:
 
     def __init__(self) -> None:
         url = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
-        self.host = urlsplit(url).netloc
+        self.host = url.split("://")[-1].rstrip("/")
         self.role_credentials = None  # type: Credentials | None
         self.refresh_at = 0.0
         self.known_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
@@ -152,29 +234,32 @@ class Metadata:
             raise ValueError("the instance has no role")
         found = json.loads(self._get(roles + role[0]).decode())
         self.role_credentials = Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"])
-        ends = timegm(time.strptime(found["Expiration"][:19], "%Y-%m-%dT%H:%M:%S"))
-        self.refresh_at = max(ends - 300, time.time() + 30)
+        self.refresh_at = max(epoch(found["Expiration"]) - 300, time.time() + 30)
 
     def _get(self, path: str) -> bytes:
-        connection = http.client.HTTPConnection(self.host, timeout=HTTP_TIMEOUT_S)
+        connection = Connection("http", self.host)
         try:
             ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
-            connection.request("PUT", "/latest/api/token", headers=ttl)
-            token = _answer(connection, "metadata token").decode()
-            connection.request(
-                "GET", "/latest/meta-data/" + path, headers={"X-aws-ec2-metadata-token": token}
-            )
-            return _answer(connection, "metadata " + path)
+            status, _, token, lasts = connection.exchange("PUT", "/latest/api/token", ttl)
+            if status != 200:
+                raise S3Error("metadata token", status, token)
+            if not lasts:
+                connection.close()
+                connection = Connection("http", self.host)
+            with_token = {"X-aws-ec2-metadata-token": token.decode("ascii")}
+            status, _, body, _ = connection.exchange("GET", "/latest/meta-data/" + path, with_token)
+            if status != 200:
+                raise S3Error("metadata " + path, status, body)
+            return body
         finally:
             connection.close()
 
 
-def _answer(connection: http.client.HTTPConnection, what: str) -> bytes:
-    response = connection.getresponse()
-    body = response.read()
-    if response.status // 100 != 2:
-        raise S3Error(what, response.status, body)
-    return body
+def epoch(moment: str) -> float:
+    """Seconds of ``2026-01-31T23:59:59Z``; no strptime, which brings locales and calendars along."""
+    year, month, day, hour, minute, second = (int(number) for number in re.findall(r"\d+", moment)[:6])
+    # As standard time, which is then taken back: mktime knows local time only.
+    return time.mktime((year, month, day, hour, minute, second, 0, 0, 0)) - time.timezone
 
 
 class S3:
@@ -184,8 +269,7 @@ class S3:
         self.metadata = metadata
         self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         self.regions = {}  # type: dict[str, str]
-        self.connection = None  # type: http.client.HTTPConnection | None
-        self.connected_to = ("", "")
+        self.connection = None  # type: Connection | None
 
     def get(self, uri: str) -> bytes:
         """The object's bytes."""
@@ -217,42 +301,37 @@ class S3:
         scheme, host, path = locate(self.endpoint, region, bucket, key)
         digest = hashlib.sha256(body).hexdigest()
         headers = sign(method, host, path, digest, region, self.metadata.credentials(), time.time())
-        headers["Content-Length"] = str(len(body))
-        reused = self.connection is not None and self.connected_to == (scheme, host)
-        try:
-            return self._exchange(scheme, host, method, path, headers, body)
-        except (OSError, http.client.HTTPException):
+        for fresh in (False, True):
+            reused = self._connect(scheme, host)
+            assert self.connection is not None
+            try:
+                status, found, answer, lasts = self.connection.exchange(method, path, headers, body)
+                break
+            except BaseException as fault:
+                self.close()
+                # A kept connection may have been closed by the server meanwhile: once more on a new one.
+                if fresh or not reused or not isinstance(fault, OSError):
+                    raise
+        if not lasts or status // 100 != 2:
             self.close()
-            if not reused:
-                raise
-        # A kept connection that the server has closed meanwhile: once more on a new one.
-        try:
-            return self._exchange(scheme, host, method, path, headers, body)
-        except BaseException:
-            self.close()
-            raise
+        return status, found.get("x-amz-bucket-region", ""), answer
 
-    def _exchange(
-        self, scheme: str, host: str, method: str, path: str, headers: "dict[str, str]", body: bytes
-    ) -> "tuple[int, str, bytes]":
-        if self.connection is None or self.connected_to != (scheme, host):
-            self.close()
-            kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-            self.connection = kind(host, timeout=HTTP_TIMEOUT_S)
-            self.connected_to = (scheme, host)
-        self.connection.request(method, path, body=body or None, headers=headers)
-        response = self.connection.getresponse()
-        answer = response.read()
-        region = response.getheader("x-amz-bucket-region") or ""
-        if response.status // 100 != 2:
-            self.close()
-        return response.status, region, answer
+    def _connect(self, scheme: str, host: str) -> bool:
+        """True when there was a connection already."""
+        if self.connection is not None and self.connection.to == (scheme, host):
+            return True
+        self.close()
+        self.connection = Connection(scheme, host)
+        return False
 
     def close(self) -> None:
         """Drop the connection."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+
+UNQUOTED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-_.~")
 
 
 def split_uri(uri: str) -> "tuple[str, str]":
@@ -265,10 +344,11 @@ def split_uri(uri: str) -> "tuple[str, str]":
 
 def locate(endpoint: str, region: str, bucket: str, key: str) -> "tuple[str, str, str]":
     """Scheme, host and path: path style at an endpoint of one's own, else AWS's virtual host."""
-    path = "/" + quote(key, safe="/-_.~")
+    path = "/" + "".join(chr(byte) if byte in UNQUOTED else f"%{byte:02X}" for byte in key.encode("utf-8"))
     if endpoint:
-        parts = urlsplit(endpoint)
-        return parts.scheme, parts.netloc, "{}/{}{}".format(parts.path.rstrip("/"), bucket, path)
+        scheme, _, rest = endpoint.partition("://")
+        netloc, _, prefix = rest.rstrip("/").partition("/")
+        return scheme, netloc, "/{}{}{}".format(prefix + "/" if prefix else "", bucket, path)
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     if "." in bucket:  # the wildcard certificate covers one label
         return "https", "s3.{}.{}".format(region, domain), "/{}{}".format(bucket, path)

@@ -43,21 +43,20 @@ NEWER_ARGUMENTS = {
     "usedforsecurity",
 }
 MODULES_OF_3_6 = {
-    "calendar",
     "collections",
     "hashlib",
     "hmac",
-    "http.client",
     "json",
     "os",
     "re",
     "select",
     "signal",
+    "socket",
+    "ssl",
     "subprocess",
     "sys",
     "threading",
     "time",
-    "urllib.parse",
 }
 
 
