@@ -118,7 +118,7 @@ Index(
     WORKLOAD.c.accepted_at,
 )
 # What a scheduler has not read yet: a few rows, however many are parked or over.
-Index("emr_workload_report", WORKLOAD.c.scheduler_job_id, WORKLOAD.c.reported, WORKLOAD.c.state)
+Index("emr_workload_report", WORKLOAD.c.reported, WORKLOAD.c.scheduler_job_id, WORKLOAD.c.state)
 Index("emr_workload_task", WORKLOAD.c.dag_id, WORKLOAD.c.task_id)
 Index("emr_workload_finished_at", WORKLOAD.c.finished_at)
 

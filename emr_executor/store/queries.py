@@ -1,0 +1,243 @@
+"""What people ask, for the command line: read-only, each answer bounded by a limit or by what lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select, tuple_
+
+from emr_executor.core.model import Cluster, HistoryEntry, Submission, TaskKey, Workload, WorkloadId
+from emr_executor.core.states import (
+    LIVE_SUBMISSION_STATES,
+    OVER_CLUSTER_STATES,
+    ClusterState,
+    SubmissionState,
+    WorkloadState,
+    WorkloadTarget,
+)
+from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES
+from emr_executor.store.lease_store import LeaseRow, read_lease
+from emr_executor.store.rows import (
+    cluster_from,
+    history_entry_from,
+    submission_from,
+    task_key_from,
+    workload_from,
+)
+from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD, ReportState
+
+_LIVE_SUBMISSIONS = tuple(sorted(LIVE_SUBMISSION_STATES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadCount:
+    """How many live workloads of a cluster pool stand in a state, and since when the first of them."""
+
+    cluster_pool: str
+    state: WorkloadState
+    target: WorkloadTarget
+    count: int
+    oldest: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The whole at one glance.
+
+    clusters: (cluster pool, state, count) of those that are not over
+    unread: workloads that are over and that their scheduler has not heard of yet
+    steering: the lease of the agent that steers
+    """
+
+    workloads: tuple[WorkloadCount, ...]
+    clusters: tuple[tuple[str, ClusterState, int], ...]
+    submissions: tuple[tuple[SubmissionState, int], ...]
+    unread: int
+    steering: LeaseRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterLoad:
+    """A cluster and its steps: ``live`` intended, pending or running, ``running`` of them in a slot."""
+
+    cluster: Cluster
+    live: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """A live submission and whose it is; ``cluster_id`` None while its cluster's launch is unresolved."""
+
+    submission: Submission
+    key: TaskKey
+    cluster_id: str | None
+
+
+def status(conn: Connection) -> Status:
+    """Counts of what lives, in a handful of statements."""
+    w = WORKLOAD.c
+    group = (w.cluster_pool, w.state, w.target)
+    counted = (
+        select(*group, func.count().label("count"), func.min(w.accepted_at).label("oldest"))
+        .where(w.state.in_(LIVE_WORKLOAD_STATES))
+        .group_by(*group)
+        .order_by(*group)
+    )
+    unread = and_(w.state.in_(OVER_WORKLOAD_STATES), w.reported == ReportState.UNREAD)
+    clusters = _counted(conn, CLUSTER, CLUSTER.c.state.not_in(_over_clusters()), "cluster_pool", "state")
+    submissions = _counted(conn, SUBMISSION, SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS), "state")
+    return Status(
+        workloads=tuple(
+            WorkloadCount(
+                cluster_pool=row["cluster_pool"],
+                state=WorkloadState(row["state"]),
+                target=WorkloadTarget(row["target"]),
+                count=row["count"],
+                oldest=row["oldest"],
+            )
+            for row in conn.execute(counted).mappings()
+        ),
+        clusters=tuple((row[0], ClusterState(row[1]), row[2]) for row in clusters),
+        submissions=tuple((SubmissionState(row[0]), row[1]) for row in submissions),
+        unread=conn.execute(select(func.count()).select_from(WORKLOAD).where(unread)).scalar_one(),
+        steering=read_lease(conn, STEERING),
+    )
+
+
+def clusters(conn: Connection, *, over: int = 0) -> tuple[ClusterLoad, ...]:
+    """Clusters that are not over, oldest first, after the ``over`` last ones that are, each with its load."""
+    is_over = CLUSTER.c.state.in_(_over_clusters())
+    past = select(CLUSTER).where(is_over).order_by(CLUSTER.c.intended_at.desc()).limit(over)
+    present = select(CLUSTER).where(~is_over).order_by(CLUSTER.c.intended_at, CLUSTER.c.cluster_uuid)
+    rows = [*reversed(conn.execute(past).mappings().all()), *conn.execute(present).mappings()]
+    running = case((SUBMISSION.c.state == SubmissionState.RUNNING, 1), else_=0)
+    loads = (
+        select(SUBMISSION.c.cluster_uuid, func.count(), func.sum(running))
+        .where(SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS))
+        .group_by(SUBMISSION.c.cluster_uuid)
+    )
+    load_of = {row[0]: (row[1], row[2]) for row in conn.execute(loads)}
+    none = (0, 0)
+    return tuple(
+        ClusterLoad(
+            cluster=cluster_from(row),
+            live=load_of.get(row["cluster_uuid"], none)[0],
+            running=load_of.get(row["cluster_uuid"], none)[1],
+        )
+        for row in rows
+    )
+
+
+def live_steps(conn: Connection, limit: int) -> tuple[StepView, ...]:
+    """Live submissions, the longest there first."""
+    joined = SUBMISSION.join(WORKLOAD, WORKLOAD.c.workload_id == SUBMISSION.c.workload_id).outerjoin(
+        CLUSTER, CLUSTER.c.cluster_uuid == SUBMISSION.c.cluster_uuid
+    )
+    key = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")]
+    asked = (
+        select(*SUBMISSION.c, *key, CLUSTER.c.cluster_id)
+        .select_from(joined)
+        .where(SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS))
+        .order_by(SUBMISSION.c.intended_at, SUBMISSION.c.submission_id)
+        .limit(limit)
+    )
+    return tuple(
+        StepView(submission=submission_from(row), key=task_key_from(row), cluster_id=row["cluster_id"])
+        for row in conn.execute(asked).mappings()
+    )
+
+
+def workload(conn: Connection, workload_id: WorkloadId) -> Workload | None:
+    """One workload, or None when it is unknown or purged."""
+    row = conn.execute(select(WORKLOAD).where(WORKLOAD.c.workload_id == workload_id)).mappings().one_or_none()
+    return None if row is None else workload_from(row)
+
+
+def workloads_of(
+    conn: Connection,
+    *,
+    dag_id: str,
+    task_id: str | None = None,
+    run_id: str | None = None,
+    map_index: int | None = None,
+    over: bool = False,
+    limit: int = 100,
+) -> tuple[Workload, ...]:
+    """Workloads of a DAG that are not over (``over``: all), the latest first; None means any."""
+    w = WORKLOAD.c
+    wanted = {w.task_id: task_id, w.run_id: run_id, w.map_index: map_index}
+    conditions = [w.dag_id == dag_id, *(c == value for c, value in wanted.items() if value is not None)]
+    if not over:
+        conditions.append(w.state.in_(LIVE_WORKLOAD_STATES))
+    asked = (
+        select(WORKLOAD).where(*conditions).order_by(w.accepted_at.desc(), w.workload_id.desc()).limit(limit)
+    )
+    return tuple(map(workload_from, conn.execute(asked).mappings()))
+
+
+def ahead_of(conn: Connection, waiting: Workload) -> int:
+    """How many workloads of its cluster pool will be placed before a READY one."""
+    w = WORKLOAD.c
+    earlier = or_(
+        w.priority_weight > waiting.priority_weight,
+        and_(
+            w.priority_weight == waiting.priority_weight,
+            or_(
+                w.accepted_at < waiting.accepted_at,
+                and_(w.accepted_at == waiting.accepted_at, w.workload_id < waiting.workload_id),
+            ),
+        ),
+    )
+    ready = and_(
+        w.state == WorkloadState.READY,
+        w.target == WorkloadTarget.RUN,
+        w.cluster_pool == waiting.cluster_pool,
+    )
+    return conn.execute(select(func.count()).select_from(WORKLOAD).where(ready, earlier)).scalar_one()
+
+
+def submissions_of(conn: Connection, workload_id: WorkloadId) -> tuple[Submission, ...]:
+    """All submissions of a workload, in order."""
+    asked = select(SUBMISSION).where(SUBMISSION.c.workload_id == workload_id).order_by(SUBMISSION.c.n)
+    return tuple(map(submission_from, conn.execute(asked).mappings()))
+
+
+def history_of(
+    conn: Connection, subjects: Iterable[tuple[str, str]], *, limit: int = 200
+) -> tuple[HistoryEntry, ...]:
+    """The last ``limit`` lines on any of the subjects (kind, id), oldest first."""
+    named = tuple_(HISTORY.c.subject, HISTORY.c.subject_id).in_(list(subjects))
+    return _last_lines(conn, named, limit)
+
+
+def story_of(conn: Connection, workload_id: WorkloadId, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+    """The last lines on a workload, its submissions and the clusters that they were on, oldest first."""
+    subjects = {("workload", str(workload_id))}
+    for submission in submissions_of(conn, workload_id):
+        subjects |= {("submission", submission.submission_id), ("cluster", submission.cluster_uuid)}
+    return history_of(conn, sorted(subjects), limit=limit)
+
+
+def recent_history(conn: Connection, limit: int) -> tuple[HistoryEntry, ...]:
+    """The last lines of all, oldest first."""
+    return _last_lines(conn, None, limit)
+
+
+def _last_lines(conn: Connection, which: ColumnElement[bool] | None, limit: int) -> tuple[HistoryEntry, ...]:
+    asked = select(HISTORY).order_by(HISTORY.c.id.desc()).limit(limit)
+    if which is not None:
+        asked = asked.where(which)
+    return tuple(map(history_entry_from, reversed(conn.execute(asked).mappings().all())))
+
+
+def _over_clusters() -> list[str]:
+    return sorted(OVER_CLUSTER_STATES)
+
+
+def _counted(conn: Connection, table: Table, which: ColumnElement[bool], *names: str) -> list[Any]:
+    group = [table.c[name] for name in names]
+    return list(conn.execute(select(*group, func.count()).where(which).group_by(*group).order_by(*group)))

@@ -1,0 +1,122 @@
+"""With thousands of workloads parked and ten times as many over, what runs often reads few rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+
+from emr_executor.core.states import WorkloadState
+from emr_executor.store import queries
+from emr_executor.store.dialect import engine_for
+from emr_executor.store.phase_store import claim, claims
+from emr_executor.store.scheduler_store import accept, adopt, live, take_outcomes
+from emr_executor.store.schema import AIRFLOW, METADATA
+from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
+from tests.postgres import fresh_database
+from tests.store.builders import ME, NOW, SCHEDULER, a_workload
+
+# 40,000 workloads: 300 accepted, 300 submitted, 3,400 ready, the others over; a task instance for each.
+FILL = """
+INSERT INTO emr_workload (workload_id, dag_id, task_id, run_id, try_number, map_index, cluster_pool, queue,
+  priority_weight, accepted_at, scheduler_job_id, state, target, version, claim_beat,
+  hostname, unixname, pid, submissions, losses, phase_attempts, finished_at, reported)
+SELECT lpad(to_hex(n), 8, '0') || '-0000-0000-0000-000000000000', 'd' || n % 50, 't' || n, 'r', 1, -1,
+  'default', 'emr', n % 3, timestamptz '2031-01-01' + n * interval '1 second', 11,
+  CASE WHEN n > 4000 THEN 'FINISHED' WHEN n > 600 THEN 'READY' WHEN n > 300 THEN 'SUBMITTED'
+    ELSE 'ACCEPTED' END, 'RUN', 0, 0, 'host-a', 'airflow', 1, 0, 0, 0,
+  CASE WHEN n > 4000 THEN now() END, CASE WHEN n > 4000 THEN 2 ELSE 0 END
+FROM generate_series(1, 40000) AS n;
+INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, try_number, state)
+SELECT (lpad(to_hex(n), 8, '0') || '-0000-0000-0000-000000000000')::uuid, 'd' || n % 50, 't' || n,
+  'r', -1, 1, 'running'
+FROM generate_series(1, 40000) AS n;
+"""
+SOME = [str(uuid.UUID(int=n << 96)) for n in range(1, 50)]
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Engine]:
+    engine = engine_for(fresh_database())
+    METADATA.create_all(engine)
+    AIRFLOW.create_all(engine)
+    with engine.begin() as conn:
+        conn.execute(text(FILL))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("VACUUM ANALYZE"))
+    yield engine
+    engine.dispose()
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Rows that the plan's scans touched, kept or not."""
+    own = 0
+    if "Scan" in plan["Node Type"] and plan["Node Type"] not in {
+        "Subquery Scan",
+        "CTE Scan",
+        "Bitmap Index Scan",
+    }:
+        touched = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        own = int(touched * plan["Actual Loops"])
+    return own + sum(rows_read(child) for child in plan.get("Plans", ()))
+
+
+def cost(engine: Engine, call: Callable[[Connection], Any], *settings: str) -> int:
+    """Rows that all single statements of a call read, under settings of the planner."""
+    recorded: list[tuple[str, Any]] = []
+
+    def record(
+        _conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool
+    ) -> None:
+        if not executemany:
+            recorded.append((statement, parameters))
+
+    total = 0
+    with engine.connect() as conn:
+        for setting in settings:
+            conn.exec_driver_sql(f"SET {setting}")
+        conn.commit()
+        event.listen(engine, "before_cursor_execute", record)
+        call(conn)
+        event.remove(engine, "before_cursor_execute", record)
+        conn.rollback()
+        assert recorded
+        for statement, parameters in recorded:
+            explained = conn.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+            total += rows_read(explained.scalar_one()[0]["Plan"])
+        conn.rollback()
+        conn.exec_driver_sql("RESET ALL")
+    return total
+
+
+CALLS = {
+    "accept": (10, lambda conn: accept(conn, [a_workload() for _ in range(1)])),
+    "take_outcomes": (60, lambda conn: take_outcomes(conn, SCHEDULER, 100)),
+    "adopt": (200, lambda conn: adopt(conn, SOME, 12)),
+    "live": (60, lambda conn: live(conn, SOME)),
+    "claim": (40, lambda conn: claim(conn, WorkloadState.PREPARING, 8, ME, now=NOW, new_token=lambda: "t")),
+    "claims": (10, claims),
+    # 300 submitted, 200 ready by turn, and a count of the 3,400 that wait.
+    "snapshot": (5_000, lambda conn: snapshot(conn, NOW, 200)),
+    "heartbeat_targets": (4_000, heartbeat_targets),
+    "workloads_of": (1_300, lambda conn: queries.workloads_of(conn, dag_id="d7", task_id="t57")),
+    "status": (8_100, queries.status),
+}
+
+
+@pytest.mark.parametrize(("rows", "call"), CALLS.values(), ids=CALLS)
+def test_what_runs_often_reads_few_rows(full: Engine, rows: int, call: Callable[[Connection], Any]) -> None:
+    assert cost(full, call) <= rows
+
+
+def test_airflows_primary_key_serves_to_find_unwanted_tries(full: Engine) -> None:
+    # A table this small is read as a whole; Airflow's grows to millions, where this is what the planner does.
+    assert cost(full, unwanted, "enable_hashjoin = off", "enable_mergejoin = off") <= 8_000
+
+
+def test_reading_a_whole_table_would_be_noticed(full: Engine) -> None:
+    everything = text("SELECT count(*) FROM emr_workload WHERE queue = 'x'")
+    assert cost(full, lambda conn: conn.execute(everything)) == 40_000
