@@ -9,8 +9,8 @@ with virtual time. Both do the same five things:
 4. ``process_ended(...)`` once for each process that was started, killed ones included;
 5. read ``ledger`` to judge from outside what really happened.
 
-``now`` is epoch seconds and must not go back. Answers are boto3-shaped dicts with epoch seconds for timestamps.
-The same inputs give the same answers and ids (``id_seed`` names the world).
+``now`` is epoch seconds and must not go back. Answers are boto3-shaped dicts with epoch seconds for
+timestamps. The same inputs give the same answers and ids (``id_seed`` names the world).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from emr_executor.local.entities import ClusterEntry, ModelOptions
 from emr_executor.local.faults import ApiFaults, LaunchFailureKind, launch_failure
 from emr_executor.local.ledger import LedgerEntry
 from emr_executor.local.lifecycle import Lifecycle
+from emr_executor.local.nodes import lose_node
 from emr_executor.local.operations import OPERATIONS
 from emr_executor.local.requests import DEFAULT_INSTANCE_TYPE, EmrApiError
 
@@ -58,8 +59,10 @@ class EmrModel:
         return operation in OPERATIONS
 
     def call(self, operation: str, request: Mapping[str, Any], now: float) -> dict[str, Any]:
-        """The answer to one API call. Raises EmrApiError with EMR's code and text; then nothing has changed,
-        except that TerminateJobFlows ends the unprotected clusters of its list.
+        """The answer to one API call.
+
+        Raises EmrApiError with EMR's code and text; then nothing has changed, except that TerminateJobFlows
+        ends the unprotected clusters of its list.
         """
         self._life.advance(now)
         handler = OPERATIONS.get(operation)
@@ -147,7 +150,7 @@ class EmrModel:
         Steps go on: what a job makes of a lost node is the job's affair, so end its process to taste.
         """
         self._life.advance(now)
-        lost = self._life.lose_node(self._cluster(cluster_id))
+        lost = lose_node(self._life, self._cluster(cluster_id))
         return None if lost is None else lost.ec2_instance_id
 
     def hold_provisioning(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""A client of emr-local's control API, for tests and the demo: status, the ledger, and one method per fault."""
+"""A client of emr-local's control API, for tests and the demo: status, ledger, one method per fault."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ class EmrLocalControl:
         data = b"" if body is None else json.dumps(body).encode()
         signed = AWSRequest(method=method, url=url, data=data, headers={"Host": urlsplit(url).netloc})
         SigV4Auth(self._credentials, "elasticmapreduce", self._region).add_auth(signed)
-        request = Request(url, data=data or None, headers=dict(signed.headers.items()), method=method)  # noqa: S310  (loopback http)
+        headers = dict(signed.headers.items())
+        request = Request(url, data=data or None, headers=headers, method=method)  # noqa: S310  (http, to loopback)
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
                 return dict(json.load(answer))

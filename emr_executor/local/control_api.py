@@ -1,4 +1,4 @@
-"""The control API below ``/_emr_local/``: status, ledger and faults, for tests and the demo. POST bodies are JSON."""
+"""The control API below ``/_emr_local/``: status, ledger and faults. POST bodies are JSON objects."""
 
 from __future__ import annotations
 

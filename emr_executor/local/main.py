@@ -18,12 +18,14 @@ from emr_executor.local.runner import RunnerOptions
 from emr_executor.local.server import LOOPBACK, LocalEndpoint, ServerOptions
 
 EXIT_REFUSED = 2
+PORT_MAX = 65_535
 _DESCRIPTION = """\
-A local stand-in for Amazon EMR and S3 on 127.0.0.1, for development and tests. Steps really run, as processes of
-this machine; spark-submit runs PySpark in local mode. It runs any command that a client with its access key asks
-for; the key is new at each start and stands in the ready file alone.
+A local stand-in for Amazon EMR and S3 on 127.0.0.1, for development and tests. Steps really run, as
+processes of this machine; spark-submit runs PySpark in local mode. It runs any command that a client with
+its access key asks for; the key is new at each start and stands in the ready file alone.
 
-Clusters and steps are kept in memory: a restart loses them. S3 objects are files below ROOT/s3/<bucket>/ and stay.
+Clusters and steps are kept in memory: a restart loses them. S3 objects are files below
+ROOT/s3/<bucket>/ and stay.
 """
 
 
@@ -41,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--root", type=Path, required=True, help="directory for S3 objects, logs and running steps"
     )
-    serve.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 (default) takes a free one")
+    serve.add_argument(
+        "--port", type=_port, default=0, help="port on 127.0.0.1; 0 (default) takes a free one"
+    )
     serve.add_argument(
         "--ready-file", type=Path, help="written (mode 0600) once it listens: JSON with endpoint_url and keys"
     )
@@ -101,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_ready(ready_file, endpoint)
     if arguments.exit_with_stdin:
         threading.Thread(target=_set_at_end_of_stdin, args=(stop,), daemon=True).start()
-    print(f"emr-local serves EMR and S3 at {endpoint.endpoint_url}, objects in {root / 's3'}", flush=True)  # noqa: T201
+    sys.stdout.write(f"emr-local serves EMR and S3 at {endpoint.endpoint_url}, objects in {root / 's3'}\n")
+    sys.stdout.flush()
     stop.wait()
     endpoint.close()
     if ready_file is not None:
@@ -157,7 +162,7 @@ def _set_at_end_of_stdin(stop: threading.Event) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"emr-local: {message}", file=sys.stderr)  # noqa: T201  (the command's own error line)
+    sys.stderr.write(f"emr-local: {message}\n")
     return EXIT_REFUSED
 
 
@@ -165,6 +170,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError("seconds, 0 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= PORT_MAX:
+        raise argparse.ArgumentTypeError(f"a port, 0 to {PORT_MAX}")
     return value
 
 

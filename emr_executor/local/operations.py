@@ -38,7 +38,7 @@ Operation = Callable[[Lifecycle, Request], Answer]
 
 
 def run_job_flow(life: Lifecycle, request: Request) -> Answer:
-    """Launch a cluster and queue its first steps. There is no client token: a second call launches a second one."""
+    """Launch a cluster and queue its first steps; there is no client token, so a repeat launches another."""
     cluster = new_cluster(request, ids=life.ids, now=life.now, options=life.options)
     life.launch(cluster)
     for config in request.get("Steps", ()):

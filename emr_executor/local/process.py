@@ -18,7 +18,7 @@ _STOPS_WITHIN_S = 30.0
 _LOOK_EVERY_S = 0.02
 
 
-class EndpointDidNotStart(Exception):  # noqa: N818  (what happened)
+class EndpointDidNotStart(Exception):
     """emr-local ended or said nothing; the message holds what it printed."""
 
 

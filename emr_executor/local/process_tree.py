@@ -1,7 +1,7 @@
-"""Finds and ends every process that a step left on this machine, in whatever session or process group it hides.
+"""Finds and ends every process that a step left, in whatever session or process group it hides.
 
-A step's processes are known by a mark in their environment, which children inherit, and by descent. So a driver
-whose parent was killed, or a child that made a session of its own, is still found.
+A step's processes are known by a mark in their environment, which children inherit, and by descent. So a
+driver whose parent was killed, or a child that made a session of its own, is still found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def kill_marked(mark: str, value: str, *, leader: int | None = None) -> int:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        # Killed processes vanish when they are reaped, by their parent or by init: look again until they have.
+        # Killed processes vanish when they are reaped, by their parent or by init.
         time.sleep(_PAUSE_S)
     return left
 

@@ -67,7 +67,7 @@ def check_step_concurrency(level: int) -> int:
 
 
 def idle_timeout_of(policy: Mapping[str, Any] | None, options: ModelOptions) -> int | None:
-    """Seconds of an AutoTerminationPolicy; None without a policy; EMR's default of an hour when it names none."""
+    """Seconds of an AutoTerminationPolicy: None without one, an hour when it names no time, as in EMR."""
     if policy is None:
         return None
     timeout_s = int(policy.get("IdleTimeout", IDLE_TIMEOUT_DEFAULT_S))
@@ -145,7 +145,7 @@ def instance_owners(cluster: ClusterEntry) -> list[dict[str, Any]]:
             on_demand, spot = fleet.get("TargetOnDemandCapacity", 0), fleet.get("TargetSpotCapacity", 0)
             role = fleet["InstanceFleetType"]
             owners.append(
-                _owner(f"if-{tail}{index}", role, fleet, on_demand + spot)
+                _owner(f"if-{tail}{index}", role, fleet, _instances_for(on_demand + spot, types[0]))
                 | {
                     "type": types[0].get("InstanceType", DEFAULT_INSTANCE_TYPE),
                     "market": "ON_DEMAND" if on_demand else "SPOT",
@@ -160,6 +160,11 @@ def instance_owners(cluster: ClusterEntry) -> list[dict[str, Any]]:
             | {"type": group["InstanceType"], "market": group.get("Market", "ON_DEMAND")}
         )
     return owners
+
+
+def _instances_for(capacity: int, type_config: Mapping[str, Any]) -> int:
+    """Instances of the first type until the target capacity is reached; a fleet may overshoot it."""
+    return -(-capacity // max(1, int(type_config.get("WeightedCapacity", 1))))
 
 
 def _owner(owner_id: str, role: InstanceRole, source: Mapping[str, Any], count: int) -> dict[str, Any]:

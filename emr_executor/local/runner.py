@@ -1,9 +1,9 @@
 """Really runs steps: each is a process in a session of its own, in directories of its own, removed after.
 
-Below ``<root>/run``: ``bin/spark-submit`` (the shim), ``steps/<step>/work`` and ``tmp`` (while the step runs).
-Below ``<root>/logs``: ``<cluster>/<step>/{controller,stdout,stderr}``, written live and kept, as on a primary
-node; at the end they are copied, gzipped, to ``<LogUri>/<cluster>/steps/<step>/`` like EMR's (EMR does so every
-five minutes and leaves them there).
+Below ``<root>/run``: ``bin/spark-submit`` (the shim), ``steps/<step>/work`` and ``tmp`` (while the step
+runs). Below ``<root>/logs``: ``<cluster>/<step>/{controller,stdout,stderr}``, written live and kept, as on
+a primary node; at the end they are copied, gzipped, to ``<LogUri>/<cluster>/steps/<step>/`` like EMR's (EMR
+does so every five minutes and leaves them there).
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class StepRunner:
         self._options = options or RunnerOptions()
         self._steps: dict[str, _Step] = {}
         self._lock = threading.Lock()
+        self._shim_lock = threading.Lock()
         kill_marked(ROOT_MARK, str(root))
         shutil.rmtree(root / "run", ignore_errors=True)
 
@@ -110,7 +111,7 @@ class StepRunner:
         threading.Thread(target=self._run, args=(step,), name=f"step {effect.step_id}", daemon=True).start()
 
     def kill(self, effect: KillProcess) -> None:
-        """End a step: SIGTERM to its group and SIGKILL to everything of it later, or at once with ``force``."""
+        """End a step: SIGTERM to its group, later SIGKILL to all of it; at once with ``force``."""
         with self._lock:
             step = self._steps.get(effect.step_id)
         if step is None:
@@ -202,7 +203,9 @@ class StepRunner:
 
     def _environment(self, step: _Step) -> dict[str, str]:
         """A clean environment: nothing of the server's own gets in."""
-        path = f"{self._shim_dir}:{Path(sys.executable).parent}:{_SYSTEM_PATH}"
+        with self._shim_lock:
+            shim_dir = self._shim_dir
+        path = f"{shim_dir}:{Path(sys.executable).parent}:{_SYSTEM_PATH}"
         env = {
             "PATH": path,
             "HOME": str(step.work),

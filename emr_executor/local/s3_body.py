@@ -1,8 +1,8 @@
-"""Takes the body of an S3 request in: to a file, hashed on the way, out of its aws-chunked wrapping if it has one.
+"""Takes the body of an S3 request in: to a file, hashed on the way, unwrapped when it is aws-chunked.
 
-AWS's clients send ``Content-Encoding: aws-chunked`` with ``x-amz-content-sha256: STREAMING-...`` for signed or
-unsigned chunks and with trailing checksums. Chunk signatures are not checked again: the request's own signature
-was, over loopback. Checksums are, where the standard library can compute them.
+AWS's clients send ``Content-Encoding: aws-chunked`` with ``x-amz-content-sha256: STREAMING-...`` for signed
+or unsigned chunks and with trailing checksums. Chunk signatures are not checked again: the request's own
+signature was, over loopback. Checksums are, where the standard library can compute them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BodyTaker:
         self._trailers: dict[str, str] = {}
 
     def take(self, path: Path) -> Body:
-        """Write the body to ``path``. Raises S3Error when it is not what its headers say; then no file is left."""
+        """Write the body to ``path``. Raises S3Error, leaving no file, when its headers say otherwise."""
         declared = self._headers.get("x-amz-content-sha256", "")
         sums = _Sums()
         try:

@@ -90,7 +90,7 @@ def _names(tags: str, etag: str) -> bool:
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last, for a Range header; None when it asks for all or says nothing."""
+    """First byte and the one after the last, for a Range header; None when it asks for all."""
     match = _RANGE.fullmatch((header or "").strip())
     if match is None or match.groups() == ("", ""):
         return None

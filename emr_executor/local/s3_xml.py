@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from emr_executor.local.s3_store import S3Error
@@ -30,24 +30,22 @@ def error_document(error: S3Error, resource: str) -> bytes:
 
 def timestamp(epoch_s: float) -> str:
     """ISO 8601 with milliseconds, as S3 writes it."""
-    return (
-        datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        + f"{int(epoch_s * 1000) % 1000:03d}Z"
-    )
+    moment = datetime.fromtimestamp(epoch_s, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def read(body: bytes) -> ElementTree.Element:
+def read(body: bytes) -> ET.Element:
     """The root of a request's XML. Raises S3Error MalformedXML."""
-    # A signed request of the user's own client; entity declarations are refused because nothing here needs one.
+    # Declarations (of entities) are refused, because nothing here needs one.
     if len(body) > _BODY_MAX or b"<!" in body:
         raise S3Error("MalformedXML", "The XML you provided was not well-formed", status=400)
     try:
-        return ElementTree.fromstring(body)  # noqa: S314  (no entity can be declared, see above)
-    except ElementTree.ParseError:
+        return ET.fromstring(body)  # noqa: S314  (no declaration, so no entity)
+    except ET.ParseError:
         raise S3Error("MalformedXML", "The XML you provided was not well-formed", status=400) from None
 
 
-def texts(root: ElementTree.Element, name: str) -> list[str]:
+def texts(root: ET.Element, name: str) -> list[str]:
     """The texts of all elements with this name, in order, whatever their namespace."""
     return [element.text or "" for element in root.iter() if element.tag.rpartition("}")[2] == name]
 

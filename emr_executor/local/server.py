@@ -1,8 +1,8 @@
 """The emr-local endpoint: EMR, S3 and a control API on one loopback port.
 
-It runs commands by design, so: it listens on 127.0.0.1 only; every request must be signed (SigV4) with the access
-key of this start; the Host header must name loopback (a web page cannot get here by DNS rebinding); no CORS header
-is ever sent; and answers to what is refused carry no content of the endpoint.
+It runs commands by design, so: it listens on 127.0.0.1 only; every request must be signed (SigV4) with the
+access key of this start; the Host header must name loopback (a web page cannot get here by DNS rebinding);
+no CORS header is ever sent; and answers to what is refused carry no content of the endpoint.
 """
 
 from __future__ import annotations

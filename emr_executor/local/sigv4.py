@@ -23,7 +23,7 @@ _SCOPE_PARTS = 5
 _SAFE = "-_.~"
 
 
-class SignatureRefused(Exception):  # noqa: N818  (a refusal, answered with ``code``)
+class SignatureRefused(Exception):
     """The request is not signed with this endpoint's key. ``code`` is AWS's error code."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -1,12 +1,13 @@
 """The ``spark-submit`` that steps of emr-local find on their PATH.
 
-Runs PySpark's real spark-submit. What only a cluster can do is rewritten: ``--master yarn`` becomes ``local[k]``,
-``--deploy-mode cluster`` runs as client, ``--queue`` is dropped; programs and files given as ``s3://`` are copied
-first (YARN does that on a cluster). Everything else is passed on as it stands.
+Runs PySpark's real spark-submit. What only a cluster can do is rewritten: ``--master yarn`` becomes
+``local[k]``, ``--deploy-mode cluster`` runs as client, ``--queue`` is dropped; programs and files given as
+``s3://`` are copied first (YARN does that on a cluster). Everything else is passed on as it stands.
 
-``s3://bucket/key`` inside of jobs is Hadoop's own ViewFileSystemOverloadScheme over the directory that holds the
-endpoint's buckets, so jobs read and write the objects unchanged. RawLocalFileSystem below it writes no ``.crc``
-files, which would be objects of their own and go stale when the S3 API overwrites a file.
+``s3://bucket/key`` inside of jobs is Hadoop's own ViewFileSystemOverloadScheme over the directory that
+holds the endpoint's buckets, so jobs read and write the objects unchanged. RawLocalFileSystem below it
+writes no ``.crc`` files, which would be objects of their own and go stale when the S3 API overwrites a
+file.
 
 Standard library only, and nothing of this package: it is started by its path, in a step's clean environment.
 """
@@ -17,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -38,7 +40,7 @@ _QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 EX_CONFIG = 78
 
 
-class SubmitRefused(Exception):  # noqa: N818  (a refusal that the step's log tells)
+class SubmitRefused(Exception):
     """The call cannot be run here; the message says why."""
 
 
@@ -164,7 +166,7 @@ def _rewrite_option(name: str, value: str | None, localizer: Localizer) -> list[
 
 def default_conf(config: ShimConfig) -> dict[str, str]:
     """What every job gets unless it says otherwise: small, quick, bound to loopback, with s3:// mapped."""
-    temporary = os.environ.get("TMPDIR", "/tmp")  # noqa: S108  (steps always have one of their own)
+    temporary = tempfile.gettempdir()
     conf = {
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
@@ -209,20 +211,20 @@ def environment(config: ShimConfig, home: Path, environ: Mapping[str, str]) -> d
 def main(arguments: Sequence[str]) -> int:
     """Become the real spark-submit; returns only when it cannot be run."""
     config = ShimConfig(**json.loads(Path(arguments[0]).read_text()))
-    temporary = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108  (steps always have one of their own)
+    temporary = Path(tempfile.gettempdir())
     try:
         home = spark_home()
         env = environment(config, home, os.environ)
         localizer = Localizer(Path(config.s3_root), temporary / "spark-files" / str(os.getpid()))
         rewritten = rewrite(parse(arguments[1:]), config, localizer)
     except SubmitRefused as refused:
-        print(f"emr-local spark-submit: {refused}", file=sys.stderr)  # noqa: T201  (its console is the step's log)
+        sys.stderr.write(f"emr-local spark-submit: {refused}\n")
         return EX_CONFIG
     bash = shutil.which("bash")
     if bash is None:
-        print("emr-local spark-submit: Spark's scripts need bash.", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("emr-local spark-submit: Spark's scripts need bash.\n")
         return EX_CONFIG
-    os.execve(bash, [bash, str(home / "bin" / "spark-submit"), *rewritten], env)  # noqa: S606
+    os.execve(bash, [bash, str(home / "bin" / "spark-submit"), *rewritten], env)  # noqa: S606  (becomes Spark)
     return EX_CONFIG
 
 

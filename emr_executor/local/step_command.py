@@ -1,4 +1,4 @@
-"""Turns a HadoopJarStep into an argv: ``command-runner.jar`` and ``script-runner.jar`` are known, nothing else."""
+"""Turns a HadoopJarStep into an argv: ``command-runner.jar`` and ``script-runner.jar``, nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMAND_RUNNER = "command-runner.jar"
 SCRIPT_RUNNER = "script-runner.jar"
 
 
-class StepUnrunnable(Exception):  # noqa: N818  (the step fails with it, which is its point)
+class StepUnrunnable(Exception):
     """The step cannot be run here; the message goes to its log and FailureDetails."""
 
 
