@@ -20,14 +20,15 @@ def delays(flights: DataFrame) -> DataFrame:
     return arrived.groupBy("carrier", "origin", "dest").agg(
         f.count("*").alias("flights"),
         f.round(f.mean("arr_delay"), 1).alias("mean_min"),
-        f.expr("percentile(arr_delay, 0.5)").alias("median_min"),
-        f.expr("percentile(arr_delay, 0.9)").alias("p90_min"),
+        f.round(f.percentile("arr_delay", f.lit(0.5)), 1).alias("median_min"),
+        f.round(f.percentile("arr_delay", f.lit(0.9)), 1).alias("p90_min"),
     )
 
 
 def main(source: str, target: str) -> None:
     """Run the job."""
     with SparkSession.builder.appName("delays").getOrCreate() as spark:
+        spark.sparkContext.setLogLevel("WARN")
         flights = spark.read.csv(source, header=True, inferSchema=True, nullValue="NA")
         routes = delays(flights).cache()
         routes.coalesce(1).write.mode("overwrite").parquet(f"{target}/routes")

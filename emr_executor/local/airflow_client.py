@@ -127,12 +127,17 @@ class AirflowClient:
             ),
         )
 
-    def watch(self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 0.5) -> Iterator[RunState]:
-        """The run each time that something of it changed, to its end. Raises StackError when late."""
+    def watch(
+        self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 0.5, changes_only: bool = True
+    ) -> Iterator[RunState]:
+        """The run each time that something of it changed (or at each look), to its end.
+
+        Raises StackError when the run is not over within ``timeout_s``.
+        """
         deadline, last = time.monotonic() + timeout_s, None
         while last is None or not last.is_over:
             now = self.run(dag_id, run_id)
-            if last is None or (now.state, now.states()) != (last.state, last.states()):
+            if not changes_only or last is None or (now.state, now.states()) != (last.state, last.states()):
                 yield now
             last = now
             if not now.is_over:
@@ -141,10 +146,10 @@ class AirflowClient:
                     raise StackError(f"{late}: {now.states()}")
                 time.sleep(poll_s)
 
-    def task_log(
+    def task_events(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
-    ) -> str:
-        """The text of a task log, one line an event."""
+    ) -> list[dict[str, Any]]:
+        """The events of a task log, oldest first, each with ``event`` and mostly with ``logger``."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         response = self.call(
             "GET",
@@ -153,7 +158,14 @@ class AirflowClient:
             headers={"Accept": "application/json"},
         )
         content = self._json(response)["content"]
-        return "\n".join(line if isinstance(line, str) else str(line.get("event", "")) for line in content)
+        return [{"event": line} if isinstance(line, str) else line for line in content]
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
+    ) -> str:
+        """The text of a task log, one line an event."""
+        events = self.task_events(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
+        return "\n".join(str(event.get("event", "")) for event in events)
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1

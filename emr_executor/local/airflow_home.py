@@ -70,7 +70,7 @@ def write_airflow_home(
         },
         "api_auth": {"jwt_secret": secrets.token_hex(32)},
         "dag_processor": {"dag_bundle_config_list": json.dumps(bundles)},
-        "logging": {"base_log_folder": str(home.resolve() / "logs"), "worker_log_server_port": "0"},
+        "logging": {"base_log_folder": str(home.resolve() / "logs")},
         "usage_data_collection": {"enabled": "False"},
     }
     for layer in (_QUICK, extra):

@@ -21,6 +21,7 @@ MARK = "EMR_EXECUTOR_STACK"
 _DROPPED = ("AWS_", "AIRFLOW", "EMR_", "SPARK_", "PYSPARK_", "HADOOP_", "PYTHON", "YARN_")
 _LOG_TAIL_LINES = 25
 _POLL_S = 0.1
+_KILLED_WITHIN_S = 5.0
 
 
 class StackError(EmrExecutorError):
@@ -141,6 +142,7 @@ def stop_all(components: Sequence[Component], *, grace_s: float) -> None:
                 os.killpg(component.process.pid, signal.SIGKILL)
             component.process.wait()
     _each([process for process in below if process.is_running()], lambda process: process.kill())
+    psutil.wait_procs(below, timeout=_KILLED_WITHIN_S)
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:

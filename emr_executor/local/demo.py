@@ -31,6 +31,9 @@ from emr_executor.local.stack import LocalStack, owner_lives, recorded, stop_rec
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".emr"
 DAG_ID = "delays"
+SPARK_TASK = "job"
+EXECUTOR_LOGGER = "emr_executor"
+"""What the executor itself says in a task log; the driver's output has another logger."""
 UI_PORT = 8080
 RUN_TIMEOUT_S = 600.0
 MIN_FREE_MIB = 1024
@@ -136,14 +139,22 @@ def _fresh_home(home: Path) -> Path:
 
 
 def _follow(stack: LocalStack, run_id: str, say: Callable[[str], None]) -> RunState:
-    """Tell each task's changes and the step's own lines; the run when it is over."""
-    seen: dict[str, str | None] = {}
+    """Tell each task's changes and what the executor writes into its log; the run when it is over."""
+    told: dict[str, str | None] = {}
+    lines_told = 0
     last: RunState | None = None
-    for last in stack.watch(DAG_ID, run_id, timeout_s=RUN_TIMEOUT_S):
-        for task in last.tasks:
-            if task.state is not None and seen.get(task.name) != task.state:
-                seen[task.name] = task.state
-                say(f"task {task.name}: {task.state}")
+    for last in stack.client.watch(DAG_ID, run_id, timeout_s=RUN_TIMEOUT_S, changes_only=False):
+        states = last.states()
+        if states.get(SPARK_TASK) in {"running", "success", "failed"}:
+            events = stack.client.task_events(DAG_ID, run_id, SPARK_TASK)
+            lines = [str(event["event"]) for event in events if event.get("logger") == EXECUTOR_LOGGER]
+            for line in lines[lines_told:]:
+                say(f"  {line}")
+            lines_told = max(lines_told, len(lines))
+        for name, state in states.items():
+            if state in {"running", "success", "failed"} and told.get(name) != state:
+                told[name] = state
+                say(f"task {name}: {state}")
     if last is None:
         raise StackError(f"run {run_id} was never seen")
     return last

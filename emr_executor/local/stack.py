@@ -42,7 +42,13 @@ from emr_executor.local.process import ReadyInfo
 
 START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 15.0
-AIRFLOW_PROCESSES = ("api-server", "scheduler", "dag-processor")
+_PROCESS_ARGS = {
+    "api-server": ("api-server",),
+    # All processes share one log folder, so no log server is needed (it would listen on every address).
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+}
+AIRFLOW_PROCESSES = tuple(_PROCESS_ARGS)
 BUCKET = "emr-demo"
 STATE_FILE = "stack.json"
 
@@ -287,7 +293,7 @@ class LocalStack:
         return path
 
     def _airflow_component(self, name: str, args: Sequence[str] | None = None) -> Component:
-        command = [sys.executable, "-m", "airflow", *(args if args is not None else (name,))]
+        command = [sys.executable, "-m", "airflow", *(args or _PROCESS_ARGS[name])]
         log = self.home / "logs" / f"{name}.log"
         return Component(name, command, env=self.airflow_env(), log=log, cwd=self.home)
 
