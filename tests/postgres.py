@@ -37,6 +37,14 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
 }
+_UNTIL_ABANDONED = """
+home=$1; shift
+"$@" </dev/null & server=$!
+read -r _
+kill -INT $server; wait $server
+rm -rf "$home"
+"""
+"""A shell that ends the server when its input closes, with the process that holds it, killed or not."""
 _names = itertools.count(1)
 _lock = threading.Lock()
 
@@ -56,13 +64,13 @@ class PostgresServer:
         self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self.port = _free_port()
         options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
-        # The shell outlives nobody: its input closes with the process that holds it, killed or not.
         self._process = subprocess.Popen(
             [
                 "sh",
                 "-c",
-                '"$@" </dev/null & server=$!; read -r _; kill -INT $server; wait $server',
+                _UNTIL_ABANDONED,
                 "sh",
+                str(self._home),
                 str(_binaries() / "postgres"),
                 *("-D", str(data), "-p", str(self.port)),
                 *options,
@@ -70,7 +78,7 @@ class PostgresServer:
             stdin=subprocess.PIPE,
             stdout=(self._home / "log").open("wb"),
             stderr=subprocess.STDOUT,
-            cwd=self._home,
+            cwd="/",
             user=self._user,
             start_new_session=True,
         )

@@ -7,7 +7,7 @@ converts the fields that differ, so it may be given values whose bulky fields we
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -47,7 +47,13 @@ BULKY_WORKLOAD_COLUMNS = frozenset({"workload", "executor_config"})
 
 
 def workload_from(row: RowMapping) -> Workload:
-    """A workload; fields whose columns were not selected have their defaults."""
+    """A workload."""
+    lean = lean_workload_from(row)
+    return replace(lean, workload=row["workload"] or {}, executor_config=row["executor_config"] or {})
+
+
+def lean_workload_from(row: RowMapping) -> Workload:
+    """A workload from a row without the bulky columns, whose fields are empty."""
     hostname = row["hostname"]
     return Workload(
         workload_id=WorkloadId(row["workload_id"]),
@@ -57,8 +63,7 @@ def workload_from(row: RowMapping) -> Workload:
         priority_weight=row["priority_weight"],
         accepted_at=row["accepted_at"],
         scheduler_job_id=row["scheduler_job_id"],
-        workload=row.get("workload") or {},
-        executor_config=row.get("executor_config") or {},
+        workload={},
         log_path=row["log_path"],
         state=WorkloadState(row["state"]),
         target=WorkloadTarget(row["target"]),

@@ -20,8 +20,8 @@ from emr_executor.store.rows import (
     BULKY_WORKLOAD_COLUMNS,
     cluster_from,
     identity_from,
+    lean_workload_from,
     submission_from,
-    workload_from,
 )
 from emr_executor.store.schema import CLUSTER, SUBMISSION, TASK_INSTANCE, WORKLOAD
 
@@ -50,7 +50,7 @@ def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
         now=now,
         clusters=tuple(map(cluster_from, clusters)),
         submissions=tuple(map(submission_from, submissions)),
-        workloads=tuple(map(workload_from, (*ready, *_engaged(conn)))),
+        workloads=tuple(map(lean_workload_from, (*ready, *_engaged(conn)))),
         ready_waiting=ready_waiting,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import replace
 
@@ -234,3 +235,20 @@ def test_live_says_what_is_known_and_not_over(conn: Connection) -> None:
     parked, over = a_parked(), a_finished()
     store(conn, parked, over)
     assert live(conn, [parked.workload_id, over.workload_id, UNKNOWN]) == {parked.workload_id}
+
+
+def test_two_who_ask_for_the_deployment_id_at_once_get_the_same(postgres: Engine) -> None:
+    found: list[str] = []
+
+    def ask() -> None:
+        with postgres.begin() as conn:
+            found.append(scheduler_store.deployment_id(conn))
+
+    with postgres.begin() as conn:
+        mine = scheduler_store.deployment_id(conn)
+        other = threading.Thread(target=ask)
+        other.start()
+        other.join(timeout=0.2)
+        assert found == []
+    other.join(timeout=10)
+    assert found == [mine]
