@@ -40,6 +40,7 @@ LIFE_SIGN_S = 60.0
 QUIET_BYTES = 512  # a chunk smaller than this lets the next one wait longer
 BUSY_S = 55.0  # EMR looks at the marker about once a minute
 PARENT_LOOK_S = 2.0
+GATHER_S, BURST_BYTES, BURST_S = 0.5, 16384, 10.0
 DRAIN_S = 2.0  # output of a background process that outlives the command
 YARN_S = 25.0
 DEADLINE_CODE, NO_SPEC_CODE, NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 124, 125, 126, 127, 143
@@ -690,6 +691,7 @@ class Command:
         self.kill_at = None  # type: float | None
         self.kills = 0
         self.passing = True
+        self.listen_at = self.burst_until = 0.0
         self.applications = []  # type: list[str]
         self.before = b""
         self.parent = os.getppid()
@@ -746,16 +748,27 @@ class Command:
                     break
                 if not self.reason and (not is_open or now >= over_at + DRAIN_S):
                     break
+            listens = is_open and (now >= self.listen_at or code is not None)
             timers = [busy_at, now + PARENT_LOOK_S, self.kill_at or deadline, code is not None and now + 0.1]
+            timers.append(is_open and not listens and self.listen_at)
             pause = max(0.0, min(timer for timer in timers if timer) - now)
-            ready = select.select([self.wakeup] + [pipe] * is_open, [], [], pause)[0]
+            ready = select.select([self.wakeup] + [pipe] * listens, [], [], pause)[0]
             if self.wakeup in ready:
                 os.read(self.wakeup, 4096)
             if pipe in ready:
-                is_open = self.take(os.read(pipe, 65536), output)
+                data = os.read(pipe, 65536)
+                is_open = self.take(data, output)
+                self._gather(time.monotonic(), len(data))
         self._drain(pipe, output)
         self.child.stdout.close()
         return code if code >= 0 else 128 - code
+
+    def _gather(self, now: float, count: int) -> None:
+        """A driver that writes line by line shall not wake us for each; one that writes much is not held."""
+        if count >= BURST_BYTES:
+            self.burst_until = now + BURST_S
+        if now >= self.burst_until:
+            self.listen_at = now + GATHER_S
 
     def _stop_if_due(self, now: float, deadline: "float | None") -> None:
         assert self.child is not None
