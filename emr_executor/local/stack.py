@@ -256,6 +256,8 @@ class LocalStack:
             "AWS_CONFIG_FILE": nowhere,
             "AWS_SHARED_CREDENTIALS_FILE": nowhere,
             "AWS_EC2_METADATA_DISABLED": "true",
+            # setproctitle would write titles over the environment, and with it over the stack's mark.
+            "SPT_NOENV": "1",
         }
         if self.endpoint is not None:
             env |= self.endpoint.env()

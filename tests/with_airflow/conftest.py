@@ -1,0 +1,150 @@
+"""A real scheduler, API server, DAG processor, PostgreSQL and emr-local for the tests of this folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+
+from emr_executor.local.airflow_client import RunState
+from emr_executor.local.components import marked_processes, wait_until
+from emr_executor.local.control import EmrLocalControl
+from emr_executor.local.ledger import (
+    LedgerEntry,
+    most_clusters_at_once,
+    overlapping_steps,
+    step_intervals,
+)
+from emr_executor.local.stack import LocalStack
+from tests.postgres import fresh_database
+
+HERE = Path(__file__).parent
+CANARIES = {
+    "connection": "canary-pw-7d1c9e5b",
+    "variable": "canary-var-3f8a2c6d",
+    "environment": "canary-env-5b9e1d7f",
+}
+RUN_TIMEOUT_S = 240.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder runs on the one stack, in one worker."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.processes)
+
+
+class Bench:
+    """The stack with what tests ask of it."""
+
+    def __init__(self, stack: LocalStack, database_url: str, folder: Path) -> None:
+        self.stack, self.database_url, self.folder = stack, database_url, folder
+        self.dags, self.gates, self.events_file = folder / "dags", folder / "gates", folder / "events"
+        endpoint = stack.endpoint
+        assert endpoint is not None
+        self.endpoint = endpoint
+        self.control = EmrLocalControl(
+            endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, region=endpoint.region
+        )
+        self.emr = boto3.client("emr", **endpoint.client_args())
+        self.s3 = boto3.client("s3", **endpoint.client_args())
+        self.engine = create_engine(database_url)
+        self._runs: dict[str, str] = {}
+
+    # -- runs
+
+    def start(self, dag_id: str) -> str:
+        """Trigger a DAG once in the session; its run id."""
+        if dag_id not in self._runs:
+            self._runs[dag_id] = self.stack.trigger(dag_id)
+        return self._runs[dag_id]
+
+    def finished(self, dag_id: str) -> RunState:
+        """The DAG's one run when it is over."""
+        return self.stack.wait_for_run(dag_id, self.start(dag_id), timeout_s=RUN_TIMEOUT_S)
+
+    def log(self, dag_id: str, task_id: str, **which: int) -> str:
+        return self.stack.task_log(dag_id, self.start(dag_id), task_id, **which)
+
+    def wait(self, condition: Callable[[], Any], what: str, *, timeout_s: float = 90.0) -> None:
+        """Wait for a condition; the one way in which tests on real processes wait."""
+        wait_until(lambda: bool(condition()), timeout_s=timeout_s, what=what, poll_s=0.2)
+
+    def events(self, dag_id: str) -> Counter[str]:
+        """How often each callback ran, as ``task map_index try event``."""
+        lines = self.events_file.read_text().splitlines() if self.events_file.exists() else []
+        return Counter(line.split(" ", 1)[1] for line in lines if line.startswith(f"{dag_id} "))
+
+    def open_gate(self, name: str) -> None:
+        (self.gates / name).touch()
+
+    # -- what is stored, and what really happened
+
+    def rows(self, statement: str, **values: object) -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(text(statement), values).mappings()]
+
+    def submissions(self, dag_id: str) -> list[dict[str, Any]]:
+        return self.rows(
+            "select s.*, w.task_id, w.try_number"
+            " from emr_submission s join emr_workload w using (workload_id)"
+            " where w.dag_id = :dag_id order by w.task_id, w.map_index, w.try_number, s.n",
+            dag_id=dag_id,
+        )
+
+    def steps_run(self, dag_id: str, ledger: list[LedgerEntry] | None = None) -> list[str]:
+        """Names of the step processes that EMR really ran for a DAG, in the order of their starts."""
+        entries = self.control.ledger() if ledger is None else ledger
+        return [interval.name for interval in step_intervals(entries) if f"/{dag_id}." in interval.name]
+
+    def check_ledger(self) -> None:
+        """From outside: no workload's step was ever active twice at once, the cap held at every instant."""
+        entries = self.control.ledger()
+        assert overlapping_steps(entries, lambda name: name.split("/")[1].rsplit("-", 1)[0]) == ()
+        assert most_clusters_at_once(entries) <= 1
+
+    def agent(self) -> psutil.Process | None:
+        """The agent's process, a child of the scheduler."""
+        for process in marked_processes(self.stack.mark):
+            try:
+                if "emr agent" in " ".join(process.cmdline()):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("stack")
+    shutil.copytree(HERE / "dags", folder / "dags")
+    shutil.copytree(HERE / "jobs", folder / "jobs")
+    (folder / "gates").mkdir()
+    url = fresh_database()
+    stack = LocalStack(
+        folder / "home",
+        dags=[folder / "dags"],
+        database_url=url,
+        sections={"emr_executor": {"lease_timeout": "6", "task_heartbeat_interval": "10"}},
+        env={
+            "EMR_TEST_EVENTS": str(folder / "events"),
+            "EMR_TEST_GATES": str(folder / "gates"),
+            "AIRFLOW_CONN_CANARY_CONNECTION": f"postgres://someone:{CANARIES['connection']}@nowhere/db",
+            "AIRFLOW_VAR_CANARY_API_TOKEN": CANARIES["variable"],
+            "CANARY_IN_THE_ENVIRONMENT": CANARIES["environment"],
+        },
+        emr_args=["--start-delay-s", "1", "--bootstrap-delay-s", "1"],
+    )
+    with stack:
+        made = Bench(stack, url, folder)
+        for dag_id in ("phases", "failing", "secrets_near"):
+            made.start(dag_id)
+        yield made
+        made.engine.dispose()

@@ -1,0 +1,62 @@
+"""Parked tasks survive what dies around them: the step goes on, and is never submitted again."""
+
+from __future__ import annotations
+
+import shutil
+
+from tests.with_airflow.conftest import Bench
+
+
+def running(bench: Bench, dag_id: str) -> bool:
+    return [s["state"] for s in bench.submissions(dag_id)] == ["RUNNING"]
+
+
+def test_killed_scheduler_and_agent_leave_the_step_alone(bench: Bench) -> None:
+    for dag_id in ("phases", "failing", "secrets_near"):
+        bench.finished(dag_id)
+    bench.start("gated_crash")
+    bench.wait(lambda: running(bench, "gated_crash"), "the step to run")
+    agent = bench.agent()
+    assert agent is not None
+    agent.kill()
+    bench.stack.kill("scheduler")
+    bench.stack.restart("scheduler")
+    bench.wait(lambda: bench.agent() is not None, "a new agent")
+    bench.open_gate("crash")
+    run = bench.finished("gated_crash")
+    assert [(task.state, task.try_number) for task in run.tasks] == [("success", 1)]
+    assert len(bench.steps_run("gated_crash")) == 1
+    assert bench.events("gated_crash") == {
+        f"waits -1 1 {event}": 1 for event in ("pre_execute", "on_execute", "on_success")
+    }
+    assert "driver is done" in bench.log("gated_crash", "waits")
+    bench.check_ledger()
+
+
+def test_killed_agent_alone_is_started_again(bench: Bench) -> None:
+    bench.finished("gated_crash")
+    first = bench.agent()
+    assert first is not None
+    first.kill()
+    bench.wait(lambda: (now := bench.agent()) is not None and now.pid != first.pid, "a new agent")
+
+
+def test_a_dag_file_that_vanishes_while_parked_does_not_run_the_step_twice(bench: Bench) -> None:
+    bench.start("gated_vanish")
+    bench.wait(lambda: running(bench, "gated_vanish"), "the step to run")
+    away = bench.folder / "gated.py.away"
+    shutil.move(bench.dags / "gated.py", away)
+    bench.open_gate("vanish")
+    bench.wait(
+        lambda: bench.rows(
+            "select 1 from emr_workload where dag_id = 'gated_vanish' and phase_attempts > 0"
+            " and state in ('FINISHABLE', 'FINISHING')"
+        ),
+        "a finish that cannot be done",
+    )
+    assert len(bench.steps_run("gated_vanish")) == 1
+    shutil.move(away, bench.dags / "gated.py")
+    run = bench.finished("gated_vanish")
+    assert [(task.state, task.try_number) for task in run.tasks] == [("success", 1)]
+    assert len(bench.steps_run("gated_vanish")) == 1
+    assert bench.events("gated_vanish")["waits -1 1 on_success"] == 1
