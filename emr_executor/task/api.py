@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+from airflow.sdk.api import client as sdk_client
 from airflow.sdk.api.client import Client, TaskInstanceOperations
 from airflow.sdk.api.datamodels._generated import TIEnterRunningPayload, TIHeartbeatInfo, TIRunContext
 
@@ -94,6 +95,11 @@ class PhaseClient(Client):
             time.sleep(delay_s)
         else:
             self.ticker.sleep(delay_s)
+
+
+def warm_up() -> None:
+    """Build Airflow's TLS context once, for every process forked from this one."""
+    PhaseClient._get_ssl_context_cached(sdk_client.API_SSL_CA_FILE_PATH, sdk_client.API_SSL_CERT_PATH)
 
 
 @contextmanager

@@ -36,12 +36,26 @@ _EXIT_BROKEN = 70
 _READ_BYTES = 1024 * 1024
 _PRELOADED = (
     "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.execution_time.cache",
+    "airflow.sdk.definitions.connection",
+    "airflow.sdk.definitions.asset.metadata",
+    "airflow.sdk.bases.sensor",
+    "airflow.sdk._shared.logging.factory",
     "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.bundles.manager",
     "airflow.executors.base_executor",
     "airflow.api_fastapi.auth.tokens",
     "airflow.providers.apache.spark.hooks.spark_submit",
     "airflow.providers.apache.spark.operators.spark_submit",
+    # What most DAG files import besides.
+    "airflow.providers.standard.operators.bash",
+    "airflow.providers.standard.operators.empty",
+    "airflow.providers.standard.operators.python",
+    "boto3.s3.inject",
+    "jinja2.ext",
+    "emr_executor.store.phase_store",
+    "emr_executor.store.runner",
     "emr_executor.task.spark_submit",
     "emr_executor.task.step_errors",
     "emr_executor.task.supervise",
@@ -69,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     _set_title(TITLE)
     for name in _PRELOADED:
         import_module(name)
-    _preload_translators()
+    _warm_up()
     module, _, attribute = options.results.partition(":")
     host = TaskHost(control_in, control_out, getattr(import_module(module), attribute))
     return host.serve()
@@ -243,10 +257,14 @@ def _take_control_channel() -> tuple[int, int]:
     return control_in, control_out
 
 
-def _preload_translators() -> None:
-    from emr_executor.task.translators import registry
+def _warm_up() -> None:
+    """What imports alone do not do, and each phase would do again."""
+    from emr_executor.task import api, child, staging, translators
 
-    registry()
+    translators.registry()
+    staging.warm_up()
+    api.warm_up()
+    child.warm_up()
 
 
 def _set_title(title: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,25 @@ _ATTEMPTS = 5
 _PAUSE_S = 2.0
 
 
+@cache
+def _session() -> boto3.Session:
+    return boto3.Session()
+
+
+def warm_up() -> None:
+    """Read botocore's description of S3 once, for every process forked from this one.
+
+    With keys that are none: credentials are looked for in each phase, when they may have changed.
+    """
+    no_keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
+    _session().client("s3", region_name="us-east-1", **no_keys)
+
+
 def s3_client_of(access: AwsAccess) -> Any:
     """An S3 client from botocore's own credential chain."""
-    session = boto3.Session(region_name=access.region_name)
-    return session.client("s3", endpoint_url=access.endpoint_url, config=client_config(access))
+    return _session().client(
+        "s3", region_name=access.region_name, endpoint_url=access.endpoint_url, config=client_config(access)
+    )
 
 
 def client_config(access: AwsAccess) -> Config:

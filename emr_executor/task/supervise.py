@@ -5,7 +5,7 @@ to the Execution API under the identity stored for the try, whatever host and pi
 (facts 3 and 4), and writes the phase's result to the store, guarded by the row's claim.
 
 This file holds all use of private names of Airflow's SDK on the supervisor's side; ``child``
-and its two users hold the task runner's. All were read in Airflow 3.3 (``check_airflow``).
+and its two users hold the task runner's. All were read in Airflow 3.3; the executor refuses other minors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 import attrs
 import httpx
 import structlog
-from airflow import __version__ as airflow_version
 from airflow.sdk._shared.secrets_masker import reset_secrets_masker
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState
 from airflow.sdk.exceptions import ErrorType
@@ -33,7 +32,7 @@ from pydantic import Field, TypeAdapter
 
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
-from emr_executor.errors import Bug, ConfigError, StaleWriter, WorkloadRejected
+from emr_executor.errors import Bug, StaleWriter, WorkloadRejected
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, reason_of
 from emr_executor.task.child import ChildSetup
@@ -46,9 +45,9 @@ from emr_executor.task.wire import Phase
 
 log = structlog.get_logger(__name__)
 
-SUPPORTED_MINOR = "3.3"
 EXIT_NO_RESULT = 75
 """Exit code of a supervisor that wrote no result: its claim runs out and the phase runs again."""
+_EXIT_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +56,6 @@ class PhaseReport:
 
     exit_code: int
     masks: tuple[str, ...] = ()
-
-
-def check_airflow() -> None:
-    """Raises ConfigError for an Airflow minor whose private classes nobody has read yet."""
-    minor = ".".join(airflow_version.split(".")[:2])
-    if minor != SUPPORTED_MINOR:
-        raise ConfigError(
-            [
-                f"this version knows Airflow {', '.join(SUPPORTED_MINOR)}, not {airflow_version}: upgrade emr_executor"
-            ]
-        )
 
 
 def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
@@ -90,7 +78,8 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
 
 def _supervise(phase: Phase, results: PhaseResults, client: PhaseClient, logger: Any) -> int:
     ticker = client.ticker = Ticker(results, interval_s=sdk.MIN_HEARTBEAT_INTERVAL)
-    delay_s = backoff_s(phase.workload.phase_attempts)
+    # The row already counts this attempt.
+    delay_s = backoff_s(phase.workload.phase_attempts - 1)
     failure: httpx.HTTPError | None = None
     try:
         process = _start(phase, results, ticker, client, logger)
@@ -233,6 +222,16 @@ class PhaseProcess(sdk.ActivitySubprocess):
         """End the child; whatever it still asks for, it does not park."""
         self._is_killed = True
         super().kill(*args, **kwargs)
+
+    def _service_subprocess(self, max_wait_time: float, *args: Any, **kwargs: Any) -> Any:
+        """As Airflow's, but a child that has closed its channels is looked at again at once.
+
+        There is nothing left to wake the stock code then, and it sleeps out its heartbeat interval
+        when the end of the process comes a moment after that of its channels.
+        """
+        if not self._open_sockets:
+            max_wait_time = min(max_wait_time, _EXIT_POLL_S)
+        return super()._service_subprocess(max_wait_time, *args, **kwargs)
 
     def _send_heartbeat_if_needed(self) -> None:
         self._tick()

@@ -60,7 +60,9 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.task": Rule(
         ours=_names("core errors config ports store aws config_load"),
-        theirs=_names("airflow attrs boto3 botocore httpx pydantic sqlalchemy structlog uuid6 tenacity"),
+        theirs=_names(
+            "airflow attrs boto3 botocore httpx pydantic setproctitle sqlalchemy structlog uuid6 tenacity"
+        ),
     ),
     "emr_executor.agent": Rule(
         ours=_names("core errors config ports store wrapper aws.layout aws.launch aws.step"),

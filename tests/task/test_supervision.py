@@ -73,7 +73,7 @@ def test_a_try_that_may_not_start_is_gone(bench: Bench, status: int) -> None:
 def test_an_api_server_that_does_not_serve_postpones_the_phase(bench: Bench, status: int) -> None:
     bench.api.answers["PATCH", "/run"] = (status, {"detail": "no"})
     ended = bench.run(bench.workload("plain", "simple", WorkloadState.PREPARING, phase_attempts=2))
-    assert [(event["event"], event.get("delay_s")) for event in ended.results] == [("retry", 20.0)]
+    assert [(event["event"], event.get("delay_s")) for event in ended.results] == [("retry", 10.0)]
     assert bench.marks == []
 
 
