@@ -182,3 +182,11 @@ class AirflowClient:
             raise StackError(f"Airflow refused {request.method} {request.url.path}: {said}")
         answer: dict[str, Any] = response.json()
         return answer
+
+
+def _text_of(line: Any) -> list[str]:
+    """A structured log line as text: its event, and each exception that it carries."""
+    if isinstance(line, str):
+        return [line]
+    errors = line.get("error_detail") or []
+    return [str(line.get("event", "")), *(f"{e.get('exc_type')}: {e.get('exc_value')}" for e in errors)]

