@@ -7,6 +7,7 @@ HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from functools import cache
@@ -40,6 +41,8 @@ def warm_up() -> None:
 
     With keys that are none: credentials are looked for in each phase, when they may have changed.
     """
+    # It would tell at each phase where it found credentials.
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
     no_keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
     _session().client("s3", region_name="us-east-1", **no_keys)
 

@@ -32,7 +32,7 @@ from pydantic import Field, TypeAdapter
 
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
-from emr_executor.errors import Bug, StaleWriter, WorkloadRejected
+from emr_executor.errors import Bug, StaleWriter, StoreBusy, WorkloadRejected
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, reason_of
 from emr_executor.task.child import ChildSetup
@@ -179,12 +179,15 @@ class PhaseProcess(sdk.ActivitySubprocess):
     _began: bool = attrs.field(default=False, init=False)
     _held: bool = attrs.field(default=False, init=False)
     _is_killed: bool = attrs.field(default=False, init=False)
+    _abandoned_why: str | None = attrs.field(default=None, init=False)
     _last_beat: float = attrs.field(default=0.0, init=False)
 
     def unfinished(self) -> str | None:
-        """Why a finish phase did not end the try, or None when it did; prepare always ends one way."""
-        if not self.is_finish or self._terminal_state or self._pending_terminal_state_msg:
+        """Why the phase has to run again, or None when it ended the try one way or the other."""
+        if self._terminal_state or self._pending_terminal_state_msg:
             return None
+        if self._abandoned_why or not self.is_finish:
+            return self._abandoned_why
         if self._held:
             return "the DAG or its task is missing from the DAG file; the outcome is held"
         return f"the finish process ended early, exit code {self._exit_code}"
@@ -240,11 +243,12 @@ class PhaseProcess(sdk.ActivitySubprocess):
     def _tick(self) -> None:
         try:
             self.ticker.tick()
-        except StaleWriter:
-            self._abandon()
+        except StaleWriter as stale:
+            self._abandon(str(stale))
 
-    def _abandon(self) -> None:
-        """End the child before it can have an effect."""
+    def _abandon(self, why: str) -> None:
+        """End the child before it can have an effect; Airflow is told nothing."""
+        self._abandoned_why = why
         with suppress(Exception):
             self._signal_subprocess(signal.SIGKILL)
 
@@ -252,7 +256,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
         if self.parked or self.ticker.is_lost:
             self.send_msg(None, request_id=req_id)
         elif isinstance(msg, Park) and self._is_killed:
-            self._abandon()
+            self._abandon("the phase was to end when it asked to park")
         elif isinstance(msg, Park):
             self._park(msg, req_id)
         elif isinstance(msg, FinishBegan):
@@ -278,8 +282,9 @@ class PhaseProcess(sdk.ActivitySubprocess):
                 "Parked: the step is ready and waits for a slot on an EMR cluster.",
                 staged_files=len(park.files),
             )
-        except StaleWriter:
-            self._abandon()
+        except (StaleWriter, StoreBusy) as error_of_store:
+            # Not the task's fault: it may not fail for it.
+            self._abandon(f"the step was staged and could not be stored: {error_of_store}")
             return
         except WorkloadRejected as rejection:
             error = _answer(type(rejection).__name__, str(rejection))

@@ -37,6 +37,7 @@ def host_env(home: Path, api_url: str) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(DAGS.parent / "plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api_url,
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor,emr_executor.EmrExecutor",
         "AIRFLOW__API_AUTH__JWT_SECRET": "not-a-secret-but-long-enough-for-tests-of-tokens-0123456789abcdef",
@@ -88,6 +89,12 @@ class Bench:
     def marks(self) -> list[str]:
         """What the DAG files' code noted (``tests/task/dags/notes.py``), in order."""
         path = self.home / "marks"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def events(self) -> list[str]:
+        """What Airflow told its listeners (``tests/task/plugins``), in order."""
+        path = self.home / "marks.events"
         return path.read_text().splitlines() if path.exists() else []
 
     def workload(self, dag: str, task_id: str, state: WorkloadState, **fields: Any) -> Workload:
@@ -214,8 +221,8 @@ def host(
 
 
 @pytest.fixture
-def bench(host: Any, settings: Settings) -> Iterator[Bench]:
+def bench(host: Any, settings: Settings) -> Bench:
     home, server, process = host
-    (home / "marks").unlink(missing_ok=True)
-    yield Bench(home, server, process, settings)
-    (home / "marks").unlink(missing_ok=True)
+    for name in ("marks", "marks.events"):
+        (home / name).unlink(missing_ok=True)
+    return Bench(home, server, process, settings)

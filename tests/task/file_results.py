@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from emr_executor.core.model import StepPlan
-from emr_executor.errors import StaleWriter
+from emr_executor.errors import StaleWriter, StoreBusy
+from emr_executor.task import ticker
 
 FOLDER = "EMR_TEST_RESULTS"
 
 
 class FileResults:
-    """A file ``<workload_id>``; a file ``<workload_id>.lost`` beside it means that the claim is lost."""
+    """A file ``<workload_id>``.
+
+    Beside it, a file ``<workload_id>.lost`` means that the claim is lost, ``<workload_id>.full`` that no
+    step can be stored.
+    """
 
     def __init__(self, workload_id: str, claim_token: str) -> None:
+        # Made in a supervisor alone, which need not insist for half a minute here.
+        ticker._WRITE_PAUSE_S = 0.01
         self._path = Path(os.environ[FOLDER]) / workload_id
         self._claim_token = claim_token
 
@@ -25,6 +32,8 @@ class FileResults:
         self._write("renew")
 
     def parked(self, step: StepPlan) -> None:
+        if Path(f"{self._path}.full").exists():
+            raise StoreBusy("the database is away")
         self._write("parked", step=asdict(step))
 
     def over(self, airflow_state: str) -> None:

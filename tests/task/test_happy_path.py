@@ -48,6 +48,7 @@ def test_an_unmodified_operator_is_parked_and_then_succeeds(bench: Bench) -> Non
     assert finished.results == [{"event": "over", "token": "claim", "state": "success"}]
     assert bench.api.states() == ["success"]
     assert bench.marks == ["execute", "success"]
+    assert bench.events == ["running", "stopping", "success", "stopping"]
     assert after.exists()
     after.unlink()
 

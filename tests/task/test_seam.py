@@ -46,3 +46,39 @@ def test_the_pool_decides_last(bench: Bench) -> None:
     command = bench.prepare("plain", "simple").step.command
     assert options(command)["--deploy-mode"] == "cluster"
     assert options(command)["--queue"] == "pool"
+
+
+def test_properties_class_path_and_archives_travel_in_a_form_that_spark_takes(bench: Bench) -> None:
+    step = bench.prepare("plain", "full").step
+    words = {
+        word: step.command[index + 1] for index, word in enumerate(step.command[:-1]) if word != "--conf"
+    }
+    assert "--properties-file" not in words
+    assert "spark.both=conf" in step.command
+    assert any(word.startswith("spark.files=s3://") and word.endswith("/table.csv") for word in step.command)
+    assert not any("not.spark" in word for word in step.command)
+    assert words["--driver-class-path"] == "tool.jar:/usr/lib/cluster/*"
+    first, second = words["--jars"].split(",")
+    assert first == "s3://jobs/a.jar"
+    assert second.startswith("s3://")
+    assert second.endswith("/tool.jar")
+    assert words["--archives"].endswith("/table.csv#table")
+    assert words["--deploy-mode"] == "cluster"
+    assert step.command[-1].endswith("/average.py")
+
+
+def test_a_connection_of_airflows_gives_the_credentials_and_stays_out_of_user_code(bench: Bench) -> None:
+    bench.api.connections["staging"] = {"conn_type": "aws", "login": "testing", "password": "aws-canary-1"}
+    aws = bench.settings.aws.model_copy(update={"aws_conn_id": "staging"})
+    bench.settings = bench.settings.model_copy(update={"aws": aws})
+    ended = bench.prepare("plain", "simple")
+    assert ended.step.spec_uri.startswith("s3://")
+    assert "aws-canary-1" in ended.reply.masks
+    assert "aws-canary-1" not in ended.log
+
+
+def test_a_connection_that_does_not_exist_fails_the_try_with_its_name(bench: Bench) -> None:
+    aws = bench.settings.aws.model_copy(update={"aws_conn_id": "absent"})
+    bench.settings = bench.settings.model_copy(update={"aws": aws})
+    assert bench.prepare("plain", "simple").results[0]["state"] == "failed"
+    assert "'absent' of [emr_executor] aws_conn_id does not exist" in bench.marks[-1]

@@ -58,6 +58,14 @@ def test_a_lost_claim_ends_the_phase_without_a_trace(bench: Bench) -> None:
     assert bench.api.states() == []
 
 
+def test_a_step_that_cannot_be_stored_does_not_fail_the_try(bench: Bench) -> None:
+    Path(bench.home / "results" / f"{bench.workload_id}.full").touch()
+    ended = bench.prepare("plain", "simple")
+    assert [event["event"] for event in ended.results] == ["retry"]
+    assert bench.api.states() == []
+    assert bench.marks == ["execute"]
+
+
 @pytest.mark.parametrize("status", [404, 409, 410])
 def test_a_try_that_may_not_start_is_gone(bench: Bench, status: int) -> None:
     bench.api.answers["PATCH", "/run"] = (

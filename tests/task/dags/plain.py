@@ -53,4 +53,13 @@ with DAG(
     )
     SparkSubmitOperator(task_id="kerberos", application="s3://jobs/x.py", keytab="/k", principal="p")
     SparkSubmitOperator(task_id="connected", application="s3://jobs/x.py", conn_id="cluster")
+    SparkSubmitOperator(
+        task_id="full",
+        application="file://{{ dag.folder }}/jobs/average.py",
+        archives="jobs/table.csv#table",
+        jars="s3://jobs/a.jar",
+        driver_class_path="jobs/tool.jar:/usr/lib/cluster/*",
+        properties_file="jobs/spark.properties",
+        conf={"spark.both": "conf", "spark.submit.deployMode": "cluster"},
+    )
     BashOperator(task_id="bash", bash_command="echo never > never")
