@@ -59,7 +59,7 @@ def write_airflow_home(
             "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "simple_auth_manager_all_admins": "True",
             "execution_api_server_url": f"{base_url}/execution/",
-            "parallelism": "8",
+            "parallelism": "4",
         },
         "database": {"sql_alchemy_conn": database_url or f"sqlite:///{home.resolve()}/airflow.db"},
         "api": {

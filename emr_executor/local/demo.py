@@ -36,6 +36,8 @@ EXECUTOR_LOGGER = "emr_executor"
 """What the executor itself says in a task log; the driver's output has another logger."""
 UI_PORT = 8080
 RUN_TIMEOUT_S = 600.0
+STOP_GRACE_S = 3.0
+"""Nothing of a demo is needed after it."""
 MIN_FREE_MIB = 1024
 EXIT_INTERRUPTED = 130
 
@@ -69,8 +71,10 @@ def demo() -> int:
     started = time.monotonic()
     home = _fresh_home(STATE / "demo")
     console.print("[bold]emr_executor demo[/]: Airflow, a local EMR and one Spark task on this machine")
-    with LocalStack(home, dags=[CHECKOUT / "dags"], template=_template(), progress=_say(started)) as stack:
-        say = _say(started)
+    say = _say(started)
+    with LocalStack(
+        home, dags=[CHECKOUT / "dags"], template=_template(), stop_grace_s=STOP_GRACE_S, progress=say
+    ) as stack:
         say("healthy; starting one run of dags/delays.py")
         run_id = stack.trigger(DAG_ID)
         last = _follow(stack, run_id, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,9 @@ def endpoint_client(info: ReadyInfo, service: str) -> Any:
     from botocore.config import Config
     from botocore.session import Session
 
-    return Session().create_client(
+    # (config file name, environment variable, default, conversion): no variable and no file of the user counts.
+    own = {name: (None, None, os.devnull, None) for name in ("config_file", "credentials_file")}
+    session = Session(session_vars={**own, "profile": (None, None, None, None)})
+    return session.create_client(
         service, **info.client_args(), config=Config(proxies={}, s3={"addressing_style": "path"})
     )

@@ -41,7 +41,7 @@ from emr_executor.local.endpoint_component import (
 from emr_executor.local.process import ReadyInfo
 
 START_TIMEOUT_S = 180.0
-STOP_GRACE_S = 15.0
+STOP_GRACE_S = 8.0
 _PROCESS_ARGS = {
     "api-server": ("api-server",),
     # All processes share one log folder, so no log server is needed (it would listen on every address).
@@ -66,6 +66,7 @@ class LocalStack:
     api_port: None takes a free one
     with_emr: False starts no endpoint and sets no [emr_executor] options
     emr_args: more arguments for ``emr-local serve``
+    stop_grace_s: from SIGTERM to SIGKILL; a scheduler takes seconds to end in order
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class LocalStack:
         with_emr: bool = True,
         emr_args: Sequence[str] = (),
         template: Path | None = None,
+        stop_grace_s: float = STOP_GRACE_S,
         progress: Progress = lambda _text: None,
     ) -> None:
         self.home, self.dags, self.database_url = home.resolve(), tuple(dags), database_url
@@ -89,7 +91,7 @@ class LocalStack:
         self.mark = secrets.token_hex(8)
         self.client = AirflowClient(self.base_url)
         self.endpoint: ReadyInfo | None = None
-        self._progress, self._let_go = progress, False
+        self._progress, self._let_go, self._stop_grace_s = progress, False, stop_grace_s
         self._components: dict[str, Component] = {}
         self._emr = endpoint_component(self.home, self.mark, emr_args) if with_emr else None
 
@@ -153,9 +155,9 @@ class LocalStack:
         """End every process of the stack, children and leftovers included; safe to call twice."""
         self.client.close()
         emr = self._components.pop("emr-local", None)
-        stop_all(list(self._components.values()), grace_s=STOP_GRACE_S)
+        stop_all(list(self._components.values()), grace_s=self._stop_grace_s)
         if emr is not None:
-            stop_all([emr], grace_s=STOP_GRACE_S)
+            stop_all([emr], grace_s=self._stop_grace_s)
         end_marked(self.mark)
         self._components.clear()
         (self.home / STATE_FILE).unlink(missing_ok=True)
