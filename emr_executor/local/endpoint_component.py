@@ -49,8 +49,8 @@ def endpoint_client(info: ReadyInfo, service: str) -> Any:
     from botocore.config import Config
     from botocore.session import Session
 
-    # (config file name, environment variable, default, conversion): no variable and no file of the user counts.
-    own = {name: (None, None, os.devnull, None) for name in ("config_file", "credentials_file")}
+    # (name in a config file, environment variable, default, conversion): nothing of the user's counts.
+    own = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
     session = Session(session_vars={**own, "profile": (None, None, None, None)})
     return session.create_client(
         service, **info.client_args(), config=Config(proxies={}, s3={"addressing_style": "path"})
