@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,7 @@ from airflow.exceptions import AirflowConfigException
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session
 
@@ -116,9 +116,8 @@ class EmrExecutor(BaseExecutor):
         accepted = to_workload(workload, self._settings, self._job_id, datetime.now(tz=UTC))
         self._parked[accepted.workload_id] = workload.key
         try:
-            # On the connection: the session's own savepoint would look like a commit to the scheduler's guard.
             connection = session.connection()
-            with connection.begin_nested():
+            with _savepoint(connection):
                 scheduler_store.accept(connection, [accepted])
         except SQLAlchemyError:
             # The savepoint is rolled back, QUEUED stays: it is accepted in one of the next loops.
@@ -311,6 +310,15 @@ def to_workload(
         executor_config=dict(ti.executor_config or {}),
         log_path=workload.log_path,
     )
+
+
+def _savepoint(connection: Connection) -> AbstractContextManager[object]:
+    """Keeps a failed statement from spoiling the scheduler's transaction.
+
+    On the connection, since the session's own savepoint looks like a commit to the scheduler's guard
+    (airflow/utils/sqlalchemy.py). SQLite needs none, and its driver would begin a transaction with it.
+    """
+    return nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested()
 
 
 def _workload_id(ti: TaskInstance) -> WorkloadId:

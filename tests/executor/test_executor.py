@@ -1,0 +1,209 @@
+"""The executor's own promises, on a real database: statements a sync, adoption, purge, refusal."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow import settings as airflow_settings
+from airflow.executors import workloads
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import delete, event, insert, select
+
+from emr_executor.core.states import WorkloadState
+from emr_executor.executor import EmrExecutor
+from emr_executor.store import scheduler_store
+from emr_executor.store.rows import mapping_of
+from emr_executor.store.schema import AIRFLOW, METADATA, WORKLOAD
+from tests.agent.fakes import SETTINGS
+from tests.builders import NOW, make_workload
+
+JOB_ID = 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables() -> Iterator[None]:
+    airflow_settings.configure_orm()
+    METADATA.create_all(airflow_settings.engine)
+    AIRFLOW.create_all(airflow_settings.engine)
+    yield
+    METADATA.drop_all(airflow_settings.engine)
+    AIRFLOW.drop_all(airflow_settings.engine)
+
+
+@pytest.fixture(autouse=True)
+def empty(tables: None) -> None:
+    with airflow_settings.engine.begin() as connection:
+        connection.execute(delete(WORKLOAD))
+
+
+@pytest.fixture
+def executor() -> EmrExecutor:
+    executor = EmrExecutor()
+    executor.job_id = JOB_ID
+    executor._settings = SETTINGS
+    return executor
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    event.listen(airflow_settings.engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(airflow_settings.engine, "before_cursor_execute", note)
+
+
+def store(*rows: Any) -> None:
+    with airflow_settings.engine.begin() as connection:
+        for row in rows:
+            connection.execute(insert(WORKLOAD).values({**mapping_of(type(row)).columns(row), "reported": 0}))
+
+
+def stored(workload_id: str) -> Any:
+    with airflow_settings.engine.connect() as connection:
+        return connection.execute(select(WORKLOAD).where(WORKLOAD.c.workload_id == workload_id)).one()
+
+
+def workload(name: str, **changes: Any) -> Any:
+    return make_workload(name, scheduler_job_id=JOB_ID, **changes)
+
+
+def execute_task(name: str = "t") -> workloads.ExecuteTask:
+    ti = {
+        "id": str(uuid.uuid4()),
+        "dag_version_id": str(uuid.uuid4()),
+        "task_id": name,
+        "dag_id": "d",
+        "run_id": "r",
+        "try_number": 1,
+        "map_index": -1,
+        "pool_slots": 1,
+        "queue": "emr",
+        "priority_weight": 5,
+        "executor_config": {"k": "v"},
+    }
+    return workloads.ExecuteTask.model_validate(
+        {
+            "ti": ti,
+            "token": "a-token-that-must-not-be-stored",
+            "dag_rel_path": "d.py",
+            "bundle_info": {"name": "b", "version": None},
+            "log_path": "d/t.log",
+        }
+    )
+
+
+@pytest.mark.parametrize("parked", [0, 1, 400])
+def test_sync_makes_at_most_two_statements_whatever_is_parked(
+    executor: EmrExecutor, statements: list[str], parked: int
+) -> None:
+    store(*[workload(f"p{i}") for i in range(parked)])
+    store(
+        *[workload(f"f{i}", state=WorkloadState.FINISHED, airflow_state="success") for i in range(20)],
+        workload("c", state=WorkloadState.CANCELLED),
+    )
+    statements.clear()
+    executor.sync()
+    assert len([s for s in statements if not s.startswith(("BEGIN", "PRAGMA"))]) == 2
+    assert len(executor.event_buffer) == 21
+    assert {state for state, _ in executor.event_buffer.values()} == {TaskInstanceState.SUCCESS}
+    statements.clear()
+    executor.sync()
+    assert len([s for s in statements if not s.startswith(("BEGIN", "PRAGMA"))]) <= 1
+
+
+def test_a_handed_over_workload_is_stored_in_the_schedulers_transaction(executor: EmrExecutor) -> None:
+    task = execute_task()
+    with create_session() as session:
+        executor.queue_workload(task, session)
+        session.rollback()
+    with airflow_settings.engine.connect() as connection:
+        assert connection.execute(select(WORKLOAD)).all() == []
+    with create_session() as session:
+        executor.queue_workload(task, session)
+    row = stored(str(task.ti.id))
+    assert (row.state, row.cluster_pool, row.priority_weight) == ("ACCEPTED", "default", 5)
+    assert row.executor_config == {"k": "v"}
+    assert "a-token-that-must-not-be-stored" not in str(tuple(row))
+    assert executor.has_task(SimpleNamespace(id=task.ti.id, key=task.key))  # type: ignore[arg-type]
+
+
+def test_a_parked_try_occupies_no_slot(executor: EmrExecutor) -> None:
+    with create_session() as session:
+        for i in range(50):
+            executor.queue_workload(execute_task(f"t{i}"), session)
+    assert (executor.slots_occupied, executor.slots_available) == (0, executor.parallelism)
+
+
+def test_a_try_that_the_scheduler_purged_is_dropped_at_once_and_its_step_cancelled(
+    executor: EmrExecutor,
+) -> None:
+    task = execute_task()
+    with create_session() as session:
+        executor.queue_workload(task, session)
+    executor.change_state(task.key, TaskInstanceState.FAILED)
+    assert not executor.has_task(SimpleNamespace(id=task.ti.id, key=task.key))  # type: ignore[arg-type]
+    executor.sync()
+    assert stored(str(task.ti.id)).target == "CANCEL"
+
+
+def test_revoking_never_raises_and_asks_to_cancel(executor: EmrExecutor) -> None:
+    store(workload("w1"))
+    executor.revoke_task(ti=SimpleNamespace(id="w1"))  # type: ignore[arg-type]
+    executor.revoke_task(ti=None)  # type: ignore[arg-type]
+    executor.sync()
+    assert (stored("w1").target, stored("w1").cancel_reason) == ("CANCEL", "revoked by the scheduler")
+
+
+def test_a_refusing_executor_fails_its_tasks_with_the_text(executor: EmrExecutor) -> None:
+    executor._settings, executor._refusal = None, "max_clusters must be a number"
+    task = execute_task()
+    with create_session() as session:
+        executor.queue_workload(task, session)
+    assert executor.event_buffer == {task.key: (TaskInstanceState.FAILED, "max_clusters must be a number")}
+    executor.heartbeat()
+
+
+def test_an_error_of_the_store_does_not_leave_the_heartbeat(executor: EmrExecutor) -> None:
+    METADATA.drop_all(airflow_settings.engine)
+    try:
+        executor.heartbeat()
+        executor.heartbeat()
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+    store(workload("f", state=WorkloadState.FINISHED, airflow_state="success", finished_at=NOW))
+    executor.heartbeat()
+    assert list(executor.event_buffer) == [
+        TaskInstanceKey(dag_id="d", task_id="f", run_id="r", try_number=1, map_index=-1)
+    ]
+
+
+def test_a_workload_that_could_not_be_stored_is_stored_in_a_later_loop(executor: EmrExecutor) -> None:
+    METADATA.drop_all(airflow_settings.engine)
+    task = execute_task()
+    try:
+        with create_session() as session:
+            executor.queue_workload(task, session)
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+    executor.heartbeat()
+    assert stored(str(task.ti.id)).state == "ACCEPTED"
+
+
+def test_outcomes_of_another_scheduler_are_left_to_it(executor: EmrExecutor) -> None:
+    other = replace(workload("o", state=WorkloadState.FINISHED, airflow_state="success"), scheduler_job_id=8)
+    store(other)
+    executor.sync()
+    assert executor.event_buffer == {}
+    with airflow_settings.engine.begin() as connection:
+        assert scheduler_store.take_outcomes(connection, 8, 10)[0].workload_id == "o"
