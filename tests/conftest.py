@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
 
 for _name in [name for name in os.environ if name.startswith(("AWS_", "AIRFLOW__EMR_EXECUTOR__"))]:
     del os.environ[_name]
@@ -19,5 +22,7 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real processes share one worker, so that two never compete for a small machine."""
     for item in items:
+        if HERE / "with_airflow" in item.path.parents:
+            item.add_marker(pytest.mark.processes)
         if item.get_closest_marker("processes") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("processes"))
