@@ -74,7 +74,10 @@ class EmrApi(Protocol):
     async def list_steps(
         self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
     ) -> tuple[ObservedStep, ...]:
-        """Steps, newest first, at most ``limit``; every page is one call. Raises ClusterGone for an unknown id."""
+        """Steps, newest first, at most ``limit``; every page is one call.
+
+        Raises ClusterGone for an unknown id.
+        """
         ...
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
