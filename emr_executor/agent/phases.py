@@ -131,7 +131,7 @@ class Phases:
         try:
             await self._api.fail_terminally(workload.workload_id, ended_at=now)
         except TaskGone as gone:
-            await self._store.record_gone(workload.workload_id, token, str(gone))
+            await self._store.record_gone(workload.workload_id, token, str(gone), now)
             return
         try:
             await self._store.record_over(workload.workload_id, token, "failed", now)

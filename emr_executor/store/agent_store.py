@@ -80,9 +80,9 @@ class AgentStore:
         """Airflow has its state for this try. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
 
-    async def record_gone(self, workload_id: WorkloadId, token: str, reason: str) -> None:
+    async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
         """Airflow no longer wants the try. Raises StaleWriter: the claim is lost."""
-        await self._runner.run(phase_store.record_gone, workload_id, token, reason)
+        await self._runner.run(phase_store.record_gone, workload_id, token, reason, now)
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives, of one moment; workloads without ``workload`` and ``executor_config``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,13 @@ from emr_executor.core.states import (
     WorkloadState,
 )
 from emr_executor.errors import LaunchRefused, StaleWriter, StepLimitReached, Throttled
-from emr_executor.store.dialect import engine_for
-from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.agent.fakes import World
 from tests.builders import make_workload
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    engine = engine_for(f"sqlite:///{tmp_path}/store.db")
-    METADATA.create_all(engine)
-    AIRFLOW.create_all(engine)
-    return engine
-
-
-@pytest.fixture
-async def world(engine: Engine, tmp_path: Path) -> AsyncIterator[World]:
-    world = World(engine, tmp_path / "logs")
-    yield world
-    engine.dispose()
+def world(engine: Engine, tmp_path: Path) -> World:
+    return World(engine, tmp_path / "logs")
 
 
 def ready(name: str = "w1", **changes: object):
