@@ -25,6 +25,7 @@ from typing import Any
 MARKER_NAME = ".emr-local-folder"
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _KEY_MAX_BYTES = 1024
+_NAME_MAX_BYTES = 255
 _CHUNK = 1 << 20
 # A file changed this recently may be changed again within one tick of the file system's clock.
 _RACY_S = 0.05
@@ -105,6 +106,9 @@ class S3Store:
         if len(key.encode()) > _KEY_MAX_BYTES:
             raise S3Error("KeyTooLongError", "Your key is too long", status=400)
         parts = key.split("/")
+        if max(len(part.encode()) for part in parts) > _NAME_MAX_BYTES:
+            message = f"emr-local keeps objects as files: no path part of a key over {_NAME_MAX_BYTES} bytes."
+            raise S3Error("KeyTooLongError", message, status=400)
         if parts[-1] == "" and len(parts) > 1:
             parts[-1] = MARKER_NAME
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
@@ -141,14 +145,9 @@ class S3Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise _conflict(key) from None
-            except OSError as error:
-                raise S3Error("KeyTooLongError", f"{key!r}: {error.strerror}", status=400) from None
             if path.is_dir():
                 raise _conflict(key)
-            try:
-                source.replace(path)
-            except OSError as error:
-                raise S3Error("KeyTooLongError", f"{key!r}: {error.strerror}", status=400) from None
+            source.replace(path)
             self._remember(path, etag, dict(headers))
 
     def delete(self, bucket: str, key: str) -> None:

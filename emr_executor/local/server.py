@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import secrets
 import socket
 import threading
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote
 
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from emr_executor.local.behaviour import EmrModel
 from emr_executor.local.control_api import CONTROL_PREFIX, ControlApi
-from emr_executor.local.emr_api import ConnectionCut, EmrApi
+from emr_executor.local.emr_api import CONTENT_TYPE, ConnectionCut, EmrApi
 from emr_executor.local.engine import Engine
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.runner import RunnerOptions, StepRunner
@@ -34,7 +36,14 @@ from emr_executor.local.s3_body import BodyTaker
 from emr_executor.local.s3_http import S3Request
 from emr_executor.local.s3_store import S3Error, S3Store
 from emr_executor.local.s3_xml import error_document
-from emr_executor.local.sigv4 import Credentials, SignatureRefused, SignedRequest, verify
+from emr_executor.local.sigv4 import (
+    UNSIGNED_PAYLOAD,
+    Credentials,
+    SignatureRefused,
+    SignedRequest,
+    is_presigned,
+    verify,
+)
 
 LOOPBACK = "127.0.0.1"
 _JSON_BODY_MAX = 16 * 1024 * 1024
@@ -59,10 +68,16 @@ class LocalEndpoint:
         self.credentials = Credentials.random()
         root = options.root.resolve()
         store = S3Store(root / "s3")
-        self._http = make_server(
-            LOOPBACK, options.port, cast("Any", self), threaded=True, request_handler=_QuietHandler
-        )
-        self.port = self._http.server_port
+        # Bound here, because werkzeug would end the process when the port is taken.
+        with _listen(options.port) as listener:
+            self._http = make_server(
+                *listener.getsockname(),
+                cast("Any", self),
+                threaded=True,
+                request_handler=_QuietHandler,
+                fd=listener.fileno(),
+            )
+        self.port = self._http.port
         runner = StepRunner(
             root, store, aws_env=self.client_env(), on_ended=self._on_ended, options=options.runner
         )
@@ -135,37 +150,52 @@ class LocalEndpoint:
         if headers.get("host") not in self._hosts:
             return _drained(request, _refusal("AccessDenied", "Only loopback names are served.", headers))
         raw_path, _, raw_query = str(request.environ["REQUEST_URI"]).partition("?")
-        declared = headers.get("x-amz-content-sha256")
-        body: bytes | None = None
         try:
-            if declared is None:
-                body = _small_body(request)
-                declared = hashlib.sha256(body).hexdigest()
-            signed = SignedRequest(
-                method=request.method,
-                raw_path=raw_path,
-                raw_query=raw_query,
-                headers=headers,
-                payload_hash=declared,
-            )
-            service = verify(signed, self.credentials, now=datetime.now(UTC))
+            service = self._verify(request, headers, raw_path, raw_query)
+            if service == _S3_SERVICE and not raw_path.startswith(CONTROL_PREFIX):
+                return _drained(request, self._s3.handle(_s3_request(request, headers, raw_path, raw_query)))
+            body = _small_body(request, headers)
         except SignatureRefused as refused:
             return _drained(request, _refusal(refused.code, refused.message, headers))
         if raw_path.startswith(CONTROL_PREFIX):
-            body = _small_body(request) if body is None else body
             return self._control.handle(request.method, raw_path, dict(parse_qsl(raw_query)), body)
         if service == _EMR_SERVICE:
-            body = _small_body(request) if body is None else body
             return self._emr.handle(headers.get("x-amz-target", ""), body)
-        if service == _S3_SERVICE:
-            return _drained(request, self._s3.handle(_s3_request(request, headers, raw_path, raw_query)))
-        return _drained(
-            request, _refusal("UnknownService", f"emr-local does not serve {service}.", headers, status=400)
+        return _refusal("UnknownService", f"emr-local does not serve {service}.", headers, status=400)
+
+    def _verify(self, request: Request, headers: Mapping[str, str], raw_path: str, raw_query: str) -> str:
+        """The service that the request is signed for. Raises SignatureRefused."""
+        declared = headers.get("x-amz-content-sha256")
+        if declared is None:
+            declared = UNSIGNED_PAYLOAD if is_presigned(raw_query) else _sha256(_bounded_body(request))
+        signed = SignedRequest(
+            method=request.method,
+            raw_path=raw_path,
+            raw_query=raw_query,
+            headers=headers,
+            payload_hash=declared,
         )
+        return verify(signed, self.credentials, now=datetime.now(UTC))
+
+
+def _listen(port: int) -> socket.socket:
+    """A listening socket on loopback. Raises OSError when the port is taken."""
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _s3_request(request: Request, headers: Mapping[str, str], raw_path: str, raw_query: str) -> S3Request:
-    bucket, _, key = raw_path.lstrip("/").partition("/")
+    if "x-amz-content-sha256" not in headers and not is_presigned(raw_query):
+        message = "Missing required header for this request: x-amz-content-sha256"
+        raise SignatureRefused("InvalidRequest", message)
+    bucket, _, key = raw_path.removeprefix("/").partition("/")
     return S3Request(
         method=request.method,
         bucket=unquote(bucket),
@@ -176,11 +206,25 @@ def _s3_request(request: Request, headers: Mapping[str, str], raw_path: str, raw
     )
 
 
-def _small_body(request: Request) -> bytes:
-    length = request.content_length or 0
-    if length > _JSON_BODY_MAX:
-        raise SignatureRefused("RequestTooLarge", "The request body is larger than any EMR request.")
-    return request.stream.read(_JSON_BODY_MAX)
+def _small_body(request: Request, headers: Mapping[str, str]) -> bytes:
+    """The whole body, which must be the one that was signed. Raises SignatureRefused."""
+    body = _bounded_body(request)
+    if headers.get("x-amz-content-sha256", _sha256(body)) != _sha256(body):
+        raise SignatureRefused("SignatureDoesNotMatch", "The body is not the one that was signed.")
+    return body
+
+
+def _bounded_body(request: Request) -> bytes:
+    """The body, kept for the next reader too. Raises SignatureRefused when it is too large."""
+    request.max_content_length = _JSON_BODY_MAX
+    try:
+        return request.get_data(cache=True)
+    except RequestEntityTooLarge:
+        raise SignatureRefused("RequestTooLarge", "The request body is too large.") from None
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _drained(request: Request, response: Response) -> Response:
@@ -192,18 +236,18 @@ def _drained(request: Request, response: Response) -> Response:
 
 
 def _refusal(code: str, message: str, headers: Mapping[str, str], *, status: int = 403) -> Response:
+    """An error in the form that the client reads: JSON for EMR's protocol, XML for the others."""
     if "x-amz-target" in headers:
-        body = f'{{"__type": "{code}", "message": "{message}"}}'
-        return Response(
-            body, status=status if code != "MissingAuthenticationToken" else 400, mimetype="application/json"
-        )
-    return Response(
-        error_document(S3Error(code, message, status=status), ""), status=status, mimetype="application/xml"
-    )
+        members = {"__type": code, "message": message}
+        return Response(json.dumps(members), status=status, content_type=CONTENT_TYPE)
+    body = error_document(S3Error(code, message, status=status), "")
+    return Response(body, status=status, content_type="application/xml")
 
 
 class _QuietHandler(WSGIRequestHandler):
     """No line for each request, and no banner that names the server."""
+
+    disable_nagle_algorithm = True
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Nothing: a busy client makes thousands of calls."""

@@ -96,6 +96,11 @@ def verify(request: SignedRequest, credentials: Credentials, *, now: datetime) -
     return service
 
 
+def is_presigned(raw_query: str) -> bool:
+    """True when the signature stands in the query, so that the body is not signed."""
+    return "X-Amz-Signature=" in raw_query
+
+
 def signing_key(secret: str, date_stamp: str, region: str, service: str) -> bytes:
     """The key derived for one day, region and service."""
     key = f"AWS4{secret}".encode()

@@ -1,0 +1,313 @@
+"""Steps are real processes: what they see, what they leave, and how they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import signal
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+
+from emr_executor.local.process import ReadyInfo
+from emr_executor.local.server import LocalEndpoint
+from tests.local.waiting import step_state, until, until_step
+from tests.local.world import launch_request
+
+pytestmark = pytest.mark.processes
+
+SCRIPT_RUNNER = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
+OVER = ("COMPLETED", "FAILED", "CANCELLED")
+
+
+class Cluster:
+    """One cluster of a running endpoint, with short words for what tests do to it."""
+
+    def __init__(self, ready: ReadyInfo) -> None:
+        self.ready = ready
+        self.emr: Any = boto3.client("emr", **ready.client_args())
+        self.s3: Any = boto3.client("s3", **ready.client_args())
+        self.s3.create_bucket(Bucket="runner")
+        request = launch_request(StepConcurrencyLevel=8, LogUri="s3://runner/logs/")
+        self.cluster_id = str(self.emr.run_job_flow(**request)["JobFlowId"])
+
+    def step(self, jar: str, *args: str) -> str:
+        config = {
+            "Name": "s",
+            "ActionOnFailure": "CONTINUE",
+            "HadoopJarStep": {"Jar": jar, "Args": list(args)},
+        }
+        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=[config])["StepIds"][0])
+
+    def script(self, text: str, *args: str, key: str = "jobs/script") -> str:
+        """A step that runs a script from S3."""
+        self.s3.put_object(Bucket="runner", Key=key, Body=textwrap.dedent(text).lstrip().encode())
+        return self.step(SCRIPT_RUNNER, f"s3://runner/{key}", *args)
+
+    def state(self, step_id: str) -> str:
+        return step_state(self.emr, self.cluster_id, step_id)
+
+    def ends(self, step_id: str) -> str:
+        return until_step(self.emr, self.cluster_id, step_id, *OVER)
+
+    def log(self, step_id: str, name: str) -> str:
+        key = f"logs/{self.cluster_id}/steps/{step_id}/{name}.gz"
+        return gzip.decompress(self.s3.get_object(Bucket="runner", Key=key)["Body"].read()).decode()
+
+    def failure(self, step_id: str) -> dict[str, str]:
+        step = self.emr.describe_step(ClusterId=self.cluster_id, StepId=step_id)["Step"]
+        return dict(step["Status"]["FailureDetails"])
+
+
+@pytest.fixture
+def cluster(ready: ReadyInfo) -> Cluster:
+    return Cluster(ready)
+
+
+class PidFile:
+    """Pids that a step's script writes, one a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def wait_for(self, count: int) -> list[int]:
+        return until(lambda: len(pids := self.pids()) >= count and pids, what=f"{count} pids") or []
+
+    def pids(self) -> list[int]:
+        return [int(word) for word in self.path.read_text().split()]
+
+    def alive(self) -> list[int]:
+        return [pid for pid in self.pids() if alive(pid)]
+
+
+@pytest.fixture
+def pid_file(tmp_path: Path) -> Iterator[PidFile]:
+    """Whatever a failed test left of these processes is ended."""
+    file = PidFile(tmp_path / "pids")
+    yield file
+    for pid in file.alive():
+        os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+STUBBORN_FAMILY = """
+    #!/bin/bash
+    # A leader, a child that ignores SIGTERM, and one in a session of its own.
+    echo $$ >> {pids}
+    (trap '' TERM; echo $BASHPID >> {pids}; while true; do sleep 0.1; done) &
+    setsid bash -c 'trap "" TERM; echo $$ >> {pids}; while true; do sleep 0.1; done' &
+    wait
+"""
+
+
+def test_a_script_runs_with_its_arguments_and_leaves_logs_where_emr_does(cluster: Cluster) -> None:
+    step_id = cluster.script(
+        """
+        #!/usr/bin/env python3
+        import sys
+        print("arguments", sys.argv[1:])
+        print("warning", file=sys.stderr)
+        """,
+        "--spec",
+        "a b",
+    )
+    assert cluster.ends(step_id) == "COMPLETED"
+    assert cluster.log(step_id, "stdout") == "arguments ['--spec', 'a b']\n"
+    assert cluster.log(step_id, "stderr") == "warning\n"
+    assert "ended with exit code 0" in cluster.log(step_id, "controller")
+
+
+def test_a_command_runs_as_it_stands(cluster: Cluster) -> None:
+    step_id = cluster.step("command-runner.jar", "bash", "-c", "echo $0 $1; exit 7", "one", "two words")
+    assert cluster.ends(step_id) == "FAILED"
+    assert cluster.log(step_id, "stdout") == "one two words\n"
+    assert "exit code 7" in cluster.log(step_id, "controller")
+
+
+def test_a_failed_step_tells_its_last_words(cluster: Cluster) -> None:
+    step_id = cluster.step("command-runner.jar", "bash", "-c", "echo it broke >&2; exit 1")
+    cluster.ends(step_id)
+    assert cluster.failure(step_id) == {
+        "Reason": "Unknown Error",
+        "Message": "it broke",
+        "LogFile": f"s3://runner/logs/{cluster.cluster_id}/steps/{step_id}/stderr.gz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("jar", "args", "text"),
+    [
+        ("s3://bucket/my.jar", ("x",), "emr-local cannot run the jar s3://bucket/my.jar"),
+        ("command-runner.jar", ("no-such-command",), "there is no command 'no-such-command'"),
+        ("command-runner.jar", (), "needs Args"),
+        (
+            SCRIPT_RUNNER,
+            ("s3://runner/absent.sh",),
+            "s3://runner/absent.sh: The specified key does not exist.",
+        ),
+        (SCRIPT_RUNNER, ("/no/such/script",), "the script /no/such/script does not exist"),
+    ],
+)
+def test_what_cannot_be_run_fails_with_the_reason(
+    cluster: Cluster, jar: str, args: tuple[str, ...], text: str
+) -> None:
+    step_id = cluster.step(jar, *args)
+    assert cluster.ends(step_id) == "FAILED"
+    assert text in cluster.failure(step_id)["Message"]
+    assert text in cluster.log(step_id, "stderr")
+
+
+def test_a_script_without_a_shebang_is_run_by_a_shell(cluster: Cluster) -> None:
+    step_id = cluster.script("echo shell $1", "x", key="jobs/plain")
+    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("COMPLETED", "shell x\n")
+
+
+def test_a_step_sees_a_clean_environment_and_its_own_directories(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "x")
+    step_id = cluster.step("command-runner.jar", "env")
+    other = cluster.step("command-runner.jar", "bash", "-c", "pwd; touch leftover $TMPDIR/leftover")
+    assert [cluster.ends(each) for each in (step_id, other)] == ["COMPLETED", "COMPLETED"]
+    env = dict(line.split("=", 1) for line in cluster.log(step_id, "stdout").splitlines())
+    assert "SECRET_OF_THE_SERVER" not in env
+    assert env["AWS_ENDPOINT_URL"] == env["AWS_ENDPOINT_URL_S3"] == cluster.ready.endpoint_url
+    assert env["AWS_ACCESS_KEY_ID"] == cluster.ready.access_key_id
+    assert (env["AWS_REGION"], env["EMR_STEP_ID"]) == ("us-east-1", step_id)
+    assert set(env) <= {
+        *("PATH", "HOME", "PWD", "USER", "LOGNAME", "LANG", "TMPDIR", "JAVA_HOME"),
+        *("EMR_STEP_ID", "EMR_CLUSTER_ID", "EMR_LOCAL_STEP", "EMR_LOCAL_ROOT"),
+        *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED"),
+    }
+    assert Path(env["PATH"].split(":")[0], "spark-submit").exists()
+    work = Path(cluster.log(other, "stdout").strip())
+    assert step_id in env["HOME"]
+    assert not Path(env["HOME"]).exists()
+    assert not work.exists()
+
+
+def test_a_step_reaches_the_endpoint_with_its_own_environment(cluster: Cluster) -> None:
+    step_id = cluster.script(
+        """
+        #!/usr/bin/env python3
+        import boto3
+        s3 = boto3.client("s3")
+        s3.put_object(Bucket="runner", Key="written/by-step", Body=b"x")
+        """,
+        key="jobs/boto",
+    )
+    assert cluster.ends(step_id) == "COMPLETED", cluster.log(step_id, "stderr")
+    assert cluster.s3.get_object(Bucket="runner", Key="written/by-step")["Body"].read() == b"x"
+
+
+def test_parallel_steps_really_overlap(cluster: Cluster, tmp_path: Path) -> None:
+    meet = f"touch {tmp_path}/$1; while [ ! -e {tmp_path}/$2 ]; do sleep 0.05; done"
+    steps = [
+        cluster.step("command-runner.jar", "bash", "-c", meet, "x", one, other)
+        for one, other in (("a", "b"), ("b", "a"))
+    ]
+    assert [cluster.ends(step_id) for step_id in steps] == ["COMPLETED", "COMPLETED"]
+
+
+def test_cancel_ends_the_whole_family_even_what_ignores_sigterm(cluster: Cluster, pid_file: PidFile) -> None:
+    step_id = cluster.script(STUBBORN_FAMILY.format(pids=pid_file.path), key="jobs/family")
+    pid_file.wait_for(3)
+    cluster.emr.cancel_steps(ClusterId=cluster.cluster_id, StepIds=[step_id])
+    assert cluster.ends(step_id) == "CANCELLED"
+    assert pid_file.alive() == []
+
+
+def test_cancel_gives_a_step_time_to_say_goodbye(cluster: Cluster, tmp_path: Path) -> None:
+    step_id = cluster.script(
+        f"""
+        #!/bin/bash
+        trap 'echo goodbye; exit 0' TERM
+        touch {tmp_path}/ready
+        while true; do sleep 0.05; done
+        """,
+        key="jobs/polite",
+    )
+    until((tmp_path / "ready").exists)
+    cluster.emr.cancel_steps(ClusterId=cluster.cluster_id, StepIds=[step_id])
+    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("CANCELLED", "goodbye\n")
+
+
+def test_terminate_process_is_immediate(cluster: Cluster, tmp_path: Path) -> None:
+    step_id = cluster.script(
+        f"""
+        #!/bin/bash
+        trap 'echo goodbye' TERM
+        touch {tmp_path}/ready
+        while true; do sleep 0.05; done
+        """,
+        key="jobs/killed",
+    )
+    until((tmp_path / "ready").exists)
+    cluster.emr.cancel_steps(
+        ClusterId=cluster.cluster_id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
+    )
+    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("CANCELLED", "")
+
+
+def test_what_a_step_leaves_behind_is_ended_with_it(cluster: Cluster, pid_file: PidFile) -> None:
+    step_id = cluster.script(
+        f"""
+        #!/bin/bash
+        setsid bash -c 'echo $$ >> {pid_file.path}; exec sleep 600' &
+        while [ ! -s {pid_file.path} ]; do sleep 0.02; done
+        """,
+        key="jobs/orphan",
+    )
+    assert cluster.ends(step_id) == "COMPLETED"
+    assert (len(pid_file.pids()), pid_file.alive()) == (1, [])
+
+
+def test_a_lost_cluster_takes_its_processes_along_before_emr_notices(
+    cluster: Cluster, pid_file: PidFile
+) -> None:
+    step_id = cluster.script(STUBBORN_FAMILY.format(pids=pid_file.path), key="jobs/lost")
+    pid_file.wait_for(3)
+    control = cluster.ready.control()
+    control.lose_cluster(cluster.cluster_id, notice_after_s=1.0)
+    until(lambda: not pid_file.alive(), what="the end of the processes")
+    assert cluster.state(step_id) in ("RUNNING", "CANCELLED")
+    assert cluster.ends(step_id) == "CANCELLED"
+    until(lambda: control.ledger()[-1].state == "TERMINATED_WITH_ERRORS", what="the end of the cluster")
+    events = [entry.event for entry in control.ledger() if entry.step_id == step_id]
+    assert events.index("process_ended") > events.index("kill_sent")
+
+
+def test_termination_ends_running_steps(cluster: Cluster, pid_file: PidFile) -> None:
+    step_id = cluster.script(STUBBORN_FAMILY.format(pids=pid_file.path), key="jobs/terminated")
+    pid_file.wait_for(3)
+    cluster.emr.terminate_job_flows(JobFlowIds=[cluster.cluster_id])
+    cluster.emr.get_waiter("cluster_terminated").wait(
+        ClusterId=cluster.cluster_id, WaiterConfig={"Delay": 1, "MaxAttempts": 20}
+    )
+    assert (cluster.state(step_id), pid_file.alive()) == ("CANCELLED", [])
+
+
+def test_a_cluster_without_log_uri_keeps_its_logs_on_its_own_disk(
+    ready: ReadyInfo, endpoint: LocalEndpoint
+) -> None:
+    emr: Any = boto3.client("emr", **ready.client_args())
+    cluster_id = emr.run_job_flow(**launch_request())["JobFlowId"]
+    jar_step = {"Jar": "command-runner.jar", "Args": ["echo", "hello"]}
+    steps = [{"Name": "s", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar_step}]
+    (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
+    assert until_step(emr, cluster_id, step_id, *OVER) == "COMPLETED"
+    log = endpoint.options.root.resolve() / "logs" / cluster_id / step_id / "stdout"
+    assert log.read_text() == "hello\n"
