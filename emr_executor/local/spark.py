@@ -178,6 +178,9 @@ def default_conf(config: ShimConfig) -> dict[str, str]:
     root = Path(config.s3_root)
     for scheme in ("s3", "s3a"):
         conf[f"spark.hadoop.fs.{scheme}.impl"] = "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme"
+    # Hadoop's defaults name a committer for s3a that lives in hadoop-aws, which PySpark does not bring.
+    committer = "org.apache.hadoop.mapreduce.lib.output.FileOutputCommitterFactory"
+    conf["spark.hadoop.mapreduce.outputcommitter.factory.scheme.s3a"] = committer
     conf[f"spark.hadoop.fs.{_RAW_SCHEME}.impl"] = "org.apache.hadoop.fs.RawLocalFileSystem"
     for bucket in sorted(path.name for path in root.iterdir() if path.is_dir()):
         conf[f"spark.hadoop.fs.viewfs.mounttable.{bucket}.linkFallback"] = f"{_RAW_SCHEME}://{root / bucket}"
