@@ -9,6 +9,16 @@ FIRST_HOLD_S = 10.0
 LONGEST_HOLD_S = 600.0
 
 
+def hold_after_s(failures: int) -> float:
+    """How long a pool does not launch after so many failed launches in a row, 1 or more."""
+    return min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(failures - 1, 16))
+
+
+def is_failed_launch(over: Cluster) -> bool:
+    """Whether a cluster that is over never came up, for no wish of ours."""
+    return over.ready_at is None and over.end_asked_at is None
+
+
 class LaunchHolds:
     """Per pool: 10 s after the first failed launch, doubled with each one up to 10 min, until one comes up.
 
@@ -22,12 +32,11 @@ class LaunchHolds:
 
     def cluster_over(self, cluster: Cluster) -> None:
         """A cluster ended; one that never came up is a failed launch."""
-        if cluster.ready_at is not None or cluster.end_asked_at is not None:
+        if not is_failed_launch(cluster):
             return
         failures = self._failures.get(cluster.cluster_pool, 0) + 1
         self._failures[cluster.cluster_pool] = failures
-        hold_s = min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(failures - 1, 16))
-        self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_s
+        self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_after_s(failures)
 
     def cluster_ready(self, cluster: Cluster) -> None:
         """A cluster came up: the pool's template works."""

@@ -27,9 +27,20 @@ from emr_executor.store.rows import (
     task_key_from,
     workload_from,
 )
-from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD, ReportState
+from emr_executor.store.schema import (
+    CLUSTER,
+    HISTORY,
+    STEERING,
+    SUBMISSION,
+    TASK_INSTANCE,
+    WORKLOAD,
+    ReportState,
+)
+from emr_executor.store.snapshot_store import task_instance_id
 
 _LIVE_SUBMISSIONS = tuple(sorted(LIVE_SUBMISSION_STATES))
+_PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
+_KEY_COLUMNS = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +81,16 @@ class ClusterLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepView:
-    """A live submission and whose it is; ``cluster_id`` None while its cluster's launch is unresolved."""
+    """A submission and whose it is.
+
+    cluster_id: None while its cluster's launch is unresolved
+    losses: how many submissions of its workload died with their cluster
+    """
 
     submission: Submission
     key: TaskKey
     cluster_id: str | None
+    losses: int = 0
 
 
 def status(conn: Connection) -> Status:
@@ -132,23 +148,67 @@ def clusters(conn: Connection, *, over: int = 0) -> tuple[ClusterLoad, ...]:
     )
 
 
-def live_steps(conn: Connection, limit: int) -> tuple[StepView, ...]:
-    """Live submissions, the longest there first."""
+def live_steps(conn: Connection, limit: int, *, dag_id: str | None = None) -> tuple[StepView, ...]:
+    """Live submissions, of one DAG or of all, the longest there first."""
+    live = SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS)
+    by_age = (SUBMISSION.c.intended_at, SUBMISSION.c.submission_id)
+    return _steps(conn, limit, live, *by_age, dag_id=dag_id)
+
+
+def past_steps(conn: Connection, limit: int, *, dag_id: str | None = None) -> tuple[StepView, ...]:
+    """The last submissions that are over, of one DAG or of all, the oldest of them first."""
+    over = SUBMISSION.c.state.not_in(_LIVE_SUBMISSIONS)
+    latest = (SUBMISSION.c.intended_at.desc(), SUBMISSION.c.submission_id.desc())
+    return tuple(reversed(_steps(conn, limit, over, *latest, dag_id=dag_id)))
+
+
+def _steps(
+    conn: Connection, limit: int, which: ColumnElement[bool], *order: ColumnElement[Any], dag_id: str | None
+) -> tuple[StepView, ...]:
     joined = SUBMISSION.join(WORKLOAD, WORKLOAD.c.workload_id == SUBMISSION.c.workload_id).outerjoin(
         CLUSTER, CLUSTER.c.cluster_uuid == SUBMISSION.c.cluster_uuid
     )
-    key = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")]
     asked = (
-        select(*SUBMISSION.c, *key, CLUSTER.c.cluster_id)
+        select(*SUBMISSION.c, *_KEY_COLUMNS, WORKLOAD.c.losses, CLUSTER.c.cluster_id)
         .select_from(joined)
-        .where(SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS))
-        .order_by(SUBMISSION.c.intended_at, SUBMISSION.c.submission_id)
+        .where(which)
+        .order_by(*order)
         .limit(limit)
     )
+    if dag_id is not None:
+        asked = asked.where(WORKLOAD.c.dag_id == dag_id)
     return tuple(
-        StepView(submission=submission_from(row), key=task_key_from(row), cluster_id=row["cluster_id"])
+        StepView(
+            submission=submission_from(row),
+            key=task_key_from(row),
+            cluster_id=row["cluster_id"],
+            losses=row["losses"],
+        )
         for row in conn.execute(asked).mappings()
     )
+
+
+def keys_of(conn: Connection, workload_ids: Iterable[str]) -> dict[str, TaskKey]:
+    """The task of each of these workloads that is known."""
+    asked = select(WORKLOAD.c.workload_id, *_KEY_COLUMNS).where(WORKLOAD.c.workload_id.in_(set(workload_ids)))
+    return {row["workload_id"]: task_key_from(row) for row in conn.execute(asked).mappings()}
+
+
+def live_by_scheduler(conn: Connection) -> dict[int | None, int]:
+    """How many workloads that are not over each scheduler's job has handed over."""
+    w = WORKLOAD.c
+    counted = select(w.scheduler_job_id, func.count()).where(w.state.in_(LIVE_WORKLOAD_STATES))
+    return {row[0]: row[1] for row in conn.execute(counted.group_by(w.scheduler_job_id))}
+
+
+def last_heartbeat(conn: Connection) -> datetime | None:
+    """When Airflow last heard of a parked try: only the agent that steers speaks for those."""
+    newest = (
+        select(func.max(TASK_INSTANCE.c.last_heartbeat_at))
+        .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn)))
+        .where(WORKLOAD.c.state.in_(_PARKED), WORKLOAD.c.target == WorkloadTarget.RUN)
+    )
+    return conn.execute(newest).scalar_one()
 
 
 def workload(conn: Connection, workload_id: WorkloadId) -> Workload | None:
@@ -180,7 +240,7 @@ def workloads_of(
 
 
 def ahead_of(conn: Connection, waiting: Workload) -> int:
-    """How many workloads of its cluster pool will be placed before a READY one."""
+    """How many workloads in its state have their turn before it; for a READY one, of its cluster pool."""
     w = WORKLOAD.c
     earlier = or_(
         w.priority_weight > waiting.priority_weight,
@@ -192,12 +252,10 @@ def ahead_of(conn: Connection, waiting: Workload) -> int:
             ),
         ),
     )
-    ready = and_(
-        w.state == WorkloadState.READY,
-        w.target == WorkloadTarget.RUN,
-        w.cluster_pool == waiting.cluster_pool,
-    )
-    return conn.execute(select(func.count()).select_from(WORKLOAD).where(ready, earlier)).scalar_one()
+    alike = [w.state == waiting.state, w.target == WorkloadTarget.RUN]
+    if waiting.state is WorkloadState.READY:
+        alike.append(w.cluster_pool == waiting.cluster_pool)
+    return conn.execute(select(func.count()).select_from(WORKLOAD).where(*alike, earlier)).scalar_one()
 
 
 def submissions_of(conn: Connection, workload_id: WorkloadId) -> tuple[Submission, ...]:

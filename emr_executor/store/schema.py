@@ -212,6 +212,7 @@ TASK_INSTANCE = Table(
     Column("map_index", Integer, nullable=False),
     Column("try_number", Integer),
     Column("state", String(20)),
+    Column("last_heartbeat_at", UtcTime),
     Index("task_instance_composite_key", "dag_id", "task_id", "run_id", "map_index", unique=True),
 )
 """Airflow 3.3's task_instance, the columns that are read (airflow/models/taskinstance.py)."""

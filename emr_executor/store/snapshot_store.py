@@ -89,7 +89,7 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
     has an identity once its prepare phase was claimed; earlier than that there is nothing to stop.
     """
     w = WORKLOAD.c
-    its_task_instance = TASK_INSTANCE.c.id == _task_instance_id(conn)
+    its_task_instance = TASK_INSTANCE.c.id == task_instance_id(conn)
     asked = (
         select(w.workload_id, TASK_INSTANCE.c.state)
         .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, its_task_instance))
@@ -103,7 +103,8 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
     return tuple((WorkloadId(row.workload_id), row.state) for row in conn.execute(asked))
 
 
-def _task_instance_id(conn: Connection) -> ColumnElement[Any]:
+def task_instance_id(conn: Connection) -> ColumnElement[Any]:
+    """A workload's id as Airflow's ``task_instance.id`` holds it."""
     # The conversion stands on our side of the comparison, so that Airflow's primary key is used: a native
     # uuid on PostgreSQL, 32 hexadecimal digits on SQLite (SQLAlchemy's Uuid).
     if conn.dialect.name == "postgresql":
