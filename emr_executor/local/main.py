@@ -25,7 +25,8 @@ processes of this machine; spark-submit runs PySpark in local mode. It runs any 
 its access key asks for; the key is new at each start and stands in the ready file alone.
 
 Clusters and steps are kept in memory: a restart loses them. S3 objects are files below
-ROOT/s3/<bucket>/ and stay.
+ROOT/s3/<bucket>/ and stay; so a key must be a path without empty parts, and cannot exist beside a key that
+is its folder ("a" and "a/b").
 """
 
 

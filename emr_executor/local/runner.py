@@ -122,9 +122,9 @@ class StepRunner:
         if process is None:
             return
         if not effect.force:
-            signal_group(process.pid, signal.SIGTERM)
+            signal_group(process, signal.SIGTERM)
         grace_s = 0.0 if effect.force else self._options.kill_grace_s
-        threading.Thread(target=self._kill_later, args=(step, process.pid, grace_s), daemon=True).start()
+        threading.Thread(target=self._kill_later, args=(step, process, grace_s), daemon=True).start()
 
     def close(self) -> None:
         """Kill every process of every step of this root and wait for the ends to be reported."""
@@ -194,10 +194,10 @@ class StepRunner:
         finally:
             step.over.set()
 
-    def _kill_later(self, step: _Step, pid: int, grace_s: float) -> None:
+    def _kill_later(self, step: _Step, leader: subprocess.Popen[bytes], grace_s: float) -> None:
         # The step is over only after its thread has swept up what the leader left, so this ends too.
         if not step.over.wait(timeout=grace_s):
-            kill_marked(STEP_MARK, step.effect.step_id, leader=pid)
+            kill_marked(STEP_MARK, step.effect.step_id, leader=leader)
 
     # -- what a step sees -----------------------------------------------------------------------------
 

@@ -1,0 +1,108 @@
+"""The step wrapper on the local endpoint: the step that the executor really sends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from emr_executor import wrapper
+from emr_executor.local.process import ReadyInfo
+from tests.local.test_runner import PidFile, pid_file
+from tests.local.waiting import until, until_step
+from tests.local.world import launch_request
+
+pytestmark = pytest.mark.processes
+
+__all__ = ["pid_file"]
+
+SUBMISSION = "0197-1"
+RECORD = "stage/d1/state/c1/0197-1"
+
+
+class Wrapped:
+    """One cluster, and steps that run a command under the wrapper."""
+
+    def __init__(self, ready: ReadyInfo) -> None:
+        self.ready = ready
+        self.emr: Any = boto3.client("emr", **ready.client_args())
+        self.s3: Any = boto3.client("s3", **ready.client_args())
+        self.s3.create_bucket(Bucket="wrapped")
+        script = Path(wrapper.__file__).with_name("emr_step_wrapper.py").read_bytes()
+        self.s3.put_object(Bucket="wrapped", Key="stage/wrapper/abc/emr_step_wrapper.py", Body=script)
+        self.s3.delete_object(Bucket="wrapped", Key=RECORD)
+        self.cluster_id = str(self.emr.run_job_flow(**launch_request())["JobFlowId"])
+
+    def step(self, *command: str) -> str:
+        spec = {
+            "v": 1,
+            "command": list(command),
+            "env": {"GIVEN": "by the spec"},
+            "timeout_s": None,
+            "output": {"interval_s": 0.2, "max_bytes": 100_000},
+            "yarn_tag_prefix": "airflow-emr",
+        }
+        self.s3.put_object(Bucket="wrapped", Key="stage/specs/1.json", Body=json.dumps(spec).encode())
+        args = [
+            *(
+                "s3://wrapped/stage/wrapper/abc/emr_step_wrapper.py",
+                "--spec",
+                "s3://wrapped/stage/specs/1.json",
+            ),
+            *("--records", "s3://wrapped/stage/d1/", "--cluster", "c1", "--submission", SUBMISSION),
+        ]
+        jar = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
+        config = {
+            "Name": SUBMISSION,
+            "ActionOnFailure": "CONTINUE",
+            "HadoopJarStep": {"Jar": jar, "Args": args},
+        }
+        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=[config])["StepIds"][0])
+
+    def ends(self, step_id: str) -> str:
+        return until_step(self.emr, self.cluster_id, step_id, "COMPLETED", "FAILED", "CANCELLED")
+
+    def record(self) -> dict[str, Any]:
+        try:
+            return dict(json.load(self.s3.get_object(Bucket="wrapped", Key=RECORD)["Body"]))
+        except ClientError:
+            return {}
+
+
+@pytest.fixture
+def wrapped(ready: ReadyInfo) -> Wrapped:
+    return Wrapped(ready)
+
+
+def test_the_wrapper_reports_a_command_that_ends(wrapped: Wrapped) -> None:
+    step_id = wrapped.step("bash", "-c", "echo out $GIVEN; exit 5")
+    assert wrapped.ends(step_id) == "FAILED"
+    record = wrapped.record()
+    assert (record["phase"], record["exit_code"], record["submission"]) == ("ENDED", 5, SUBMISSION)
+    chunk = f"stage/d1/output/{SUBMISSION}/000001"
+    assert b"out by the spec" in wrapped.s3.get_object(Bucket="wrapped", Key=chunk)["Body"].read()
+
+
+def test_a_cancelled_step_says_so_and_leaves_nothing(wrapped: Wrapped, pid_file: PidFile) -> None:
+    step_id = wrapped.step("bash", "-c", f"echo $$ >> {pid_file.path}; exec sleep 600")
+    pid_file.wait_for(1)
+    until(lambda: wrapped.record().get("phase") == "RUNNING", what="the wrapper's record")
+    wrapped.emr.cancel_steps(ClusterId=wrapped.cluster_id, StepIds=[step_id])
+    assert wrapped.ends(step_id) == "CANCELLED"
+    assert pid_file.alive() == []
+
+
+def test_a_lost_cluster_leaves_a_record_that_never_ended(wrapped: Wrapped, pid_file: PidFile) -> None:
+    step_id = wrapped.step(
+        "bash", "-c", f"trap '' TERM; echo $$ >> {pid_file.path}; while true; do sleep 0.1; done"
+    )
+    pid_file.wait_for(1)
+    until(lambda: wrapped.record().get("phase") == "RUNNING", what="the wrapper's record")
+    wrapped.ready.control().lose_cluster(wrapped.cluster_id)
+    assert wrapped.ends(step_id) == "CANCELLED"
+    until(lambda: not pid_file.alive(), what="the end of the processes")
+    assert wrapped.record()["phase"] == "RUNNING"
