@@ -44,6 +44,8 @@ FIRST_PAGE = 50
 """ListSteps gives 50 a page, newest first (botocore emr): one call mostly shows every live step."""
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
+STEP_UNKNOWN = timedelta(seconds=30)
+"""A step that a complete ListSteps does not show after this was never added: EMR's reads lag less."""
 CREATED_MARGIN = timedelta(minutes=10)
 """EMR's clock and ours may differ by this much in ListClusters' CreatedAfter."""
 
@@ -215,16 +217,14 @@ class Tracker:
                 soon = self._clock.monotonic() + QUICK_LOOK_S
                 self._due[key] = min(self._due.get(key, 0.0), soon)
             if self._is_due(key, interval_s):
-                await self._sweep(desk, cluster, cluster.cluster_id, live)
+                await self._sweep(desk, cluster.cluster_id, live)
 
     def _needs_a_sweep(self, submission: Submission) -> bool:
         if submission.state is SubmissionState.INTENDED or submission.cancel_asked_at is not None:
             return True
         return submission.wrapper_ended and submission.wrapper_reason == "terminated"
 
-    async def _sweep(
-        self, desk: Desk, cluster: Cluster, cluster_id: ClusterId, live: list[Submission]
-    ) -> None:
+    async def _sweep(self, desk: Desk, cluster_id: ClusterId, live: list[Submission]) -> None:
         wanted = {submission.submission_id: submission for submission in live}
         try:
             steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE)
@@ -239,8 +239,5 @@ class Tracker:
             step = found.get(submission_id)
             if step is not None:
                 self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
-            elif submission.step_id is None:
-                pool = self._settings.pool_named(cluster.cluster_pool)
-                patience_s = pool.launch_unknown_s if pool else QUICK_LOOK_S
-                if (now - submission.intended_at).total_seconds() > patience_s:
-                    self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+            elif submission.step_id is None and now - submission.intended_at > STEP_UNKNOWN:
+                self._settling.never_added(desk, submission, "EMR never showed the step", now=now)

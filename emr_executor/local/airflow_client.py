@@ -165,7 +165,7 @@ class AirflowClient:
     ) -> str:
         """The text of a task log, one line an event."""
         events = self.task_events(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
-        return "\n".join(str(event.get("event", "")) for event in events)
+        return "\n".join(part for event in events for part in _text_of(event))
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
@@ -184,9 +184,7 @@ class AirflowClient:
         return answer
 
 
-def _text_of(line: Any) -> list[str]:
+def _text_of(line: Mapping[str, Any]) -> list[str]:
     """A structured log line as text: its event, and each exception that it carries."""
-    if isinstance(line, str):
-        return [line]
     errors = line.get("error_detail") or []
     return [str(line.get("event", "")), *(f"{e.get('exc_type')}: {e.get('exc_value')}" for e in errors)]

@@ -128,7 +128,7 @@ async def test_an_intent_that_never_became_a_call_is_given_up_and_made_again(wor
     await world.tick_and_die()
     assert world.submissions("w1")[0].state is SubmissionState.INTENDED
     await world.restart()
-    await world.tick(seconds=10, times=5)
+    await world.tick(seconds=10, times=2)
     assert world.emr.submissions() == []
     await world.tick(seconds=10, times=4)
     assert world.emr.submissions() == ["w1-2"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Bench:
     """The stack with what tests ask of it."""
 
-    def __init__(self, stack: LocalStack, database_url: str, folder: Path) -> None:
+    def __init__(self, stack: LocalStack, database_url: str, folder: Path, *, max_clusters: int = 1) -> None:
         self.stack, self.database_url, self.folder = stack, database_url, folder
+        self.max_clusters = max_clusters
         self.dags, self.gates, self.events_file = folder / "dags", folder / "gates", folder / "events"
         endpoint = stack.endpoint
         assert endpoint is not None
@@ -108,31 +110,63 @@ class Bench:
         """From outside: no workload's step was ever active twice at once, the cap held at every instant."""
         entries = self.control.ledger()
         assert overlapping_steps(entries, lambda name: name.split("/")[1].rsplit("-", 1)[0]) == ()
-        assert most_clusters_at_once(entries) <= 1
+        assert most_clusters_at_once(entries) <= self.max_clusters
 
-    def agent(self) -> psutil.Process | None:
-        """The agent's process, a child of the scheduler."""
+    def running(self, dag_id: str) -> bool:
+        """Whether the last submission of the DAG's one task runs."""
+        submissions = self.submissions(dag_id)
+        return bool(submissions) and submissions[-1]["state"] == "RUNNING"
+
+    def run_until_running(self, dag_id: str) -> dict[str, Any]:
+        """Start a DAG and wait until its step runs; the submission, with ``cluster_id``."""
+        self.start(dag_id)
+        self.wait(lambda: self.running(dag_id), f"the step of {dag_id} to run")
+        submission = self.submissions(dag_id)[-1]
+        (cluster,) = self.rows(
+            "select cluster_id from emr_cluster where cluster_uuid = :uuid", uuid=submission["cluster_uuid"]
+        )
+        return {**submission, **cluster}
+
+    def lives(self, dag_id: str) -> list[bool]:
+        """For each step process of the DAG, in the order of their starts: does it live?"""
+        intervals = step_intervals(self.control.ledger())
+        return [i.until is None for i in intervals if f"/{dag_id}." in i.name]
+
+    def agents(self) -> list[psutil.Process]:
+        """Every agent process of the stack."""
+        found = []
         for process in marked_processes(self.stack.mark):
             try:
                 if "emr agent" in " ".join(process.cmdline()):
-                    return process
+                    found.append(process)
             except psutil.NoSuchProcess:
                 continue
-        return None
+        return found
+
+    def agent(self) -> psutil.Process | None:
+        """The agent's process, a child of the scheduler."""
+        return next(iter(self.agents()), None)
 
 
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("stack")
+@contextmanager
+def running_bench(
+    folder: Path,
+    *,
+    emr_executor: Mapping[str, str] | None = None,
+    scheduler: Mapping[str, str] | None = None,
+    max_clusters: int = 1,
+) -> Iterator[Bench]:
+    """A stack of its own in ``folder`` with the DAGs of this folder; options by section."""
     shutil.copytree(HERE / "dags", folder / "dags")
     shutil.copytree(HERE / "jobs", folder / "jobs")
     (folder / "gates").mkdir()
     url = fresh_database()
+    options = {"lease_timeout": "6", "task_heartbeat_interval": "10", "max_clusters": str(max_clusters)}
     stack = LocalStack(
         folder / "home",
         dags=[folder / "dags"],
         database_url=url,
-        sections={"emr_executor": {"lease_timeout": "6", "task_heartbeat_interval": "10"}},
+        sections={"emr_executor": {**options, **(emr_executor or {})}, "scheduler": dict(scheduler or {})},
         env={
             "EMR_TEST_EVENTS": str(folder / "events"),
             "EMR_TEST_GATES": str(folder / "gates"),
@@ -143,8 +177,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         emr_args=["--start-delay-s", "1", "--bootstrap-delay-s", "1"],
     )
     with stack:
-        made = Bench(stack, url, folder)
+        made = Bench(stack, url, folder, max_clusters=max_clusters)
+        yield made
+        made.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The stack that most tests share; its first runs start together."""
+    with running_bench(tmp_path_factory.mktemp("stack")) as made:
         for dag_id in ("phases", "failing", "secrets_near"):
             made.start(dag_id)
         yield made
-        made.engine.dispose()

@@ -7,15 +7,10 @@ import shutil
 from tests.with_airflow.conftest import Bench
 
 
-def running(bench: Bench, dag_id: str) -> bool:
-    return [s["state"] for s in bench.submissions(dag_id)] == ["RUNNING"]
-
-
 def test_killed_scheduler_and_agent_leave_the_step_alone(bench: Bench) -> None:
     for dag_id in ("phases", "failing", "secrets_near"):
         bench.finished(dag_id)
-    bench.start("gated_crash")
-    bench.wait(lambda: running(bench, "gated_crash"), "the step to run")
+    bench.run_until_running("gated_crash")
     agent = bench.agent()
     assert agent is not None
     agent.kill()
@@ -42,8 +37,7 @@ def test_killed_agent_alone_is_started_again(bench: Bench) -> None:
 
 
 def test_a_dag_file_that_vanishes_while_parked_does_not_run_the_step_twice(bench: Bench) -> None:
-    bench.start("gated_vanish")
-    bench.wait(lambda: running(bench, "gated_vanish"), "the step to run")
+    bench.run_until_running("gated_vanish")
     away = bench.folder / "gated.py.away"
     shutil.move(bench.dags / "gated.py", away)
     bench.open_gate("vanish")
