@@ -54,8 +54,10 @@ class RunState:
 class AirflowClient:
     """Talks to an API server whose simple auth manager makes everyone an admin (loopback only)."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+    def __init__(
+        self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -163,9 +165,9 @@ class AirflowClient:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
     ) -> str:
-        """The text of a task log, one line an event."""
+        """The text of a task log: one line an event, and below it the exceptions that it carries."""
         events = self.task_events(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
-        return "\n".join(part for event in events for part in _text_of(event))
+        return "\n".join(line for event in events for line in _lines(event))
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
@@ -188,3 +190,10 @@ def _text_of(line: Mapping[str, Any]) -> list[str]:
     """A structured log line as text: its event, and each exception that it carries."""
     errors = line.get("error_detail") or []
     return [str(line.get("event", "")), *(f"{e.get('exc_type')}: {e.get('exc_value')}" for e in errors)]
+
+
+def _lines(event: Mapping[str, Any]) -> Iterator[str]:
+    """The event, and ``Type: message`` of each exception in Airflow's ``error_detail``."""
+    yield str(event.get("event", ""))
+    for error in event.get("error_detail") or ():
+        yield f"{error.get('exc_type')}: {error.get('exc_value')}"
