@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from emr_executor.errors import ConfigError
+from emr_executor.errors import ConfigError, StoreBusy
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from sqlalchemy import Engine
 
 _EXECUTOR = "emr_executor.EmrExecutor"
 
@@ -36,6 +43,77 @@ def migrate(_args: Any) -> None:
     with create_session() as session:
         EmrExecutorDBManager(session).initdb()
     print("The tables of emr_executor are up to date.")  # noqa: T201 - a command's output
+
+
+def status(args: Any, engine: Engine | None = None) -> None:
+    """``airflow emr status``: exit code 1 when something is wrong."""
+    from emr_executor.cli.reading import settings_or_problems
+    from emr_executor.cli.status import read_status, status_view
+
+    now = datetime.now(tz=UTC)
+    settings, problems = settings_or_problems()
+    problems = (*_executor_problems(), *problems)
+    work = partial(read_status, settings=settings, config_problems=problems, now=now)
+    facts = _answer(args, work, status_view, engine)
+    if facts.wrong:
+        sys.exit(1)
+
+
+def clusters(args: Any, engine: Engine | None = None) -> None:
+    """``airflow emr clusters``."""
+    from emr_executor.cli.listings import clusters_view, read_clusters
+
+    now = datetime.now(tz=UTC)
+    _answer(
+        args, partial(read_clusters, with_past=args.with_past), lambda rows: clusters_view(rows, now), engine
+    )
+
+
+def steps(args: Any, engine: Engine | None = None) -> None:
+    """``airflow emr steps``."""
+    from emr_executor.cli.listings import read_steps, steps_view
+
+    now = datetime.now(tz=UTC)
+    work = partial(read_steps, with_past=args.with_past, dag_id=args.dag_id)
+    _answer(args, work, lambda rows: steps_view(rows, now), engine)
+
+
+def explain(args: Any, engine: Engine | None = None) -> None:
+    """``airflow emr explain``: exit code 1 when Airflow does not know the task."""
+    from emr_executor.cli.explain import explanation_view, read_explanation
+    from emr_executor.cli.reading import settings_or_problems
+
+    settings, problems = settings_or_problems()
+    work = partial(
+        read_explanation,
+        dag_id=args.dag_id,
+        task_id=args.task_id,
+        run_id=args.run_id,
+        map_index=args.map_index,
+        settings=settings,
+        config_problems=(*_executor_problems(), *problems),
+        now=datetime.now(tz=UTC),
+    )
+    _answer(args, work, explanation_view, engine)
+
+
+def _answer(
+    args: Any, work: Callable[..., Any], view: Callable[[Any], RenderableType], engine: Engine | None
+) -> Any:
+    """Read, print as asked for, and give back what was read; what cannot be told ends the process with 1."""
+    from emr_executor.cli.reading import CannotTell, read
+    from emr_executor.cli.tables import show, show_json
+
+    try:
+        facts = read(work, engine=engine)
+    except (CannotTell, StoreBusy) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    if args.output == "json":
+        show_json(facts)
+    else:
+        show(view(facts))
+    return facts
 
 
 def _executor_problems() -> list[str]:

@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ActionCommand, CLICommand, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import (
+    ARG_DAG_ID,
+    ARG_TASK_ID,
+    ActionCommand,
+    Arg,
+    CLICommand,
+    GroupCommand,
+    lazy_load_command,
+)
+
+# Airflow sends log lines to standard error for a command that has "output" (airflow/__main__.py).
+_OUTPUT = Arg(
+    ("-o", "--output"),
+    help="table for people (default), json for programs",
+    choices=("table", "json"),
+    default="table",
+)
+_ALL = Arg(("--all",), help="Also the last ones that are over", action="store_true", dest="with_past")
 
 _COMMANDS = (
+    ActionCommand(
+        name="status",
+        help="Agent, workloads, clusters and steps at one glance",
+        description=(
+            "What lives and what waits, read from the database; nothing is asked of AWS. Exit code 1 when "
+            "something is wrong: the configuration, or no agent while workloads live."
+        ),
+        func=lazy_load_command("emr_executor.cli.commands.status"),
+        args=(_OUTPUT,),
+    ),
+    ActionCommand(
+        name="clusters",
+        help="The clusters, their slots and why they ended",
+        func=lazy_load_command("emr_executor.cli.commands.clusters"),
+        args=(_ALL, _OUTPUT),
+    ),
+    ActionCommand(
+        name="steps",
+        help="The steps, whose they are and where they run",
+        func=lazy_load_command("emr_executor.cli.commands.steps"),
+        args=(_ALL, Arg(("--dag-id",), help="Only steps of this DAG"), _OUTPUT),
+    ),
+    ActionCommand(
+        name="explain",
+        help="Why a task is where it is",
+        description=(
+            "Tells which limit of Airflow or of this executor a task waits for, where its step is, and what "
+            "happened to it so far. Exit code 1 when Airflow does not know the task."
+        ),
+        func=lazy_load_command("emr_executor.cli.commands.explain"),
+        args=(
+            ARG_DAG_ID,
+            ARG_TASK_ID,
+            Arg(("run_id",), nargs="?", help="The DAG run (default: the latest)"),
+            Arg(("--map-index",), type=int, help="Of a mapped task (default: the first that is not over)"),
+            _OUTPUT,
+        ),
+    ),
     ActionCommand(
         name="agent",
         help="Run the agent as a service of its own",

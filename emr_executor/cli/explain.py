@@ -1,0 +1,77 @@
+"""``airflow emr explain``: why a task is where it is, in a few sentences, and how it got there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+from sqlalchemy import Connection
+
+from emr_executor.cli.airflow_side import AirflowFacts, read_airflow
+from emr_executor.cli.airflow_words import airflow_sentences
+from emr_executor.cli.our_side import OurFacts, read_ours
+from emr_executor.cli.our_words import our_sentences
+from emr_executor.cli.tables import clock, labelled
+from emr_executor.config import Settings
+from emr_executor.store import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The facts on one task instance and the sentences that they make."""
+
+    now: datetime
+    airflow: AirflowFacts
+    ours: OurFacts
+    sentences: tuple[str, ...]
+
+
+def read_explanation(
+    conn: Connection,
+    *,
+    dag_id: str,
+    task_id: str,
+    run_id: str | None,
+    map_index: int | None,
+    settings: Settings | None,
+    config_problems: tuple[str, ...],
+    now: datetime,
+) -> Explanation:
+    """Everything on one task instance, of one moment. Raises CannotTell where Airflow does not know it."""
+    airflow = read_airflow(
+        conn,
+        dag_id=dag_id,
+        task_id=task_id,
+        run_id=run_id,
+        map_index=map_index,
+        ours_by_scheduler=queries.live_by_scheduler(conn),
+    )
+    ours = read_ours(
+        conn,
+        ti_id=airflow.ti_id,
+        place=(airflow.dag_id, airflow.task_id, airflow.run_id, airflow.map_index),
+        queue=airflow.queue,
+        settings=settings,
+        config_problems=config_problems,
+        now=now,
+    )
+    sentences = (*airflow_sentences(airflow, now), *our_sentences(airflow, ours, now))
+    return Explanation(now=now, airflow=airflow, ours=ours, sentences=sentences)
+
+
+def explanation_view(facts: Explanation) -> RenderableType:
+    """The sentences, and under them the story with its times."""
+    airflow = facts.airflow
+    mapped = f"[{airflow.map_index}]" if airflow.map_index >= 0 else ""
+    head = f"{airflow.dag_id}.{airflow.task_id}{mapped} of run {airflow.run_id}"
+    parts: list[RenderableType] = [Text(head, style="bold", overflow="fold")]
+    parts.extend(Padding(Text(sentence, overflow="fold"), (0, 0, 0, 2)) for sentence in facts.sentences)
+    if facts.ours.story:
+        lines: list[tuple[str, RenderableType]] = [
+            (clock(entry.at, facts.now), Text(entry.text)) for entry in facts.ours.story
+        ]
+        parts.extend((Text(""), Text("What happened (UTC)", style="bold"), labelled(lines)))
+    return Group(*parts)

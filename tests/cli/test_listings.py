@@ -1,0 +1,148 @@
+"""``clusters`` and ``steps``: a row each, readable at 100 columns, and the same as JSON."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from emr_executor.cli.listings import clusters_view, read_clusters, read_steps, steps_view
+from emr_executor.cli.reading import read
+from emr_executor.cli.tables import plain
+from emr_executor.core.model import ClusterId, StepId, TaskKey
+from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState, WorkloadState
+from tests.cli.world import World, rendered
+from tests.store.builders import a_cluster, a_parked, a_submission, at
+
+NOW = at(4000)
+
+
+def fill(world: World) -> None:
+    up = a_cluster(
+        cluster_id=ClusterId("j-2AXXXXXXGAPLF"),
+        intended_at=at(0),
+        ready_at=at(400),
+        target=ClusterTarget.DRAIN,
+        slots=8,
+    )
+    launching = a_cluster(state=ClusterState.INTENDED, intended_at=at(3990))
+    over = a_cluster(
+        cluster_id=ClusterId("j-3BXXXXXXGAPLF"),
+        state=ClusterState.TERMINATED_WITH_ERRORS,
+        intended_at=at(-1000),
+        ready_at=at(-700),
+        ended_at=at(-100),
+        reason_code="INSTANCE_FAILURE",
+        reason="all [SPOT] nodes were reclaimed",
+    )
+    key = TaskKey(dag_id="salaries", task_id="average", run_id="r1", try_number=2, map_index=3)
+    mine = a_parked(key=key, state=WorkloadState.SUBMITTED, losses=1)
+    other = a_parked(key=TaskKey(dag_id="other", task_id="t", run_id="r1", try_number=1))
+    lost = a_submission(
+        mine,
+        over,
+        step_id=StepId("s-09864721H9UL1DBVKEQW"),
+        state=SubmissionState.LOST,
+        intended_at=at(-600),
+        started_at=at(-500),
+        ended_at=at(-90),
+        cause="cluster j-3BXXXXXXGAPLF ended",
+    )
+    runs = a_submission(
+        mine,
+        up,
+        2,
+        step_id=StepId("s-19864721H9UL1DBVKEQW"),
+        state=SubmissionState.RUNNING,
+        intended_at=at(390),
+        started_at=at(400),
+    )
+    world.store(up, launching, over, mine, other, lost, runs, a_submission(other, up, intended_at=at(3999)))
+
+
+def test_clusters_that_are_not_over(world: World) -> None:
+    fill(world)
+    rows = read(partial(read_clusters, with_past=False), engine=world.engine)
+    assert rendered(clusters_view(rows, NOW)) == (
+        "cluster          pool     state     target  slots  age        ready for  idle for\n"
+        "j-2AXXXXXXGAPLF  default  RUNNING   DRAIN   1/8    1 h 6 min  1 h        -\n"
+        "(launching)      default  INTENDED  KEEP    0/4    10 s       -          -"
+    )
+
+
+def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
+    fill(world)
+    rows = read(partial(read_clusters, with_past=True), engine=world.engine)
+    text = rendered(clusters_view(rows, NOW))
+    assert " ".join(text.splitlines()[1].split()) == (
+        "j-3BXXXXXXGAPLF default TERMINATED_WITH_ERRORS KEEP 0/4 15 min 10 min -"
+    )
+    assert text.endswith("\n\nj-3BXXXXXXGAPLF: INSTANCE_FAILURE: all [SPOT] nodes were reclaimed")
+    assert plain(rows)[0] == {
+        "cluster_id": "j-3BXXXXXXGAPLF",
+        "cluster_uuid": rows[0].cluster_uuid,
+        "cluster_pool": "default",
+        "state": "TERMINATED_WITH_ERRORS",
+        "target": "KEEP",
+        "slots_used": 0,
+        "slots": 4,
+        "steps": 0,
+        "intended_at": "2031-05-06T06:51:29.123456+00:00",
+        "ready_at": "2031-05-06T06:56:29.123456+00:00",
+        "idle_since": None,
+        "ended_at": "2031-05-06T07:06:29.123456+00:00",
+        "reason": "INSTANCE_FAILURE: all [SPOT] nodes were reclaimed",
+    }
+
+
+def test_live_steps_of_one_dag(world: World) -> None:
+    fill(world)
+    rows = read(partial(read_steps, with_past=False, dag_id="salaries"), engine=world.engine)
+    assert rendered(steps_view(rows, NOW)) == (
+        "task                 try  cluster          step                    state    running for  losses\n"
+        "salaries.average[3]    2  j-2AXXXXXXGAPLF  s-19864721H9UL1DBVKEQW  RUNNING  1 h               1"
+    )
+
+
+def test_all_steps_with_the_cause_of_their_end(world: World) -> None:
+    fill(world)
+    rows = read(partial(read_steps, with_past=True, dag_id=None), engine=world.engine)
+    text = rendered(steps_view(rows, NOW))
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == [
+        "salaries.average[3]",
+        "salaries.average[3]",
+        "other.t",
+    ]
+    assert text.endswith("\n\nsalaries.average[3] try 2 LOST: cluster j-3BXXXXXXGAPLF ended")
+    assert plain(rows)[0] == {
+        "submission_id": rows[0].submission_id,
+        "dag_id": "salaries",
+        "task_id": "average",
+        "run_id": "r1",
+        "map_index": 3,
+        "try_number": 2,
+        "cluster_id": "j-3BXXXXXXGAPLF",
+        "step_id": "s-09864721H9UL1DBVKEQW",
+        "state": "LOST",
+        "intended_at": "2031-05-06T06:58:09.123456+00:00",
+        "started_at": "2031-05-06T06:59:49.123456+00:00",
+        "ended_at": "2031-05-06T07:06:39.123456+00:00",
+        "losses": 1,
+        "cause": "cluster j-3BXXXXXXGAPLF ended",
+    }
+
+
+def test_a_long_name_is_folded_and_never_cut(world: World) -> None:
+    name = "a_task_with_a_name_that_is_much_longer_than_any_column_has_room_for"
+    key = TaskKey(dag_id="salaries", task_id=name, run_id="r1", try_number=1)
+    mine, up = a_parked(key=key), a_cluster(cluster_id=ClusterId("j-2AXXXXXXGAPLF"))
+    world.store(mine, up, a_submission(mine, up, step_id=StepId("s-19864721H9UL1DBVKEQW")))
+    rows = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
+    lines = rendered(steps_view(rows, NOW)).splitlines()[1:]
+    assert "".join(line.split(" ")[0] for line in lines) == f"salaries.{name}"
+    assert "s-19864721H9UL1DBVKEQW" in lines[0]
+
+
+def test_nothing_to_list_says_so(world: World) -> None:
+    assert rendered(clusters_view((), NOW)) == (
+        "No cluster of this deployment is up. `--all` shows those that are over."
+    )
+    assert rendered(steps_view((), NOW)) == "No step is live. `--all` shows those that are over."

@@ -1,0 +1,135 @@
+"""``status``: the whole as text and JSON, and what counts as wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emr_executor.cli.reading import read
+from emr_executor.cli.status import StatusFacts, read_status, status_view
+from emr_executor.cli.tables import plain
+from emr_executor.config import Settings
+from emr_executor.core.model import ClusterId
+from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
+from tests.cli.world import World, rendered, workload_of
+from tests.store.builders import a_cluster, a_parked, a_submission, at
+
+
+def status(world: World, settings: Settings | None, *problems: str, seconds: float = 100) -> StatusFacts:
+    def work(conn: Any) -> StatusFacts:
+        return read_status(conn, settings, problems, at(seconds))
+
+    return read(work, engine=world.engine)
+
+
+def busy(world: World) -> str:
+    """A world in which everything is to be seen; the id of its one real task instance."""
+    world.run()
+    ti_id = world.set_task("average", state="running", last_heartbeat_at=at(70))
+    world.take_lease()
+    up = a_cluster(cluster_id=ClusterId("j-1"))
+    ending = a_cluster(cluster_id=ClusterId("j-2"), state=ClusterState.TERMINATING)
+    mine = workload_of(ti_id, state=WorkloadState.SUBMITTED)
+    cancelled = a_parked(target=WorkloadTarget.CANCEL, accepted_at=at(1))
+    world.store(mine, cancelled, a_parked(accepted_at=at(40)), a_parked(accepted_at=at(60)), up, ending)
+    world.store(a_parked(state=WorkloadState.FINISHED))
+    world.store(a_submission(mine, up, state=SubmissionState.RUNNING))
+    world.tell("submission", f"{mine.workload_id}-1", "never_added", "the cluster is ending", 50)
+    world.tell("cluster", up.cluster_uuid, "running", "cluster j-1 is RUNNING", 55)
+    world.tell("cluster", "c-9", "never_launched", "no such [profile]", 60)
+    return ti_id
+
+
+def test_everything_at_one_glance(world: World, settings: Settings) -> None:
+    busy(world)
+    assert rendered(status_view(status(world, settings))) == (
+        "Agent      host-a/17/aa holds the lease (beat 0); last traces: history 40 s ago, heartbeat of a\n"
+        "           parked try 30 s ago\n"
+        "Workloads  pool     state                   count  oldest\n"
+        "           default  READY, to be cancelled      1  1 min 39 s\n"
+        "           default  READY                       2  1 min\n"
+        "           default  SUBMITTED                   1  1 min 30 s\n"
+        "Clusters   default: 1 of 2 (1 RUNNING, 1 TERMINATING)\n"
+        "Steps      1 RUNNING\n"
+        "Waiting    2 steps for a slot, the first for 1 min\n"
+        "Unread     1 end not yet read by a scheduler\n"
+        "Problems   07:08:59 salaries.average try 1: the cluster is ending\n"
+        "           07:09:09 cluster c-9: no such [profile]"
+    )
+
+
+def test_the_same_as_json(world: World, settings: Settings) -> None:
+    busy(world)
+    told = plain(status(world, settings))
+    pool = {"cluster_pool": "default"}
+    assert told == {
+        "now": "2031-05-06T07:09:49.123456+00:00",
+        "agent": {"holder": "host-a/17/aa", "token": 1, "beat": 0},
+        "last_history_at": "2031-05-06T07:09:09.123456+00:00",
+        "last_heartbeat_at": "2031-05-06T07:09:19.123456+00:00",
+        "workloads": [
+            {**pool, "state": state, "target": target, "count": count, "oldest": f"2031-05-06T07:08:{oldest}"}
+            for state, target, count, oldest in (
+                ("READY", "CANCEL", 1, "10.123456+00:00"),
+                ("READY", "RUN", 2, "49.123456+00:00"),
+                ("SUBMITTED", "RUN", 1, "19.123456+00:00"),
+            )
+        ],
+        "clusters": [
+            {**pool, "counted": 1, "max_clusters": 2, "states": {"RUNNING": 1, "TERMINATING": 1}},
+        ],
+        "steps": {"RUNNING": 1},
+        "ready": 2,
+        "oldest_ready_at": "2031-05-06T07:08:49.123456+00:00",
+        "unread": 1,
+        "problems": [
+            {
+                "at": "2031-05-06T07:08:59.123456+00:00",
+                "about": "salaries.average try 1",
+                "event": "never_added",
+                "text": "the cluster is ending",
+            },
+            {
+                "at": "2031-05-06T07:09:09.123456+00:00",
+                "about": "cluster c-9",
+                "event": "never_launched",
+                "text": "no such [profile]",
+            },
+        ],
+        "config_problems": [],
+        "wrong": [],
+    }
+
+
+def test_an_idle_deployment_without_an_agent_is_not_wrong(world: World, settings: Settings) -> None:
+    facts = status(world, settings)
+    assert facts.wrong == ()
+    assert rendered(status_view(facts)) == (
+        "Agent      none holds the lease\n"
+        "Workloads  none live\n"
+        "Clusters   default: 0 of 2\n"
+        "Steps      none live\n"
+        "Waiting    nothing waits for a slot\n"
+        "Problems   none in the last history"
+    )
+
+
+def test_live_workloads_without_an_agent_are_wrong(world: World, settings: Settings) -> None:
+    world.store(a_parked())
+    facts = status(world, settings)
+    assert [text.split(";")[0] for text in facts.wrong] == ["no agent holds the lease while 1 workload waits"]
+    assert "WRONG      no agent holds the lease while 1 workload waits" in rendered(status_view(facts))
+
+
+def test_an_agent_without_a_trace_is_wrong_only_while_tries_are_parked(
+    world: World, settings: Settings
+) -> None:
+    busy(world)
+    assert status(world, settings, seconds=240).wrong == ()
+    silent = "the agent host-a/17/aa left no trace for 3 min 10 s while tries are parked"
+    assert status(world, settings, seconds=260).wrong == (f"{silent}: look whether its process is alive",)
+
+
+def test_a_configuration_that_would_be_refused_is_wrong(world: World) -> None:
+    facts = status(world, None, "staging_uri is not set")
+    assert facts.config_problems == ("staging_uri is not set",)
+    assert facts.wrong == ("the executor would refuse all tasks: staging_uri is not set",)
