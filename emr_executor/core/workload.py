@@ -54,7 +54,8 @@ def after_submission(
     verdict = _VERDICTS[submission.state]
     if submission.timed_out:
         verdict = Verdict.TIMED_OUT
-    text = f"step {where} {_WORDS[verdict]}" + (f": {submission.cause}" if submission.cause else "")
+    text = f"step {where} {_WORDS[verdict]}{_after(submission)}"
+    text += f": {submission.cause}" if submission.cause else ""
     return _finishable(workload, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text)
 
 
@@ -76,6 +77,22 @@ def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMo
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
     text = f"no cluster had a free slot within queue_timeout ({queue_timeout_s:g} s)"
     return _finishable(workload, None, None, verdict=Verdict.FAILED, cause=text, text=text)
+
+
+def _after(submission: Submission) -> str:
+    if submission.started_at is None or submission.ended_at is None:
+        return ""
+    return f" after {spoken_duration((submission.ended_at - submission.started_at).total_seconds())}"
+
+
+def spoken_duration(seconds: float) -> str:
+    """``8 s``, ``4 min 10 s``, ``2 h 5 min``: what a person says."""
+    whole = max(0, round(seconds))
+    minutes, rest_s = divmod(whole, 60)
+    hours, rest_min = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {rest_min} min"
+    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
 
 
 def _after_loss(

@@ -180,6 +180,12 @@ class LocalStack:
         self._write_state()
         self.wait_healthy(timeout_s=timeout_s)
 
+    def start_another(self, name: str, *command: str) -> None:
+        """One more process of the stack, say a second scheduler, under a name of its own."""
+        self._components[name] = self._airflow_component(name, command)
+        self._components[name].start()
+        self._write_state()
+
     def pid(self, name: str) -> int:
         """The process id of one process."""
         pid = self._components[name].pid

@@ -15,7 +15,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.core.workload import after_submission, cancelled, never_added, placed
+from emr_executor.core.workload import after_submission, cancelled, never_added, placed, spoken_duration
 from emr_executor.errors import InvalidTransition
 from tests.builders import NOW, ago, make_cluster, make_submission, make_workload
 
@@ -141,3 +141,22 @@ def test_an_unwanted_workload_is_cancelled_however_its_step_ended(state: Submiss
 def test_an_edge_that_does_not_exist_is_a_bug() -> None:
     with pytest.raises(InvalidTransition, match="no edge from SUBMITTED on placed"):
         placed(make_workload(state=WorkloadState.SUBMITTED))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spoken"),
+    [(0.4, "0 s"), (59.4, "59 s"), (250, "4 min 10 s"), (7500, "2 h 5 min"), (-3, "0 s")],
+)
+def test_durations_as_a_person_says_them(seconds: float, spoken: str) -> None:
+    assert spoken_duration(seconds) == spoken
+
+
+def test_an_end_tells_how_long_the_step_ran() -> None:
+    move = after_submission(
+        make_workload(state=WorkloadState.SUBMITTED, submissions=1),
+        make_submission(state=SubmissionState.COMPLETED, started_at=ago(250), ended_at=NOW),
+        cluster_id=make_cluster().cluster_id,
+        max_submissions=3,
+        now=NOW,
+    )
+    assert move.text == "step s-w1 on j-c1 completed after 4 min 10 s"

@@ -207,3 +207,29 @@ def test_outcomes_of_another_scheduler_are_left_to_it(executor: EmrExecutor) -> 
     assert executor.event_buffer == {}
     with airflow_settings.engine.begin() as connection:
         assert scheduler_store.take_outcomes(connection, 8, 10)[0].workload_id == "o"
+
+
+@pytest.fixture
+def beside_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,emr_executor.EmrExecutor")
+
+
+def test_an_airflow_that_this_release_does_not_know_is_refused(
+    beside_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow.__version__", "3.4.0")
+    executor = EmrExecutor()
+    executor.start()
+    assert executor.refusal is not None
+    assert "this release knows Airflow 3.3, this is Airflow 3.4.0: upgrade emr-executor" in executor.refusal
+
+
+def test_a_database_without_our_tables_is_refused_with_the_command(beside_local: None) -> None:
+    METADATA.drop_all(airflow_settings.engine)
+    try:
+        executor = EmrExecutor()
+        executor.start()
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+    assert executor.refusal is not None
+    assert "run `airflow db migrate`" in executor.refusal

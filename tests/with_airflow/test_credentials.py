@@ -1,0 +1,53 @@
+"""AWS credentials that are missing at first and appear later: work waits, and heals without a restart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from emr_executor.local.stack import LocalStack
+from tests.with_airflow.conftest import HERE, Bench
+
+NO_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+class WithoutCredentials(LocalStack):
+    """A stack whose Airflow finds AWS credentials in a file only, which a test writes when it likes."""
+
+    @property
+    def credentials_file(self) -> Path:
+        return self.home / "aws-credentials"
+
+    def airflow_env(self) -> dict[str, str]:
+        env = {name: value for name, value in super().airflow_env().items() if name not in NO_CREDENTIALS}
+        return {**env, "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file)}
+
+
+def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("credentials")
+    for part in ("dags", "jobs"):
+        shutil.copytree(HERE / part, folder / part)
+    (folder / "gates").mkdir()
+    env = {"EMR_TEST_EVENTS": str(folder / "events"), "EMR_TEST_GATES": str(folder / "gates")}
+    with WithoutCredentials(folder / "home", dags=[folder / "dags"], env=env) as stack:
+        bench = Bench(stack, f"sqlite:///{stack.airflow_home}/airflow.db", folder)
+        bench.open_gate("throttled")
+        bench.start("throttled")
+        bench.wait(
+            lambda: (
+                "aws_credentials" in stack.log_path("scheduler").read_text()
+                and bench.rows("select 1 from emr_workload where phase_attempts > 0")
+            ),
+            "the workload to meet the missing credentials",
+        )
+        assert bench.endpoint is not None
+        stack.credentials_file.write_text(
+            f"[default]\naws_access_key_id = {bench.endpoint.access_key_id}\n"
+            f"aws_secret_access_key = {bench.endpoint.secret_access_key}\n"
+        )
+        run = bench.finished("throttled")
+        assert [(task.state, task.try_number) for task in run.tasks] == [("success", 1)]
+        assert len(bench.steps_run("throttled")) == 1
+        bench.engine.dispose()
