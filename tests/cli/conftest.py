@@ -14,6 +14,7 @@ from airflow.models.base import Base
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.pool import Pool
 from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.tasklog import LogTemplate
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from airflow.serialization.definitions.dag import SerializedDAG
@@ -25,6 +26,7 @@ from emr_executor.config import ClusterPool, Settings
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import METADATA
 from tests.cli.world import World
+from tests.postgres import fresh_database
 
 DAG_START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -48,15 +50,14 @@ def salaries() -> DAG:
     return dag
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cli") / "template.db"
-    engine = engine_for(f"sqlite:///{path}")
+def prepare(engine: Engine) -> None:
+    """All tables, what Airflow itself puts in them, and the DAG."""
     import_all_models()
     Base.metadata.create_all(engine)
     METADATA.create_all(engine)
     with Session(engine) as session:
         session.add(DagBundleModel(name="dags"))
+        session.add(LogTemplate(id=1, filename="f", elasticsearch_id="e"))
         for name, slots in (("default_pool", 128), ("spark", 2)):
             session.add(Pool(pool=name, slots=slots, include_deferred=False))
         session.flush()
@@ -64,8 +65,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SerializedDAG.bulk_write_to_db("dags", None, [lazy], session=session)
         SerializedDagModel.write_dag(lazy, "dags", session=session)
         session.commit()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "template.db"
+    engine = engine_for(f"sqlite:///{path}")
+    prepare(engine)
     engine.dispose()
     return path
+
+
+@pytest.fixture
+def postgres() -> Iterator[Engine]:
+    made = engine_for(fresh_database())
+    prepare(made)
+    yield made
+    made.dispose()
 
 
 @pytest.fixture

@@ -195,3 +195,18 @@ def test_a_dag_without_a_run(world: World, settings: Settings) -> None:
     with pytest.raises(CannotTell) as told:
         world.explain(settings)
     assert str(told.value) == "DAG 'salaries' has never run: trigger it, or wait for its schedule"
+
+
+def test_of_a_mapped_task_the_first_that_is_not_over_is_meant(world: World, settings: Settings) -> None:
+    world.run()
+    world.map_task("average", ["success", "running", None])
+    facts = world.explain(settings)
+    assert facts.airflow.instances == {"success": 1, "running": 1, "not scheduled": 1}
+    assert facts.sentences[1] == (
+        "The task has 3 instances (1 not scheduled, 1 running, 1 success) in this run; this is about map "
+        "index 1, --map-index names another."
+    )
+    assert world.explain(settings, map_index=2).airflow.state is None
+    with pytest.raises(CannotTell) as told:
+        world.explain(settings, map_index=7)
+    assert str(told.value) == "task 'average' has no map index 7; it has 0 to 2"

@@ -15,7 +15,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from rich.console import Console, RenderableType
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from emr_executor.cli.explain import Explanation, explanation_view, read_explanation
@@ -37,6 +37,11 @@ def rendered(view: RenderableType) -> str:
     lines = [line.rstrip() for line in console.export_text().splitlines()]
     assert max(map(len, lines), default=0) <= WIDTH
     return "\n".join(lines)
+
+
+_COPIED = frozenset(
+    {"task_id", "dag_id", "run_id", "pool", "pool_slots", "queue", "dag_version_id", "max_tries"}
+)
 
 
 class World:
@@ -79,6 +84,17 @@ class World:
             ti_id = session.scalars(select(TaskInstance.id).where(*of)).one()
             session.commit()
             return str(ti_id)
+
+    def map_task(self, task_id: str, states: list[str | None]) -> None:
+        """Give a task of run r1 mapped instances, one for each state."""
+        of = (TaskInstance.task_id == task_id, TaskInstance.run_id == "r1")
+        with Session(self.engine) as session:
+            first = session.scalars(select(TaskInstance).where(*of)).one()
+            kept = {c.name: getattr(first, c.key) for c in inspect(TaskInstance).columns if c.key in _COPIED}
+            first.map_index, first.state = 0, states[0]
+            rows = [{**kept, "map_index": i, "state": states[i]} for i in range(1, len(states))]
+            session.execute(insert(TaskInstance), rows)
+            session.commit()
 
     def set_dag(self, **columns: Any) -> None:
         with Session(self.engine) as session:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from emr_executor.core.model import ClusterId, HistoryEntry, TaskKey, WorkloadId
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
 from emr_executor.store import queries
 from emr_executor.store.history_store import append
 from emr_executor.store.lease_store import LeaseRow, take_lease
-from emr_executor.store.schema import STEERING
-from tests.store.builders import NOW, a_cluster, a_parked, a_submission, a_workload, at, store
+from emr_executor.store.schema import STEERING, TASK_INSTANCE
+from tests.store.builders import (
+    NOW,
+    SCHEDULER,
+    a_cluster,
+    a_parked,
+    a_submission,
+    a_workload,
+    at,
+    put_task_instance,
+    store,
+)
 
 
 def line(subject: str, subject_id: str, seconds: float = 0) -> HistoryEntry:
@@ -139,3 +149,36 @@ def test_a_workloads_story_tells_of_its_submissions_and_clusters(conn: Connectio
     assert queries.history_of(conn, [("cluster", cluster.cluster_uuid)]) == (told[0],)
     assert queries.history_of(conn, []) == ()
     assert [entry.at for entry in queries.recent_history(conn, 3)] == [at(1), at(2), NOW]
+
+
+def test_past_steps_are_the_last_that_are_over_and_may_be_of_one_dag(conn: Connection) -> None:
+    cluster = a_cluster(cluster_id=ClusterId("j-1"))
+    mine, other = a_parked(losses=2), a_parked(key=TaskKey(dag_id="d", task_id="t", run_id="r", try_number=1))
+    ended = [a_submission(mine, cluster, n, state=SubmissionState.LOST, intended_at=at(n)) for n in (1, 2, 3)]
+    live = a_submission(other, cluster, intended_at=at(9))
+    store(conn, cluster, mine, other, *ended, live)
+    assert queries.past_steps(conn, 2) == tuple(
+        queries.StepView(submission=submission, key=mine.key, cluster_id="j-1", losses=2)
+        for submission in ended[1:]
+    )
+    assert queries.past_steps(conn, 2, dag_id="d") == ()
+    assert [step.key for step in queries.live_steps(conn, 9, dag_id="d")] == [other.key]
+    assert queries.keys_of(conn, [mine.workload_id, "unknown"]) == {mine.workload_id: mine.key}
+
+
+def test_live_workloads_are_counted_by_their_scheduler(conn: Connection) -> None:
+    store(
+        conn, a_parked(), a_parked(), a_parked(scheduler_job_id=None), a_parked(state=WorkloadState.FINISHED)
+    )
+    assert queries.live_by_scheduler(conn) == {SCHEDULER: 2, None: 1}
+
+
+def test_the_last_heartbeat_is_that_of_parked_tries(conn: Connection) -> None:
+    parked, prepared = a_parked(), a_workload(state=WorkloadState.PREPARING)
+    store(conn, parked, prepared)
+    assert queries.last_heartbeat(conn) is None
+    for workload, seconds in ((parked, 5), (prepared, 9)):
+        put_task_instance(conn, workload, "running")
+        heard = TASK_INSTANCE.c.task_id == workload.key.task_id
+        conn.execute(update(TASK_INSTANCE).where(heard).values(last_heartbeat_at=at(seconds)))
+    assert queries.last_heartbeat(conn) == at(5)
