@@ -18,11 +18,12 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real processes share one worker, so that two never compete for a small machine."""
-    for item in items:
-        if HERE / "with_airflow" in item.path.parents:
-            item.add_marker(pytest.mark.processes)
-        if item.get_closest_marker("processes") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests on real processes share one worker, so that two never compete for a small machine.
+
+    Here and not in ``pytest_collection_modifyitems``, where pytest-xdist reads the groups before us.
+    """
+    if HERE / "with_airflow" in item.path.parents:
+        item.add_marker(pytest.mark.processes)
+    if item.get_closest_marker("processes") and not item.get_closest_marker("xdist_group"):
+        item.add_marker(pytest.mark.xdist_group("processes"))

@@ -35,13 +35,6 @@ CANARIES = {
 RUN_TIMEOUT_S = 240.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder runs on the one stack, in one worker."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.processes)
-
-
 class Bench:
     """The stack with what tests ask of it."""
 
