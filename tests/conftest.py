@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
+from typing import Any
 
 import pytest
-
-HERE = Path(__file__).parent
 
 for _name in [name for name in os.environ if name.startswith(("AWS_", "AIRFLOW__EMR_EXECUTOR__"))]:
     del os.environ[_name]
@@ -18,12 +16,32 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests on real processes share one worker, so that two never compete for a small machine.
+AIRFLOW_FOLDERS = ("with_airflow", "stack", "demo")
+"""Tests on a whole Airflow: one worker runs them all, so that two never compete for a small machine."""
 
-    Here and not in ``pytest_collection_modifyitems``, where pytest-xdist reads the groups before us.
-    """
-    if HERE / "with_airflow" in item.path.parents:
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what starts a whole Airflow as tests on real processes."""
+    if _folder(item.nodeid) in AIRFLOW_FOLDERS:
         item.add_marker(pytest.mark.processes)
-    if item.get_closest_marker("processes") and not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest chain of tests goes first, so that the other worker fills the time beside it."""
+    items.sort(key=lambda item: _folder(item.nodeid) not in AIRFLOW_FOLDERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, and all of Airflow's in one scope. (pytest 9 no longer shows xdist's groups to its workers.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "airflow" if _folder(nodeid) in AIRFLOW_FOLDERS else nodeid.split("::", 1)[0]
+
+    return ByFile(config, log)
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.split("/", 2)[1] if nodeid.count("/") > 1 else ""
