@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """By file, and all of Airflow's in one scope. (pytest 9 no longer shows xdist's groups to its workers.)"""
+    """By file, and all of Airflow's in one scope: pytest 9 hides the groups of pytest-xdist."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
