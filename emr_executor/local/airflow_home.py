@@ -61,7 +61,7 @@ def write_airflow_home(
             "execution_api_server_url": f"{base_url}/execution/",
             "parallelism": "4",
         },
-        "database": {"sql_alchemy_conn": database_url or f"sqlite:///{home.resolve()}/airflow.db"},
+        "database": {"sql_alchemy_conn": database_url or sqlite_url(home)},
         "api": {
             "host": "127.0.0.1",
             "port": str(api_port),
@@ -77,6 +77,11 @@ def write_airflow_home(
         for section, options in layer.items():
             sections.setdefault(section, {}).update(options)
     return _write(home / "airflow.cfg", sections)
+
+
+def sqlite_url(home: Path) -> str:
+    """The database of an AIRFLOW_HOME that names no other."""
+    return f"sqlite:///{home.resolve()}/airflow.db"
 
 
 def _write(path: Path, sections: Sections) -> Path:

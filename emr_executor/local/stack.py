@@ -20,7 +20,7 @@ from typing import Any, Self
 import psutil
 
 from emr_executor.local.airflow_client import AirflowClient, RunState
-from emr_executor.local.airflow_home import Sections, write_airflow_home
+from emr_executor.local.airflow_home import Sections, sqlite_url, write_airflow_home
 from emr_executor.local.components import (
     MARK,
     Component,
@@ -248,6 +248,11 @@ class LocalStack:
     def airflow_home(self) -> Path:
         """AIRFLOW_HOME of the stack."""
         return self.home / "airflow"
+
+    @property
+    def metadata_url(self) -> str:
+        """Airflow's metadata database, for reading: SQLAlchemy's URL."""
+        return self.database_url or sqlite_url(self.airflow_home)
 
     @property
     def staging_uri(self) -> str:

