@@ -51,6 +51,12 @@ def after_submission(
     where = f"{submission.step_id or 'no step'} on {cluster_id or 'no cluster'}"
     if submission.state is SubmissionState.LOST:
         return _after_loss(workload, submission, cluster_id, max_submissions=max_submissions)
+    ours = submission.cancel_asked_at is not None and not submission.timed_out
+    if submission.state is SubmissionState.CANCELLED and ours:
+        # Airflow asked for the try again (accept) after we had begun to cancel it.
+        text = f"step {where} was cancelled, and the task is wanted again; waiting again"
+        ready = replace(workload, state=WorkloadState.READY)
+        return WorkloadMove(workload=ready, event="requeued", text=text)
     verdict = _VERDICTS[submission.state]
     if submission.timed_out:
         verdict = Verdict.TIMED_OUT

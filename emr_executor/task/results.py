@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from emr_executor.core.model import StepPlan, WorkloadId
 
 _BACKOFF_FIRST_S = 5.0
-_BACKOFF_MAX_S = 300.0
+_BACKOFF_MAX_S = 60.0
+"""Nobody heartbeats a try between two prepare phases: well below Airflow's heartbeat timeout (300 s)."""
 
 
 class PhaseResults(Protocol):
@@ -45,7 +46,7 @@ ResultsFactory = Callable[[WorkloadId, str], PhaseResults]
 
 
 def backoff_s(attempts: int) -> float:
-    """Seconds before a phase is run again after ``attempts`` tries: 5 doubling to 300."""
+    """Seconds before a phase is run again after ``attempts`` tries: 5 doubling to 60."""
     return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(max(attempts, 0), 16))
 
 

@@ -138,6 +138,13 @@ def test_an_unwanted_workload_is_cancelled_however_its_step_ended(state: Submiss
     assert move.workload.state is WorkloadState.CANCELLED
 
 
+def test_a_step_that_we_cancelled_runs_again_when_airflow_wants_the_try_again() -> None:
+    wanted_again = make_workload(state=WorkloadState.SUBMITTED, submissions=1)
+    ours = make_submission(state=SubmissionState.CANCELLED, cancel_asked_at=ago(5))
+    move = after_submission(wanted_again, ours, cluster_id=None, max_submissions=3, now=NOW)
+    assert (move.workload.state, move.workload.losses, move.event) == (WorkloadState.READY, 0, "requeued")
+
+
 def test_an_edge_that_does_not_exist_is_a_bug() -> None:
     with pytest.raises(InvalidTransition, match="no edge from SUBMITTED on placed"):
         placed(make_workload(state=WorkloadState.SUBMITTED))

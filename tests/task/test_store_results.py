@@ -73,4 +73,4 @@ def test_a_claim_that_is_not_ours_writes_nothing(engine: Engine, claimed: Worklo
 
 
 def test_backoff_grows_from_five_seconds_to_five_minutes() -> None:
-    assert [backoff_s(attempts) for attempts in (0, 1, 2, 5, 6, 60, -1)] == [5, 10, 20, 160, 300, 300, 5]
+    assert [backoff_s(attempts) for attempts in (0, 1, 2, 3, 4, 60, -1)] == [5, 10, 20, 40, 60, 60, 5]
