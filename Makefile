@@ -19,7 +19,7 @@ ARGS ?=
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(STAMP) ## Airflow and a local EMR on this machine, one DAG, one Spark step, its result; then stop
+demo: $(STAMP) ## All flights of a year through two local clusters, one of which is lost on the way; then stop
 	@$(BIN)/python -m emr_executor.local.demo
 
 up: $(STAMP) ## Start Airflow and a local EMR on this machine and leave them running

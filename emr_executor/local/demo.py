@@ -137,7 +137,7 @@ def _template() -> Path:
 
 
 def _say(started: float) -> Callable[[str], None]:
-    return lambda text: console.print(f"[dim]{time.monotonic() - started:4.0f} s[/]  {text}")
+    return lambda text: console.print(f"[dim]{time.monotonic() - started:4.0f} s[/]  {text}", soft_wrap=True)
 
 
 def _short(path: Path) -> str:

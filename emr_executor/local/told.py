@@ -14,6 +14,8 @@ from emr_executor.store import queries
 
 _LINES = 60
 _STEPS = 10_000
+_SAID_BY_WORKLOAD = frozenset({"added", "completed", "lost"})
+"""Events of a submission that its workload tells in better words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class OurTables:
 
 
 def _lines(conn: Connection, entries: Iterable[HistoryEntry]) -> tuple[Line, ...]:
-    entries = tuple(entries)
+    entries = [e for e in entries if e.subject != "submission" or e.event not in _SAID_BY_WORKLOAD]
     keys = queries.keys_of(conn, {owner for entry in entries if (owner := _owner(entry))})
     return tuple(
         Line(

@@ -1,51 +1,42 @@
-"""``make demo`` as a user runs it: real Airflow, real Spark, and nothing left behind."""
+"""The stack of ``make up`` with its one-step DAG: real Airflow, real Spark, and nothing left behind."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from emr_executor.local.components import MARK
 from emr_executor.local.demo import CHECKOUT
+from emr_executor.local.ran import steps_that_ran
+from emr_executor.local.stack import LocalStack
 
 
 @pytest.mark.processes
-def test_the_demo_is_green_and_shows_what_ran_where() -> None:
-    env = {
-        **os.environ,
-        "AWS_PROFILE": "production",
-        "AWS_ENDPOINT_URL": "https://aws.invalid",
-        "COLUMNS": "120",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "emr_executor.local.demo"],
-        cwd=CHECKOUT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=420,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "running as step s-" in done.stdout
-    assert "delays.job" in done.stdout
-    assert "COMPLETED" in done.stdout
-    assert "EWR-TYS" in done.stdout
-    assert "Done in" in done.stdout
-    assert left_behind() == []
+def test_the_dag_delays_is_green_and_ran_as_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://aws.invalid")
+    template = CHECKOUT / "config" / "clusters" / "local.yaml"
+    with LocalStack(tmp_path, dags=[CHECKOUT / "dags"], template=template) as stack:
+        assert stack.endpoint is not None
+        run_id = stack.trigger("delays")
+        last = stack.wait_for_run("delays", run_id)
+        log = stack.task_log("delays", run_id, "job")
+        assert last.states() == {"job": "success", "show": "success", "upload": "success"}, log
+        (step,) = steps_that_ran(stack.endpoint.control().status(), "delays")
+        assert (step.task, step.state) == ("job", "COMPLETED")
+        assert f"running as step {step.step_id}" in log
+        assert "EWR-TYS" in stack.task_log("delays", run_id, "show")
+        mark = stack.mark
+    assert left_behind(mark) == []
 
 
-def left_behind() -> list[str]:
+def left_behind(mark: str) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            if MARK in process.environ() and str(CHECKOUT / ".emr" / "demo") in process.environ().get(
-                "AIRFLOW_HOME", ""
-            ):
+            if process.environ().get(MARK) == mark:
                 found.append(" ".join(process.cmdline()))
         except (psutil.Error, OSError):
             continue

@@ -1,0 +1,77 @@
+"""Runs, steps and ledgers of a small flagship: two months and the merge, on clusters j-A and j-B."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emr_executor.local.airflow_client import RunState, TaskState
+from emr_executor.local.ledger import LedgerEntry
+from emr_executor.local.ran import StepRan
+
+CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
+
+
+def task(task_id: str, map_index: int = -1, **other: Any) -> TaskState:
+    values = {"state": "success", "try_number": 1, "hostname": "h", "duration_s": 1.0}
+    return TaskState(task_id=task_id, map_index=map_index, **(values | other))
+
+
+def run(*tasks: TaskState, state: str = "success") -> RunState:
+    return RunState(
+        state=state,
+        tasks=tasks or (task("load"), task("month", 0), task("month", 1), task("merge"), task("check")),
+    )
+
+
+def step(name: str, n: int = 1, cluster: str = "j-A", state: str = "COMPLETED") -> StepRan:
+    return StepRan(
+        task=name,
+        workload=f"w-{name}",
+        n=n,
+        cluster_id=cluster,
+        step_id=f"s-{name}-{n}",
+        state=state,
+        started_at=100.0,
+        duration_s=9.0,
+    )
+
+
+def ran_with_a_loss() -> tuple[StepRan, ...]:
+    return (
+        step("month[0]"),
+        step("month[1]", cluster="j-B", state="CANCELLED"),
+        step("month[1]", n=2),
+        step("merge"),
+    )
+
+
+class Ledger:
+    """Writes entries one after the other."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+
+    def add(self, event: str, cluster_id: str, **other: Any) -> Ledger:
+        seq = len(self.entries) + 1
+        self.entries.append(
+            LedgerEntry(
+                seq=seq, at=float(seq), event=event, cluster_id=cluster_id, cluster_name="pool", **other
+            )
+        )
+        return self
+
+
+def ledger_with_a_loss() -> Ledger:
+    return Ledger().add("cluster_launched", "j-A").add("cluster_launched", "j-B").add("cluster_lost", "j-B")
+
+
+def status_step(name: str, state: str, **timeline: float) -> dict[str, Any]:
+    return {
+        "Id": "s-1",
+        "Name": name,
+        "Status": {"State": state, "Timeline": {"CreationDateTime": 1.0, **timeline}},
+    }
+
+
+def status_cluster(cluster_id: str, state: str, *steps: dict[str, Any], lost: bool = False) -> dict[str, Any]:
+    return {"Id": cluster_id, "Status": {"State": state}, "Lost": lost, "Steps": list(steps)}

@@ -1,0 +1,49 @@
+"""``make demo`` as a user runs it: real Airflow, real Spark, a real loss, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from emr_executor.local.components import MARK
+from emr_executor.local.demo import CHECKOUT
+
+
+@pytest.mark.matrix
+@pytest.mark.processes
+def test_the_flagship_holds_all_its_claims() -> None:
+    others = {"AWS_PROFILE": "production", "AWS_ENDPOINT_URL": "https://aws.invalid"}
+    done = subprocess.run(
+        [sys.executable, "-m", "emr_executor.local.demo"],
+        cwd=CHECKOUT,
+        env={**os.environ, **others, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "away, as a spot loss" in done.stdout
+    assert "the step will run again elsewhere (loss 1 of 3)" in done.stdout
+    assert "EWR-TYS" in done.stdout
+    assert "336,776 flights on 439 routes" in done.stdout
+    assert "FALSE" not in done.stdout
+    assert "Done in" in done.stdout
+    assert left_behind() == []
+
+
+def left_behind() -> list[str]:
+    found = []
+    home = str(CHECKOUT / ".emr" / "demo")
+    for process in psutil.process_iter():
+        try:
+            environ = process.environ()
+            if MARK in environ and home in environ.get("AIRFLOW_HOME", ""):
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found
