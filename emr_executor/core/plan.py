@@ -123,7 +123,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> Plan:
     return Plan(
         launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),
         place=placements,
-        cancel=tuple(_cancels(snapshot)),
+        cancel=tuple(_cancels(snapshot, limits)),
         retarget=retarget,
         end=tuple(_ends(snapshot)),
         drop=drop,
@@ -150,7 +150,7 @@ def _dying_keys(snapshot: Snapshot) -> frozenset[TaskKey]:
     )
 
 
-def _cancels(snapshot: Snapshot) -> list[Cancel]:
+def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> list[Cancel]:
     workloads = {workload.workload_id: workload for workload in snapshot.workloads}
     cancels = []
     for submission in snapshot.submissions:
@@ -166,6 +166,9 @@ def _cancels(snapshot: Snapshot) -> list[Cancel]:
             cancels.append(
                 Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
             )
+        elif submission.state is SubmissionState.PENDING and _expired(workload, snapshot, limits):
+            # Cancelled it is READY again, as late as it was, and expires.
+            cancels.append(Cancel(submission_id=submission.submission_id, why="queue_timeout"))
     return cancels
 
 

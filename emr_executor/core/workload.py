@@ -50,11 +50,11 @@ def after_submission(
         return cancelled(workload, now=now)
     where = f"{submission.step_id or 'no step'} on {cluster_id or 'no cluster'}"
     if submission.state is SubmissionState.LOST:
-        return _after_loss(workload, submission, cluster_id, max_submissions=max_submissions)
+        return _after_loss(workload, submission, cluster_id, max_submissions=max_submissions, now=now)
     ours = submission.cancel_asked_at is not None and not submission.timed_out
     if submission.state is SubmissionState.CANCELLED and ours:
-        # Airflow asked for the try again (accept) after we had begun to cancel it.
-        text = f"step {where} was cancelled, and the task is wanted again; waiting again"
+        # Airflow asked for the try again (accept) after we had begun to cancel it, or it waited too long.
+        text = f"step {where} was cancelled before its end; the task waits again"
         ready = replace(workload, state=WorkloadState.READY)
         return WorkloadMove(workload=ready, event="requeued", text=text)
     verdict = _VERDICTS[submission.state]
@@ -81,7 +81,7 @@ def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
 
 def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMove:
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
-    text = f"no cluster had a free slot within queue_timeout ({queue_timeout_s:g} s)"
+    text = f"no cluster ran the step within queue_timeout ({queue_timeout_s:g} s)"
     return _finishable(workload, None, None, verdict=Verdict.FAILED, cause=text, text=text)
 
 
@@ -102,14 +102,21 @@ def spoken_duration(seconds: float) -> str:
 
 
 def _after_loss(
-    workload: Workload, submission: Submission, cluster_id: ClusterId | None, *, max_submissions: int
+    workload: Workload,
+    submission: Submission,
+    cluster_id: ClusterId | None,
+    *,
+    max_submissions: int,
+    now: datetime,
 ) -> WorkloadMove:
     lost = replace(workload, losses=workload.losses + 1)
     if lost.losses >= max_submissions:
         cause = f"lost {lost.losses} times (max_submissions {max_submissions}), last: {submission.cause}"
         return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
     text = f"{submission.cause}; the step will run again elsewhere (loss {lost.losses} of {max_submissions})"
-    return WorkloadMove(workload=replace(lost, state=WorkloadState.READY), event="lost", text=text)
+    # Its place in the queue is its age; queue_timeout bounds each wait.
+    ready = replace(lost, state=WorkloadState.READY, ready_at=now)
+    return WorkloadMove(workload=ready, event="lost", text=text)
 
 
 def _finishable(

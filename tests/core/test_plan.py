@@ -180,6 +180,18 @@ def test_queue_timeout_ends_the_wait() -> None:
     assert decide(make_snapshot(late, fresh), queue_timeout_s=60.0).expire == ("late",)
 
 
+def test_queue_timeout_also_ends_the_wait_on_a_cluster_that_does_not_come_up() -> None:
+    starting = make_cluster(state=ClusterState.STARTING, ready_at=None)
+    late, fresh = submitted("late", ready_at=ago(100)), submitted("fresh", ready_at=ago(10))
+    pending = [
+        make_submission(name, state=SubmissionState.PENDING, started_at=None) for name in ("late", "fresh")
+    ]
+    decided = decide(make_snapshot(starting, late, fresh, *pending), queue_timeout_s=60.0)
+    assert [(c.submission_id, c.why, c.timed_out) for c in decided.cancel] == [
+        ("late-1", "queue_timeout", False)
+    ]
+
+
 CLUSTERS = st.builds(
     lambda name, state, target, idle_s: make_cluster(
         name,

@@ -108,6 +108,7 @@ def test_a_loss_runs_elsewhere_within_its_budget_and_fails_beyond() -> None:
         now=NOW,
     )
     assert (first.workload.state, first.workload.losses) == (WorkloadState.READY, 1)
+    assert (first.workload.ready_at, first.workload.accepted_at) == (NOW, ago(60))
     assert first.text == f"{LOST_TEXT}; the step will run again elsewhere (loss 1 of 2)"
     second = after_submission(
         placed(first.workload), lost, cluster_id=None, max_submissions=2, now=NOW

@@ -1,4 +1,4 @@
-"""AWS credentials that are missing at first and appear later: work waits, and heals without a restart."""
+"""Waiting: for AWS credentials that appear late, and for a cluster that does not come up."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ class WithoutCredentials(LocalStack):
         return {**env, "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file)}
 
 
-def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("credentials")
+def fresh_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    folder = tmp_path_factory.mktemp(name)
     for part in ("dags", "jobs"):
         shutil.copytree(HERE / part, folder / part)
     (folder / "gates").mkdir()
+    return folder
+
+
+def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = fresh_folder(tmp_path_factory, "credentials")
     env = {"EMR_TEST_EVENTS": str(folder / "events"), "EMR_TEST_GATES": str(folder / "gates")}
     with WithoutCredentials(folder / "home", dags=[folder / "dags"], env=env) as stack:
         bench = Bench(stack, f"sqlite:///{stack.airflow_home}/airflow.db", folder)
@@ -50,4 +55,21 @@ def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.Tem
         run = bench.finished("throttled")
         assert [(task.state, task.try_number) for task in run.tasks] == [("success", 1)]
         assert len(bench.steps_run("throttled")) == 1
+        bench.engine.dispose()
+
+
+def test_a_task_that_waits_longer_than_queue_timeout_fails_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = fresh_folder(tmp_path_factory, "waiting")
+    env = {"EMR_TEST_EVENTS": str(folder / "events"), "EMR_TEST_GATES": str(folder / "gates")}
+    sections = {"emr_executor": {"queue_timeout": "10"}}
+    with LocalStack(folder / "home", dags=[folder / "dags"], env=env, sections=sections) as stack:
+        bench = Bench(stack, f"sqlite:///{stack.airflow_home}/airflow.db", folder)
+        bench.control.hold_provisioning()
+        run = bench.finished("throttled")
+        assert [(task.state, task.try_number) for task in run.tasks] == [("failed", 1)]
+        assert "no cluster ran the step within queue_timeout (10 s)" in bench.log("throttled", "waits")
+        assert bench.steps_run("throttled") == []
+        assert bench.events("throttled")["waits -1 1 on_failure"] == 1
         bench.engine.dispose()
