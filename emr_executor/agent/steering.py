@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -101,11 +102,13 @@ class Steering:
         return bool(desk.submissions or desk.workloads or desk.clusters)
 
     async def _consume_records(self) -> None:
-        for submission in self._settling.take_over():
-            try:
-                await self._records.consume(submission.cluster_uuid, submission.submission_id)
-            except TryAgain as error:
-                log.warning("record_not_deleted", submission=submission.submission_id, error=str(error))
+        await asyncio.gather(*map(self._consume_record, self._settling.take_over()))
+
+    async def _consume_record(self, submission: Submission) -> None:
+        try:
+            await self._records.consume(submission.cluster_uuid, submission.submission_id)
+        except TryAgain as error:
+            log.warning("record_not_deleted", submission=submission.submission_id, error=str(error))
 
     def _write_intents(self, desk: Desk, decided: Plan, now: datetime) -> _Acting:
         acting = _Acting()
