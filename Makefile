@@ -29,10 +29,10 @@ down: $(STAMP) ## Stop what `make up` started
 	@$(BIN)/python -m emr_executor.local.demo down
 
 test: lint types ## Lint, types, and all tests but the slow matrices (under 20 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not matrix" -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -m "not matrix" -n 2 --no-loadscope-reorder $(ARGS)
 
 test-all: lint types ## The same with the slow matrices
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 check: lint types ## Format, lint, types, layers and the fast tests, in about a minute
 	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)
