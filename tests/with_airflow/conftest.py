@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,19 @@ class Bench:
         """For each step process of the DAG, in the order of their starts: does it live?"""
         intervals = step_intervals(self.control.ledger())
         return [i.until is None for i in intervals if f"/{dag_id}." in i.name]
+
+    def kill_scheduler(self, name: str = "scheduler") -> None:
+        """kill -9 of a scheduler with its LocalExecutor workers, as the death of its container would be.
+
+        Workers that outlive it keep a copy of its database connection, so that PostgreSQL never ends a
+        transaction that the scheduler had open, and the DAG runs it had locked are never scheduled again.
+        """
+        workers = psutil.Process(self.stack.pid(name)).children()
+        self.stack.kill(name)
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                if "LocalExecutor" in " ".join(worker.cmdline()):
+                    worker.kill()
 
     def agents(self) -> list[psutil.Process]:
         """Every agent process of the stack."""

@@ -117,7 +117,7 @@ def test_an_absence_beyond_the_heartbeat_timeout_is_survived(duo: Bench) -> None
     gone_at = time.monotonic()
     for agent in duo.agents():
         agent.kill()
-    duo.stack.kill("scheduler")
+    duo.kill_scheduler()
     duo.wait(lambda: time.monotonic() - gone_at > HEARTBEAT_TIMEOUT_S + 5, "the heartbeat timeout to pass")
     duo.stack.restart("scheduler")
     duo.wait(duo.agents, "a new agent")

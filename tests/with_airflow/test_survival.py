@@ -14,7 +14,7 @@ def test_killed_scheduler_and_agent_leave_the_step_alone(bench: Bench) -> None:
     agent = bench.agent()
     assert agent is not None
     agent.kill()
-    bench.stack.kill("scheduler")
+    bench.kill_scheduler()
     bench.stack.restart("scheduler")
     bench.wait(lambda: bench.agent() is not None, "a new agent")
     bench.open_gate("crash")

@@ -40,7 +40,7 @@ def test_the_other_takes_over_and_the_step_goes_on(pair: Bench) -> None:
     killed_at = time.monotonic()
     agent.kill()
     name = next(n for n in ("scheduler", "scheduler-2") if pair.stack.pid(n) == scheduler.pid)
-    pair.stack.kill(name)
+    pair.kill_scheduler(name)
     pair.wait(lambda: holder(pair) != old, "another agent to steer", timeout_s=TAKEOVER_S)
     assert time.monotonic() - killed_at < TAKEOVER_S
     pair.open_gate("handover")
