@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from emr_executor.aws import layout
+from emr_executor.aws.translate import error_of, is_refused_credential
 from emr_executor.config import AwsAccess, Settings
 from emr_executor.core.model import StepPlan
 from emr_executor.errors import StagingFailed
@@ -85,7 +86,7 @@ class Staging:
         self._sleep = sleep
 
     def complete(self, park: Park) -> StepPlan:
-        """The plan of a parked task, everything that it names staged. Raises StagingFailed."""
+        """The plan of a parked task, everything that it names staged. Raises StagingFailed, TryAgain."""
         places = {file.token: self._stage(file) for file in park.files}
         command = tuple(_placed(word, places) for word in park.command)
         spec = layout.spec_bytes(
@@ -127,7 +128,10 @@ class Staging:
         )
 
     def _ensure(self, what: str, key: str, write: Callable[[str, str], Any]) -> str:
-        """The URI of an object that exists when this returns. Raises StagingFailed."""
+        """The URI of an object that exists when this returns.
+
+        Raises StagingFailed, and TryAgain where waiting helps: no credentials, or S3 is away.
+        """
         uri = layout.uri_of(self._settings.staging_uri, key)
         place = layout.parse_s3_uri(uri)
         for attempt in range(1, _ATTEMPTS + 1):
@@ -136,8 +140,13 @@ class Staging:
                 if not self._exists(place):
                     write(place.bucket, place.key)
             except (ClientError, BotoCoreError, boto3.exceptions.Boto3Error) as error:
-                if attempt == _ATTEMPTS or not _may_pass(error):
+                cause = _cause(error)
+                if is_refused_credential(cause):
+                    raise error_of(cause, "PutObject", service="s3") from error
+                if not _may_pass(cause):
                     raise StagingFailed(f"{what} cannot be written to {uri}: {error}") from error
+                if attempt == _ATTEMPTS:
+                    raise error_of(cause, "PutObject", service="s3") from error
                 self._sleep(_PAUSE_S * attempt)
             else:
                 return uri
@@ -169,6 +178,15 @@ def _placed(word: str, places: dict[str, str]) -> str:
     for token, uri in places.items():
         word = word.replace(token, uri)
     return word
+
+
+def _cause(error: Exception) -> Exception:
+    """What boto3's transfer wrapped, if it did."""
+    inner = error.__context__
+    wrapped = isinstance(error, boto3.exceptions.Boto3Error) and isinstance(
+        inner, ClientError | BotoCoreError
+    )
+    return inner if wrapped and isinstance(inner, Exception) else error
 
 
 def _may_pass(error: Exception) -> bool:

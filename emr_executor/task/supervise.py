@@ -32,7 +32,7 @@ from pydantic import Field, TypeAdapter
 
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
-from emr_executor.errors import Bug, StaleWriter, StoreBusy, WorkloadRejected
+from emr_executor.errors import Bug, StaleWriter, TryAgain, WorkloadRejected
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, reason_of
 from emr_executor.task.child import ChildSetup
@@ -282,9 +282,15 @@ class PhaseProcess(sdk.ActivitySubprocess):
                 "Parked: the step is ready and waits for a slot on an EMR cluster.",
                 staged_files=len(park.files),
             )
-        except (StaleWriter, StoreBusy) as error_of_store:
-            # Not the task's fault: it may not fail for it.
-            self._abandon(f"the step was staged and could not be stored: {error_of_store}")
+        except StaleWriter as stale:
+            self._abandon(f"the step was staged and could not be stored: {stale}")
+            return
+        except TryAgain as later:
+            # Not the task's fault, S3 or the store is away: it may not fail for it.
+            self.process_log.warning(
+                "The task cannot be parked now and is prepared again soon.", why=str(later)
+            )
+            self._abandon(f"the step could not be staged or stored: {later}")
             return
         except WorkloadRejected as rejection:
             error = _answer(type(rejection).__name__, str(rejection))

@@ -41,10 +41,7 @@ def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.Tem
         bench.open_gate("throttled")
         bench.start("throttled")
         bench.wait(
-            lambda: (
-                "aws_credentials" in stack.log_path("scheduler").read_text()
-                and bench.rows("select 1 from emr_workload where phase_attempts > 0")
-            ),
+            lambda: bench.rows("select 1 from emr_workload where phase_attempts > 0 and state = 'ACCEPTED'"),
             "the workload to meet the missing credentials",
         )
         assert bench.endpoint is not None
@@ -55,6 +52,7 @@ def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.Tem
         run = bench.finished("throttled")
         assert [(task.state, task.try_number) for task in run.tasks] == [("success", 1)]
         assert len(bench.steps_run("throttled")) == 1
+        assert "cannot be parked now" in bench.log("throttled", "waits")
         bench.engine.dispose()
 
 
