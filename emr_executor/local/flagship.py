@@ -34,7 +34,7 @@ OPTIONS = {"emr_executor": {"max_clusters": str(MAX_CLUSTERS), "prefetch": "1", 
 LOSE_AFTER_DONE = 3
 NOTICE_AFTER_S = 3.0
 """From the loss of a machine to the moment when EMR shows it."""
-RUN_TIMEOUT_S = 900.0
+RUN_TIMEOUT_S = 600.0
 LOOK_EVERY_S = 1.0
 LOG_LINES = 30
 
