@@ -100,8 +100,11 @@ class Bench:
         return [interval.name for interval in step_intervals(entries) if f"/{dag_id}." in interval.name]
 
     def check_ledger(self) -> None:
-        """From outside: no workload's step was ever active twice at once, the cap held at every instant."""
+        """From outside: no step was ever active twice at once, no cluster is a stray, the cap held."""
         entries = self.control.ledger()
+        launched = {entry.cluster_id for entry in entries if entry.event == "cluster_launched"}
+        owned = {row["cluster_id"] for row in self.rows("select cluster_id from emr_cluster")}
+        assert launched <= owned
         assert overlapping_steps(entries, lambda name: name.split("/")[1].rsplit("-", 1)[0]) == ()
         assert most_clusters_at_once(entries) <= self.max_clusters
 
