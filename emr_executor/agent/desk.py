@@ -37,7 +37,7 @@ class Desk:
         self.workloads: dict[WorkloadId, Workload] = {w.workload_id: w for w in snapshot.workloads}
         self.busy = frozenset(busy)
         self._ready_waiting = snapshot.ready_waiting
-        self._saved: dict[str, Row | None] = {}
+        self._saved: dict[str, tuple[dict[Any, Any], Row | None]] = {}
         self._history: list[HistoryEntry] = []
         self._lines: dict[str, list[dict[str, Any]]] = {}
 
@@ -58,7 +58,7 @@ class Desk:
         before = table.get(key)
         if before == value:
             return
-        self._saved.setdefault(key, before)
+        self._saved.setdefault(key, (table, before))
         table[key] = value
 
     def note(self, at: datetime, subject: str, subject_id: str, event: str, text: str) -> None:
@@ -85,9 +85,9 @@ class Desk:
         for log_path, batch in lines.items():
             await task_log.append(log_path, batch)
         changes = []
-        for key, before in self._saved.items():
-            after = self._now(key)
-            if after is not None and after != before:
+        for key, (table, before) in self._saved.items():
+            after = table[key]
+            if after != before:
                 changes.append(Change(old=before, new=after))
         if changes or self._history:
             for value in await store.apply(lease_token, changes, self._history):
@@ -105,9 +105,3 @@ class Desk:
         if isinstance(value, Submission):
             return self.submissions, value.submission_id
         return self.workloads, value.workload_id
-
-    def _now(self, key: str) -> Row | None:
-        for table in (self.clusters, self.submissions, self.workloads):
-            if key in table:
-                return table[key]  # type: ignore[index]
-        return None

@@ -32,13 +32,14 @@ from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.session import Aws, open_aws
 from emr_executor.config import Settings
 from emr_executor.config_load import load_settings
-from emr_executor.core.model import ClusterUuid, Identity, WorkloadId
+from emr_executor.core.model import ClusterUuid, Identity
 from emr_executor.errors import ConfigError, EmrExecutorError, StaleWriter, TryAgain
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.runner import ThreadRunner
 from emr_executor.task.host_client import ForkingTaskHost
 from emr_executor.task.task_api import HttpTaskApi
+from emr_executor.task.tokens import token_mint
 
 EXIT_CONFIG = 3
 UNWANTED_INTERVAL_S = 5.0
@@ -162,7 +163,7 @@ async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> No
         host = ForkingTaskHost(settings)
         stack.push_async_callback(host.close)
         await host.start()
-        api = HttpTaskApi(_execution_api_url(), _token_mint())
+        api = HttpTaskApi(_execution_api_url(), token_mint())
         stack.push_async_callback(api.close)
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await store.deployment_id()
@@ -274,20 +275,6 @@ def _execution_api_url() -> str:
     from airflow.executors.base_executor import get_execution_api_server_url
 
     return get_execution_api_server_url()
-
-
-def _token_mint() -> Callable[[WorkloadId], str]:
-    """Mints Execution API tokens as ``BaseExecutor.jwt_generator`` does; none is ever kept."""
-    from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args
-    from airflow.configuration import conf
-
-    generator = JWTGenerator(
-        valid_for=conf.getint("execution_api", "jwt_expiration_time"),
-        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
-        issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
-        **get_signing_args(make_secret_key_if_needed=False),
-    )
-    return lambda workload_id: generator.generate({"sub": workload_id, "scope": "execution"})
 
 
 def _stop_on_signals(agent: Agent, parent_pipe: int | None) -> None:

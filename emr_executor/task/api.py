@@ -18,6 +18,7 @@ from emr_executor.core.model import Identity, Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug
 from emr_executor.task.ticker import Ticker
+from emr_executor.task.tokens import token_mint
 
 NOT_WANTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.CONFLICT})
 """The Execution API's answers that mean: this try is no longer to run."""
@@ -109,24 +110,13 @@ def api_client(workload: Workload) -> Iterator[PhaseClient]:
 
     limits = httpx.Limits(max_keepalive_connections=1, max_connections=10)
     client = PhaseClient(
-        workload, base_url=get_execution_api_server_url(), token=_mint_token(workload), limits=limits
+        workload,
+        base_url=get_execution_api_server_url(),
+        token=token_mint()(workload.workload_id),
+        limits=limits,
     )
     try:
         yield client
     finally:
         with suppress(Exception):
             client.close()
-
-
-def _mint_token(workload: Workload) -> str:
-    """A token of this try alone, as BaseExecutor.jwt_generator makes them. Never stored, never logged."""
-    from airflow.api_fastapi.auth.tokens import JWTGenerator, get_signing_args
-    from airflow.configuration import conf
-
-    generator = JWTGenerator(
-        valid_for=conf.getint("execution_api", "jwt_expiration_time"),
-        audience=conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
-        issuer=conf.get("api_auth", "jwt_issuer", fallback=None),
-        **get_signing_args(make_secret_key_if_needed=False),
-    )
-    return str(generator.generate({"sub": workload.workload_id, "scope": "execution"}))
