@@ -6,7 +6,7 @@ Implementations satisfy them structurally: ``aws`` (real), ``task`` (real), ``si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -172,4 +172,12 @@ class TaskHost(Protocol):
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
         """Run one phase to the end of its process. Raises TryAgain when the host is away."""
+        ...
+
+
+class TaskLog(Protocol):
+    """The tasks' ordinary logs."""
+
+    async def append(self, log_path: str | None, lines: Iterable[dict[str, Any]]) -> None:
+        """Append JSON lines to one task's log; raises nothing: a log never holds up a task."""
         ...

@@ -14,7 +14,7 @@ from dataclasses import replace
 import structlog
 
 from emr_executor.agent.launching import LaunchHolds
-from emr_executor.agent.tasklog import TaskLog, agent_line
+from emr_executor.agent.tasklog import agent_line
 from emr_executor.aws.launch import launch_request
 from emr_executor.aws.step import new_step
 from emr_executor.config import Settings
@@ -37,7 +37,7 @@ from emr_executor.errors import (
     TryAgain,
     TryElsewhere,
 )
-from emr_executor.ports import Clock, EmrApi
+from emr_executor.ports import Clock, EmrApi, TaskLog
 from emr_executor.store.agent_store import AgentStore, Change
 
 TERMINATE_AT_ONCE = 10

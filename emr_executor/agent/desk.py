@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from emr_executor.agent.tasklog import TaskLog, agent_line
+from emr_executor.agent.tasklog import agent_line
 from emr_executor.core.model import (
     Cluster,
     ClusterUuid,
@@ -22,6 +22,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState
+from emr_executor.ports import TaskLog
 from emr_executor.store.agent_store import AgentStore, Change
 
 Row = Cluster | Submission | Workload

@@ -13,12 +13,12 @@ from datetime import timedelta
 import structlog
 
 from emr_executor.agent.stale import StaleWatch
-from emr_executor.agent.tasklog import TaskLog, agent_line
+from emr_executor.agent.tasklog import agent_line
 from emr_executor.config import Settings
 from emr_executor.core.model import Identity, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter, StoreBusy, TaskGone, TryAgain
-from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost
+from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
 from emr_executor.store.agent_store import AgentStore
 
 SILENT_RETRY = timedelta(seconds=1)

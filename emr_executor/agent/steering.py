@@ -13,7 +13,6 @@ from emr_executor.agent.acts import Acts
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.tasklog import TaskLog
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
@@ -32,7 +31,7 @@ from emr_executor.core.plan import Cancel, Launch, Plan, plan
 from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
-from emr_executor.ports import Clock, StepRecords
+from emr_executor.ports import Clock, StepRecords, TaskLog
 from emr_executor.store.agent_store import AgentStore
 
 READY_LIMIT = 1000

@@ -37,7 +37,7 @@ def driver_lines(at: datetime, output: bytes, *, masks: Sequence[str] = ()) -> l
     ]
 
 
-class TaskLog:
+class FileTaskLog:
     """Appends to task logs below Airflow's ``[logging] base_log_folder``."""
 
     def __init__(self, base_folder: Path) -> None:

@@ -14,7 +14,7 @@ from emr_executor.agent.acts import Acts
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
-from emr_executor.agent.tasklog import TaskLog
+from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
@@ -214,7 +214,7 @@ class World:
         self._compose()
 
     def _compose(self) -> None:
-        task_log = TaskLog(self.log_folder)
+        task_log = FileTaskLog(self.log_folder)
         holds = LaunchHolds(self.clock)
         self.settling = Settling(
             loss_hold_s=SETTINGS.loss_hold_s,

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from emr_executor.agent.phases import Phases
-from emr_executor.agent.tasklog import TaskLog
+from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.core.model import Identity, StepOutcome, StepPlan, WorkloadId
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import TaskGone, TryAgain
@@ -72,7 +72,7 @@ class Room:
             store=store,
             host=self.host,
             api=self.api,
-            task_log=TaskLog(logs),
+            task_log=FileTaskLog(logs),
             clock=clock,
             settings=SETTINGS.model_copy(update={"finish_attempts": 2, "claim_s": 30.0}),
             identity=IDENTITY,

@@ -1,0 +1,121 @@
+"""Puts an agent together from its surroundings: the same in production and in the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emr_executor.agent.acts import Acts
+from emr_executor.agent.heartbeats import Heartbeats
+from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.lease import LeaseKeeper
+from emr_executor.agent.loops import Agent
+from emr_executor.agent.phases import Phases
+from emr_executor.agent.settling import Settling
+from emr_executor.agent.steering import Steering, limits_of
+from emr_executor.agent.tracker import Tracker
+from emr_executor.config import Settings
+from emr_executor.core.model import ClusterUuid, Identity
+from emr_executor.ports import Clock, EmrApi, StepRecords, TaskApi, TaskHost, TaskLog
+from emr_executor.store.agent_store import AgentStore as AgentFace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Everything that an agent reaches outside of its own memory.
+
+    records_uri: where the wrappers of this deployment write, for the steps' arguments
+    identity: under which Airflow knows the tries that this agent prepares
+    holder: names this agent in the lease, unique for its life
+    new_id: a fresh UUID as text, for clusters and claims
+    """
+
+    settings: Settings
+    clock: Clock
+    store: AgentFace
+    host: TaskHost
+    api: TaskApi
+    emr: EmrApi
+    records: StepRecords
+    records_uri: str
+    region: str
+    task_log: TaskLog
+    identity: Identity
+    holder: str
+    deployment_id: str
+    new_id: Callable[[], str]
+
+
+def compose(around: Surroundings) -> Agent:
+    """An agent that has done nothing yet."""
+    settings, clock, store, task_log = around.settings, around.clock, around.store, around.task_log
+    wake_steering, wake_phases = asyncio.Event(), asyncio.Event()
+
+    def wake_all() -> None:
+        wake_steering.set()
+        wake_phases.set()
+
+    phases = Phases(
+        store=store,
+        host=around.host,
+        api=around.api,
+        task_log=task_log,
+        clock=clock,
+        settings=settings,
+        identity=around.identity,
+        new_token=around.new_id,
+        on_ended=wake_all,
+    )
+    holds = LaunchHolds(clock)
+    settling = Settling(
+        loss_hold_s=settings.loss_hold_s,
+        max_submissions={pool.name: pool.max_submissions for pool in settings.cluster_pools},
+        on_cluster_over=holds.cluster_over,
+        on_cluster_ready=holds.cluster_ready,
+    )
+    acts = Acts(
+        emr=around.emr,
+        store=store,
+        task_log=task_log,
+        clock=clock,
+        settings=settings,
+        holds=holds,
+        deployment_id=around.deployment_id,
+        records_uri=around.records_uri,
+        region=around.region,
+        wake=wake_steering.set,
+    )
+    tracker = Tracker(
+        emr=around.emr,
+        records=around.records,
+        settling=settling,
+        clock=clock,
+        settings=settings,
+        deployment_id=around.deployment_id,
+        masks=phases.masks,
+    )
+    steering = Steering(
+        store=store,
+        tracker=tracker,
+        settling=settling,
+        acts=acts,
+        holds=holds,
+        records=around.records,
+        task_log=task_log,
+        clock=clock,
+        limits=limits_of(settings),
+        deployment_id=around.deployment_id,
+        new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
+    )
+    return Agent(
+        settings=settings,
+        clock=clock,
+        lease=LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s),
+        steering=steering,
+        acts=acts,
+        phases=phases,
+        heartbeats=Heartbeats(store, around.api, clock, wake=wake_steering.set),
+        wake_steering=wake_steering,
+        wake_phases=wake_phases,
+    )

@@ -1,0 +1,129 @@
+"""The loops of one agent: each at its own pace, each guarded, so that no error of one ends another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from emr_executor.agent.acts import Acts
+from emr_executor.agent.heartbeats import Heartbeats
+from emr_executor.agent.lease import LeaseKeeper
+from emr_executor.agent.phases import Phases
+from emr_executor.agent.steering import Steering
+from emr_executor.config import Settings
+from emr_executor.errors import EmrExecutorError, StaleWriter, TryAgain
+from emr_executor.ports import Clock
+
+UNWANTED_INTERVAL_S = 5.0
+IDLE_TICKS = 5
+"""With nothing alive the tick is this many times slower."""
+ERROR_PAUSE_S = 2.0
+
+log = structlog.get_logger("emr_executor.agent")
+
+
+class Agent:
+    """The loops of one agent, each guarded: an error is told and the loop goes on."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        lease: LeaseKeeper,
+        steering: Steering,
+        acts: Acts,
+        phases: Phases,
+        heartbeats: Heartbeats,
+        wake_steering: asyncio.Event,
+        wake_phases: asyncio.Event,
+    ) -> None:
+        self._settings, self._clock, self._lease = settings, clock, lease
+        self._steering, self._acts, self._phases = steering, acts, phases
+        self._heartbeats = heartbeats
+        self._wake_steering, self._wake_phases = wake_steering, wake_phases
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin the orderly end: loops stop, running phases end, the lease is handed back."""
+        self._stopping.set()
+        self._wake_steering.set()
+        self._wake_phases.set()
+
+    async def run(self) -> None:
+        """Run every loop until ``stop``."""
+        settings = self._settings
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._every(self._lease.step, self._lease.beat_interval_s))
+            loops.create_task(self._steer())
+            loops.create_task(self._fill_phases())
+            loops.create_task(self._every(self._beat, settings.task_heartbeat_interval_s))
+            loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
+            loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
+
+    async def close(self) -> None:
+        """After ``run``: let the acts under way end, then hand the lease back."""
+        log.info("agent_stopping", running_phases=self._phases.running)
+        await self._acts.settle()
+        await self._lease.release()
+
+    async def _steer(self) -> None:
+        interval_s = self._settings.tick_interval_s
+        while not self._stopping.is_set():
+            token = self._lease.token
+            alive = True
+            if token is not None:
+                try:
+                    alive = await self._steering.tick(token)
+                except StaleWriter as stale:
+                    log.info("tick_dropped", why=str(stale))
+                except TryAgain as error:
+                    log.warning("tick_failed", error=str(error))
+                    await self._clock.sleep(ERROR_PAUSE_S)
+                except EmrExecutorError as error:
+                    log.error("tick_failed", error=str(error), kind=type(error).__name__)
+                    await self._clock.sleep(ERROR_PAUSE_S)
+                except Exception:
+                    log.exception("tick_failed_unexpectedly")
+                    await self._clock.sleep(ERROR_PAUSE_S)
+                self._wake_phases.set()
+            await self._pause(self._wake_steering, interval_s if alive else interval_s * IDLE_TICKS)
+
+    async def _fill_phases(self) -> None:
+        while not self._stopping.is_set():
+            await self._guarded(self._phases.fill)
+            await self._pause(self._wake_phases, self._settings.tick_interval_s)
+
+    async def _beat(self) -> None:
+        if self._lease.token is not None:
+            await self._heartbeats.beat()
+
+    async def _look(self) -> None:
+        if self._lease.token is not None:
+            await self._heartbeats.look()
+
+    async def _free_silent(self) -> None:
+        if self._lease.token is not None:
+            await self._phases.free_silent()
+
+    async def _every(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        while not self._stopping.is_set():
+            await self._guarded(work)
+            await self._pause(self._stopping, interval_s, clear=False)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except TryAgain as error:
+            log.warning("loop_failed", work=getattr(work, "__name__", ""), error=str(error))
+        except Exception:
+            log.exception("loop_failed_unexpectedly", work=getattr(work, "__name__", ""))
+
+    async def _pause(self, wake: asyncio.Event, delay_s: float, *, clear: bool = True) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), delay_s)
+        if clear:
+            wake.clear()
