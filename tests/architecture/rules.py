@@ -99,6 +99,8 @@ ASYNC_ALLOWED = (
     "emr_executor.task.host",
     "emr_executor.ports",
     "emr_executor.store.agent_store",
+    "emr_executor.store.faces",
     "emr_executor.store.runner",
+    "emr_executor.store.sql_faces",
 )
 """Only these may import asyncio or define coroutines: everything else is synchronous."""
