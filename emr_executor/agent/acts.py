@@ -38,7 +38,8 @@ from emr_executor.errors import (
     TryElsewhere,
 )
 from emr_executor.ports import Clock, EmrApi, TaskLog
-from emr_executor.store.agent_store import AgentStore, Change
+from emr_executor.store.change_store import Change
+from emr_executor.store.faces import AgentFace
 
 TERMINATE_AT_ONCE = 10
 """TerminateJobFlows takes at most 10 ids (botocore emr)."""
@@ -54,7 +55,7 @@ class Acts:
         self,
         *,
         emr: EmrApi,
-        store: AgentStore,
+        store: AgentFace,
         task_log: TaskLog,
         clock: Clock,
         settings: Settings,

@@ -18,7 +18,7 @@ from emr_executor.agent.tracker import Tracker
 from emr_executor.config import Settings
 from emr_executor.core.model import ClusterUuid, Identity
 from emr_executor.ports import Clock, EmrApi, StepRecords, TaskApi, TaskHost, TaskLog
-from emr_executor.store.agent_store import AgentStore as AgentFace
+from emr_executor.store.faces import AgentFace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

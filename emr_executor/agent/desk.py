@@ -23,7 +23,8 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState
 from emr_executor.ports import TaskLog
-from emr_executor.store.agent_store import AgentStore, Change
+from emr_executor.store.change_store import Change
+from emr_executor.store.faces import AgentFace
 
 Row = Cluster | Submission | Workload
 _OVER = frozenset({WorkloadState.FINISHED, WorkloadState.CANCELLED})
@@ -77,7 +78,7 @@ class Desk:
         if workload.log_path:
             self._lines.setdefault(workload.log_path, []).extend(lines)
 
-    async def save(self, store: AgentStore, lease_token: int, task_log: TaskLog) -> None:
+    async def save(self, store: AgentFace, lease_token: int, task_log: TaskLog) -> None:
         """Write what changed. Raises StaleWriter, StoreBusy: then nothing was written.
 
         Log lines go first: a crash in between repeats driver output, and never loses it.

@@ -15,7 +15,7 @@ import structlog
 from emr_executor.core.model import Identity, WorkloadId
 from emr_executor.errors import TaskGone, TryAgain
 from emr_executor.ports import Clock, TaskApi
-from emr_executor.store.agent_store import AgentStore
+from emr_executor.store.faces import AgentFace
 
 PARALLEL_HEARTBEATS = 16
 """Small next to the API server's own threads; 10,000 tries at 60 s are 170 calls a second."""
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class Heartbeats:
     """Sends the heartbeats of every parked try and turns refusals into cancellations."""
 
-    def __init__(self, store: AgentStore, api: TaskApi, clock: Clock, *, wake: Callable[[], None]) -> None:
+    def __init__(self, store: AgentFace, api: TaskApi, clock: Clock, *, wake: Callable[[], None]) -> None:
         self._store, self._api, self._clock, self._wake = store, api, clock, wake
 
     async def beat(self) -> None:

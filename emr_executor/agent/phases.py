@@ -19,7 +19,7 @@ from emr_executor.core.model import Identity, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter, StoreBusy, TaskGone, TryAgain
 from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
-from emr_executor.store.agent_store import AgentStore
+from emr_executor.store.faces import AgentFace
 
 SILENT_RETRY = timedelta(seconds=1)
 
@@ -32,7 +32,7 @@ class Phases:
     def __init__(
         self,
         *,
-        store: AgentStore,
+        store: AgentFace,
         host: TaskHost,
         api: TaskApi,
         task_log: TaskLog,

@@ -32,7 +32,7 @@ from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionStat
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords, TaskLog
-from emr_executor.store.agent_store import AgentStore
+from emr_executor.store.faces import AgentFace
 
 READY_LIMIT = 1000
 """READY workloads looked at in one tick; the rest is counted."""
@@ -65,7 +65,7 @@ class Steering:
     def __init__(
         self,
         *,
-        store: AgentStore,
+        store: AgentFace,
         tracker: Tracker,
         settling: Settling,
         acts: Acts,
