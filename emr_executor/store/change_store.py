@@ -42,7 +42,7 @@ def apply(
     updates: dict[type[Stored], list[_Update]] = defaultdict(list)
     written: dict[str, Stored] = {}
     # One order of rows for all writers, so that no two wait for each other.
-    for key, change in sorted(_merged(changes).items()):
+    for key, change in sorted(merged(changes).items()):
         kind = type(change.new)
         written[key] = change.new
         if change.old is None:
@@ -55,27 +55,29 @@ def apply(
     for kind, rows in updates.items():
         _update(conn, mapping_of(kind), rows)
     append(conn, history)
-    return tuple(written[_key(change.new)] for change in changes)
+    return tuple(written[key_of(change.new)] for change in changes)
 
 
-def _key(value: Stored) -> str:
+def key_of(value: Stored) -> str:
+    """The primary key of a value's row."""
     return str(getattr(value, mapping_of(type(value)).key))
 
 
-def _merged(changes: Iterable[Change]) -> dict[str, Change]:
-    merged: dict[str, Change] = {}
+def merged(changes: Iterable[Change]) -> dict[str, Change]:
+    """Each row once, by its key: from the first ``old`` to the last ``new`` of it."""
+    by_key: dict[str, Change] = {}
     for change in changes:
-        key = _key(change.new)
-        earlier = merged.get(key)
-        merged[key] = Change(old=earlier.old, new=change.new) if earlier else change
-    return merged
+        key = key_of(change.new)
+        earlier = by_key.get(key)
+        by_key[key] = Change(old=earlier.old, new=change.new) if earlier else change
+    return by_key
 
 
 def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -> None:
     try:
         conn.execute(insert(mapping.table), [mapping.columns(value) for value in values])
     except IntegrityError as e:
-        keys = ", ".join(_key(value) for value in values[:_NAMED_AT_MOST])
+        keys = ", ".join(key_of(value) for value in values[:_NAMED_AT_MOST])
         raise StaleWriter(f"one of these rows of {mapping.table.name} exists already: {keys}") from e
 
 
@@ -91,7 +93,7 @@ def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) ->
 def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> None:
     """Hold the rows in the order of their keys, as they were read. Raises StaleWriter naming the others."""
     key, version = mapping.key_column, mapping.table.c.version
-    wanted = {_key(value): value.version for value in read}
+    wanted = {key_of(value): value.version for value in read}
     locked = select(key, version).where(key.in_(list(wanted))).order_by(key).with_for_update()
     found: dict[str, int] = {row[0]: row[1] for row in conn.execute(locked)}
     wrong = [
@@ -117,7 +119,7 @@ def _update_alike(
     )
     parameters = [
         {
-            "its_key": _key(old),
+            "its_key": key_of(old),
             "its_version": old.version,
             **{f"new_{name}": value for name, value in columns.items()},
         }

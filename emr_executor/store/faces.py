@@ -208,7 +208,7 @@ class PhaseFace(Protocol):
         ...
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try: CANCELLED where no step was made, else READY with target CANCEL."""
+        """Airflow no longer wants the try: CANCELLED without a step, else READY with target CANCEL."""
         ...
 
 

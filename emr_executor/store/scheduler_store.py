@@ -22,7 +22,7 @@ from emr_executor.store.dialect import upsert
 from emr_executor.store.rows import mapping_of, task_key_from
 from emr_executor.store.schema import DEPLOYMENT, TASK_INSTANCE, WORKLOAD, ReportState
 
-_RESTARTING = "restarting"
+RESTARTING = "restarting"
 """TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
 _OWNERSHIP = ("scheduler_job_id", "priority_weight")
 _DEPLOYMENT_ROW = 1
@@ -99,7 +99,7 @@ def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[R
     offered: list[str] = []
     done: list[str] = []
     for row in found:
-        restarting = row.state == WorkloadState.CANCELLED and row.task_state == _RESTARTING
+        restarting = row.state == WorkloadState.CANCELLED and row.task_state == RESTARTING
         if restarting or row.reported == ReportState.UNREAD:
             outcomes.append(_reported(row))
         if not restarting:

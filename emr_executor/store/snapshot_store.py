@@ -26,9 +26,9 @@ from emr_executor.store.rows import (
 from emr_executor.store.schema import CLUSTER, SUBMISSION, TASK_INSTANCE, WORKLOAD
 
 _LIVE_CLUSTER_STATES = tuple(state for state in ClusterState if state not in OVER_CLUSTER_STATES)
-_PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
-_UNCLAIMED = (WorkloadState.ACCEPTED, *_PARKED)
-_WANTED_BY_AIRFLOW = ("queued", "running")
+PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
+UNCLAIMED = (WorkloadState.ACCEPTED, *PARKED)
+WANTED_BY_AIRFLOW = ("queued", "running")
 """TaskInstanceState values of a try that should go on."""
 _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS)
 
@@ -75,7 +75,7 @@ def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ..
     """Parked tries that Airflow must hear of: nobody's phase does it for them."""
     w = WORKLOAD.c
     parked = select(w.workload_id, w.hostname, w.unixname, w.pid).where(
-        w.state.in_(_PARKED), w.target == WorkloadTarget.RUN, w.hostname.is_not(None)
+        w.state.in_(PARKED), w.target == WorkloadTarget.RUN, w.hostname.is_not(None)
     )
     rows = conn.execute(parked).mappings()
     return tuple((WorkloadId(row["workload_id"]), identity_from(row)) for row in rows)
@@ -94,10 +94,10 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
         select(w.workload_id, TASK_INSTANCE.c.state)
         .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, its_task_instance))
         .where(
-            w.state.in_(_UNCLAIMED),
+            w.state.in_(UNCLAIMED),
             w.target == WorkloadTarget.RUN,
             w.hostname.is_not(None),
-            or_(TASK_INSTANCE.c.state.is_(None), TASK_INSTANCE.c.state.not_in(_WANTED_BY_AIRFLOW)),
+            or_(TASK_INSTANCE.c.state.is_(None), TASK_INSTANCE.c.state.not_in(WANTED_BY_AIRFLOW)),
         )
     )
     return tuple((WorkloadId(row.workload_id), row.state) for row in conn.execute(asked))
