@@ -122,8 +122,16 @@ class Bug(EmrExecutorError):
 
 
 class InvalidTransition(Bug):
-    """An edge that the transition table does not have. ``story`` is the entity's past."""
+    """An edge that the transition table does not have.
 
-    def __init__(self, entity: str, start: str, observation: str, story: Sequence[str] = ()) -> None:
-        self.entity, self.start, self.observation, self.story = entity, start, observation, tuple(story)
-        super().__init__(f"{entity}: no edge from {start} on {observation}")
+    entity, row: ``workload``, ``submission`` or ``cluster``, and its id where it is known
+    story: the row's past, one line each
+    """
+
+    def __init__(
+        self, entity: str, start: str, observation: str, story: Sequence[str] = (), *, row: str = ""
+    ) -> None:
+        self.entity, self.row = entity, row
+        self.start, self.observation, self.story = start, observation, tuple(story)
+        named = f"{entity} {row}" if row else entity
+        super().__init__(f"{named}: no edge from {start} on {observation}")
