@@ -118,6 +118,7 @@ class Workload:
     losses: how many of them died with their cluster; bounded by the pool's max_submissions
     not_before: no phase and no placement earlier than this
     cancel_reason: why target is CANCEL
+    quarantine: what went wrong with this row, and under it the row's story; None: nothing did
     """
 
     workload_id: WorkloadId
@@ -147,6 +148,7 @@ class Workload:
     cancel_reason: str | None = None
     airflow_state: str | None = None
     finished_at: datetime | None = None
+    quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,7 @@ class Submission:
     output_chunks: chunks of driver output already copied to the task log
     record_mark: the S3 ETag of the last wrapper record applied
     cause: one line on why it failed, was cancelled or lost
+    quarantine: as of a workload
     """
 
     submission_id: SubmissionId
@@ -181,6 +184,7 @@ class Submission:
     cause: str = ""
     output_chunks: int = 0
     record_mark: str | None = None
+    quarantine: str | None = None
 
     @property
     def is_live(self) -> bool:
@@ -194,6 +198,7 @@ class Cluster:
 
     slots: StepConcurrencyLevel of the template that it was launched from
     idle_since: since when it has had no live submission; None while it has one or is not up
+    quarantine: as of a workload
     """
 
     cluster_uuid: ClusterUuid
@@ -212,6 +217,7 @@ class Cluster:
     ended_at: datetime | None = None
     reason_code: str | None = None
     reason: str | None = None
+    quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,8 +242,9 @@ class Snapshot:
 
     clusters: all that are not over, and those with a live submission
     submissions: all that are live
-    workloads: those in READY and SUBMITTED, and those with target CANCEL that are not over
-    ready_waiting: how many READY workloads there are, also those beyond the snapshot's bound
+    workloads: those in READY and SUBMITTED, and those with target CANCEL that are not over; of quarantined
+        ones in READY only those with target CANCEL
+    ready_waiting: how many READY workloads wait, also those beyond the snapshot's bound
     launch_held: cluster pools that must not launch now, since recent launches failed
     """
 

@@ -1,7 +1,8 @@
 """The workload's machine: what a settled submission, or none, makes of it.
 
-The edges between ACCEPTED, PREPARING, FINISHABLE, FINISHING and FINISHED belong to the claim of
-one phase's process and are written by ``store.phase_store``; those of a parked workload are here.
+Every move asks ``core.tables.WORKLOAD`` and raises InvalidTransition where that has no edge. The edges
+between ACCEPTED, PREPARING, FINISHABLE, FINISHING and FINISHED belong to the claim of one phase's
+process and are written by ``store.phase_store``; those of a parked workload are here.
 """
 
 from __future__ import annotations
@@ -9,14 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from emr_executor.core.machine import step
 from emr_executor.core.model import ClusterId, StepOutcome, Submission, Workload
-from emr_executor.core.states import (
-    SubmissionState,
-    Verdict,
-    WorkloadState,
-    WorkloadTarget,
-)
-from emr_executor.errors import InvalidTransition
+from emr_executor.core.states import SubmissionState, Verdict, WorkloadState, WorkloadTarget
+from emr_executor.core.tables import WORKLOAD, WorkloadSeen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +27,9 @@ class WorkloadMove:
 
 def placed(workload: Workload) -> Workload:
     """READY -> SUBMITTED: the next submission is about to be written."""
-    if workload.state is not WorkloadState.READY:
-        raise InvalidTransition("workload", workload.state, "placed", (workload.workload_id,))
-    return replace(workload, state=WorkloadState.SUBMITTED, submissions=workload.submissions + 1)
+    return replace(
+        workload, state=_after(workload, WorkloadSeen.PLACED), submissions=workload.submissions + 1
+    )
 
 
 def after_submission(
@@ -44,48 +41,76 @@ def after_submission(
     now: datetime,
 ) -> WorkloadMove:
     """SUBMITTED -> READY, FINISHABLE or CANCELLED: its live submission is settled."""
-    if workload.state is not WorkloadState.SUBMITTED:
-        raise InvalidTransition("workload", workload.state, submission.state, (submission.submission_id,))
+    seen = _seen_of(workload, submission, max_submissions)
+    state = _after(workload, seen)
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
     where = f"{submission.step_id or 'no step'} on {cluster_id or 'no cluster'}"
-    if submission.state is SubmissionState.LOST:
-        return _after_loss(workload, submission, cluster_id, max_submissions=max_submissions, now=now)
-    ours = submission.cancel_asked_at is not None and not submission.timed_out
-    if submission.state is SubmissionState.CANCELLED and ours:
-        # Airflow asked for the try again (accept) after we had begun to cancel it, or it waited too long.
-        text = f"step {where} was cancelled before its end; the task waits again"
-        ready = replace(workload, state=WorkloadState.READY)
-        return WorkloadMove(workload=ready, event="requeued", text=text)
-    verdict = _VERDICTS[submission.state]
-    if submission.timed_out:
-        verdict = Verdict.TIMED_OUT
-    text = f"step {where} {_WORDS[verdict]}{_after(submission)}"
-    text += f": {submission.cause}" if submission.cause else ""
-    return _finishable(workload, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text)
+    match seen:
+        case WorkloadSeen.STEP_LOST:
+            losses = workload.losses + 1
+            # Its place in the queue is its age; queue_timeout bounds each wait.
+            ready = replace(workload, state=state, losses=losses, ready_at=now)
+            budget = f"loss {losses} of {max_submissions}"
+            text = f"{submission.cause}; the step will run again elsewhere ({budget})"
+            return WorkloadMove(workload=ready, event="lost", text=text)
+        case WorkloadSeen.STEP_LOST_TOO_OFTEN:
+            lost = replace(workload, state=state, losses=workload.losses + 1)
+            budget = f"max_submissions {max_submissions}"
+            cause = f"lost {lost.losses} times ({budget}), last: {submission.cause}"
+            return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
+        case WorkloadSeen.STEP_UNDONE:
+            text = f"step {where} was cancelled before its end; the task waits again"
+            return WorkloadMove(workload=replace(workload, state=state), event="requeued", text=text)
+        case _:
+            verdict = _VERDICTS[seen]
+            text = f"step {where} {_WORDS[verdict]}{_ran_for(submission)}"
+            text += f": {submission.cause}" if submission.cause else ""
+            ended = replace(workload, state=state)
+            return _finishable(
+                ended, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text
+            )
 
 
 def never_added(workload: Workload, submission: Submission, *, now: datetime) -> WorkloadMove:
     """SUBMITTED -> READY: EMR never had the step, so no loss is counted."""
+    ready = replace(workload, state=_after(workload, WorkloadSeen.STEP_NEVER_ADDED))
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
     text = f"not added to its cluster: {submission.cause or 'EMR never showed the step'}; waiting again"
-    return WorkloadMove(workload=replace(workload, state=WorkloadState.READY), event="requeued", text=text)
+    return WorkloadMove(workload=ready, event="requeued", text=text)
 
 
 def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
     """Any parked state -> CANCELLED: nothing of it is alive and Airflow does not want it."""
-    gone = replace(workload, state=WorkloadState.CANCELLED, finished_at=now)
+    gone = replace(workload, state=_after(workload, WorkloadSeen.UNWANTED), finished_at=now)
     return WorkloadMove(workload=gone, event="cancelled", text=f"cancelled: {workload.cancel_reason}")
 
 
 def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMove:
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
     text = f"no cluster ran the step within queue_timeout ({queue_timeout_s:g} s)"
-    return _finishable(workload, None, None, verdict=Verdict.FAILED, cause=text, text=text)
+    late = replace(workload, state=_after(workload, WorkloadSeen.WAITED_TOO_LONG))
+    return _finishable(late, None, None, verdict=Verdict.FAILED, cause=text, text=text)
 
 
-def _after(submission: Submission) -> str:
+def _after(workload: Workload, seen: WorkloadSeen) -> WorkloadState:
+    return step(WORKLOAD, workload.state, seen, row=workload.workload_id)
+
+
+def _seen_of(workload: Workload, submission: Submission, max_submissions: int) -> WorkloadSeen:
+    if submission.state is SubmissionState.LOST:
+        too_often = workload.losses + 1 >= max_submissions
+        return WorkloadSeen.STEP_LOST_TOO_OFTEN if too_often else WorkloadSeen.STEP_LOST
+    if submission.timed_out:
+        return WorkloadSeen.STEP_TIMED_OUT
+    if submission.state is SubmissionState.CANCELLED and submission.cancel_asked_at is not None:
+        # Airflow asked for the try again (accept) after we had begun to cancel it, or it waited too long.
+        return WorkloadSeen.STEP_UNDONE
+    return _SEEN[submission.state]
+
+
+def _ran_for(submission: Submission) -> str:
     if submission.started_at is None or submission.ended_at is None:
         return ""
     return f" after {spoken_duration((submission.ended_at - submission.started_at).total_seconds())}"
@@ -99,24 +124,6 @@ def spoken_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {rest_min} min"
     return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
-
-
-def _after_loss(
-    workload: Workload,
-    submission: Submission,
-    cluster_id: ClusterId | None,
-    *,
-    max_submissions: int,
-    now: datetime,
-) -> WorkloadMove:
-    lost = replace(workload, losses=workload.losses + 1)
-    if lost.losses >= max_submissions:
-        cause = f"lost {lost.losses} times (max_submissions {max_submissions}), last: {submission.cause}"
-        return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
-    text = f"{submission.cause}; the step will run again elsewhere (loss {lost.losses} of {max_submissions})"
-    # Its place in the queue is its age; queue_timeout bounds each wait.
-    ready = replace(lost, state=WorkloadState.READY, ready_at=now)
-    return WorkloadMove(workload=ready, event="lost", text=text)
 
 
 def _finishable(
@@ -138,16 +145,20 @@ def _finishable(
         started_at=submission.started_at if submission else None,
         ended_at=submission.ended_at if submission else None,
     )
-    moved = replace(
-        workload, state=WorkloadState.FINISHABLE, outcome=outcome, phase_attempts=0, not_before=None
-    )
+    moved = replace(workload, outcome=outcome, phase_attempts=0, not_before=None)
     return WorkloadMove(workload=moved, event=f"step_{verdict.lower()}", text=text)
 
 
+_SEEN = {
+    SubmissionState.COMPLETED: WorkloadSeen.STEP_COMPLETED,
+    SubmissionState.FAILED: WorkloadSeen.STEP_FAILED,
+    SubmissionState.CANCELLED: WorkloadSeen.STEP_CANCELLED,
+}
 _VERDICTS = {
-    SubmissionState.COMPLETED: Verdict.SUCCEEDED,
-    SubmissionState.FAILED: Verdict.FAILED,
-    SubmissionState.CANCELLED: Verdict.CANCELLED,
+    WorkloadSeen.STEP_COMPLETED: Verdict.SUCCEEDED,
+    WorkloadSeen.STEP_FAILED: Verdict.FAILED,
+    WorkloadSeen.STEP_CANCELLED: Verdict.CANCELLED,
+    WorkloadSeen.STEP_TIMED_OUT: Verdict.TIMED_OUT,
 }
 _WORDS = {
     Verdict.SUCCEEDED: "completed",

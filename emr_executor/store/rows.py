@@ -82,6 +82,7 @@ def lean_workload_from(row: RowMapping) -> Workload:
         cancel_reason=row["cancel_reason"],
         airflow_state=row["airflow_state"],
         finished_at=row["finished_at"],
+        quarantine=row["quarantine"],
     )
 
 
@@ -125,6 +126,7 @@ def submission_from(row: RowMapping) -> Submission:
         cause=row["cause"],
         output_chunks=row["output_chunks"],
         record_mark=row["record_mark"],
+        quarantine=row["quarantine"],
     )
 
 
@@ -148,6 +150,7 @@ def cluster_from(row: RowMapping) -> Cluster:
         ended_at=row["ended_at"],
         reason_code=row["reason_code"],
         reason=row["reason"],
+        quarantine=row["quarantine"],
     )
 
 

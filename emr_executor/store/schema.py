@@ -105,6 +105,7 @@ WORKLOAD = Table(
     Column("cancel_reason", CleanText),
     Column("airflow_state", String(24)),
     Column("finished_at", UtcTime),
+    Column("quarantine", CleanText),
     Column("reported", Integer, nullable=False, default=int(ReportState.UNREAD)),
 )
 """One row for each task instance that was accepted."""
@@ -145,6 +146,7 @@ SUBMISSION = Table(
     Column("cause", CleanText, nullable=False),
     Column("output_chunks", Integer, nullable=False),
     Column("record_mark", String(128)),
+    Column("quarantine", CleanText),
     Index("emr_submission_state", "state"),
     Index("emr_submission_workload", "workload_id"),
     Index("emr_submission_cluster", "cluster_uuid"),
@@ -170,6 +172,7 @@ CLUSTER = Table(
     Column("ended_at", UtcTime),
     Column("reason_code", String(NAME_LENGTH)),
     Column("reason", CleanText),
+    Column("quarantine", CleanText),
     Index("emr_cluster_state", "state"),
 )
 """One row for each RunJobFlow of ours."""

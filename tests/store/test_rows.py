@@ -109,6 +109,7 @@ workloads = st.builds(
     cancel_reason=st.none() | words,
     airflow_state=st.none() | names,
     finished_at=maybe_moments,
+    quarantine=st.none() | words,
 )
 submissions = st.builds(
     Submission,
@@ -132,6 +133,7 @@ submissions = st.builds(
     cause=words,
     output_chunks=counts,
     record_mark=st.none() | names,
+    quarantine=st.none() | words,
 )
 clusters = st.builds(
     Cluster,
@@ -151,6 +153,7 @@ clusters = st.builds(
     ended_at=maybe_moments,
     reason_code=st.none() | names,
     reason=st.none() | words,
+    quarantine=st.none() | words,
 )
 KINDS = [
     pytest.param(workloads, WORKLOAD, workload_from, id="workload"),

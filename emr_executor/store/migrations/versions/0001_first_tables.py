@@ -69,6 +69,7 @@ def _workloads() -> None:
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("airflow_state", sa.String(length=24), nullable=True),
         sa.Column("finished_at", _time(), nullable=True),
+        sa.Column("quarantine", sa.Text(), nullable=True),
         sa.Column("reported", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("workload_id"),
     )
@@ -105,6 +106,7 @@ def _submissions() -> None:
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("output_chunks", sa.Integer(), nullable=False),
         sa.Column("record_mark", sa.String(length=128), nullable=True),
+        sa.Column("quarantine", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("submission_id"),
     )
     op.create_index("emr_submission_state", "emr_submission", ["state"])
@@ -131,6 +133,7 @@ def _clusters() -> None:
         sa.Column("ended_at", _time(), nullable=True),
         sa.Column("reason_code", sa.String(length=256), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("quarantine", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("cluster_uuid"),
     )
     op.create_index("emr_cluster_state", "emr_cluster", ["state"])
