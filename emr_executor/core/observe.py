@@ -2,7 +2,9 @@
 
 News comes late, doubled and out of order (S3 listings, ListSteps pages, ListClusters). A fold is
 therefore monotone: applying the same or older news again changes nothing, and an end that was
-seen is never unseen. No fold decides anything; ``core.settle`` and ``core.plan`` do.
+seen is never unseen. No fold decides anything; ``core.settle`` and ``core.plan`` do. The answer
+of a call is news that comes once (``launched``, ``added``). All ask ``core.tables`` and raise
+InvalidTransition for what it does not have.
 """
 
 from __future__ import annotations
@@ -11,50 +13,66 @@ from dataclasses import replace
 from datetime import datetime
 
 from emr_executor.core.cause import cause_of
-from emr_executor.core.model import Cluster, ObservedCluster, ObservedStep, StepRecord, Submission
+from emr_executor.core.machine import fold, step
+from emr_executor.core.model import (
+    Cluster,
+    ClusterId,
+    ObservedCluster,
+    ObservedStep,
+    StepId,
+    StepRecord,
+    Submission,
+)
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     TERMINAL_STEP_STATES,
     ClusterState,
+    ClusterTarget,
     RecordPhase,
     StepState,
     SubmissionState,
 )
-
-_RANK = {
-    ClusterState.INTENDED: 0,
-    ClusterState.STARTING: 1,
-    ClusterState.BOOTSTRAPPING: 2,
-    ClusterState.RUNNING: 3,
-    ClusterState.WAITING: 3,
-    ClusterState.TERMINATING: 4,
-    ClusterState.TERMINATED: 5,
-    ClusterState.TERMINATED_WITH_ERRORS: 5,
-    ClusterState.NEVER_LAUNCHED: 5,
-}
-"""A cluster only ever moves to the same rank or a higher one (EMR Management Guide, cluster lifecycle)."""
+from emr_executor.core.tables import CLUSTER, SHOWN, SUBMISSION, ClusterSeen, SubmissionSeen
+from emr_executor.errors import InvalidTransition
 
 
-def observe_step(submission: Submission, step: ObservedStep, *, now: datetime) -> Submission:
+def added(submission: Submission, step_id: StepId, *, now: datetime) -> Submission:
+    """The submission after AddJobFlowSteps gave its step."""
+    return replace(
+        submission,
+        state=_step(submission, SubmissionSeen.ADDED),
+        step_state=StepState.PENDING,
+        step_id=step_id,
+        submitted_at=now,
+    )
+
+
+def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
+    """The submission of which EMR certainly has no step."""
+    state = _step(submission, SubmissionSeen.NEVER_ADDED)
+    return replace(submission, state=state, cause=why, ended_at=now)
+
+
+def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) -> Submission:
     """The submission after ListSteps showed its step."""
     if not submission.is_live:
         return submission
     known_over = submission.step_state in TERMINAL_STEP_STATES
-    step_state = submission.step_state if known_over else step.state
+    step_state = submission.step_state if known_over else shown.state
     over = step_state in TERMINAL_STEP_STATES
-    started = submission.started_at or step.started_at
-    if started is None and step.state is StepState.RUNNING:
+    started = submission.started_at or shown.started_at
+    if started is None and shown.state is StepState.RUNNING:
         started = now
-    running = over or started is not None or submission.state is SubmissionState.RUNNING
+    begun = SubmissionSeen.SHOWN_PENDING if started is None else SubmissionSeen.SHOWN_RUNNING
     return replace(
         submission,
-        step_id=submission.step_id or step.step_id,
+        step_id=submission.step_id or shown.step_id,
         step_state=step_state,
-        state=SubmissionState.RUNNING if running else SubmissionState.PENDING,
-        submitted_at=submission.submitted_at or step.created_at or now,
+        state=_fold(submission, SubmissionSeen.SHOWN_OVER if over else begun),
+        submitted_at=submission.submitted_at or shown.created_at or now,
         started_at=started,
         ended_at=submission.ended_at or (now if over else None),
-        cause=submission.cause or (step.failure if over else ""),
+        cause=submission.cause or (shown.failure if over else ""),
     )
 
 
@@ -62,18 +80,19 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
     """The submission after its wrapper's record was read. Output chunks are counted by the reader."""
     if not submission.is_live or submission.wrapper_ended:
         return replace(submission, record_mark=record.mark)
+    state = _fold(submission, SubmissionSeen.WRAPPER_SPOKE)
     if record.phase is not RecordPhase.ENDED:
         return replace(
             submission,
             record_mark=record.mark,
-            state=SubmissionState.RUNNING,
+            state=state,
             started_at=submission.started_at or record.at,
         )
     failed = record.exit_code != 0
     return replace(
         submission,
         record_mark=record.mark,
-        state=SubmissionState.RUNNING,
+        state=state,
         started_at=submission.started_at or record.at,
         ended_at=submission.ended_at or now,
         wrapper_ended=True,
@@ -84,22 +103,55 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
     )
 
 
+def launched(cluster: Cluster, cluster_id: ClusterId) -> Cluster:
+    """The cluster after RunJobFlow gave its id."""
+    return replace(cluster, cluster_id=cluster_id, state=_move(cluster, ClusterSeen.LAUNCHED))
+
+
+def refused(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
+    """The cluster that EMR refused to launch."""
+    return replace(cluster, state=_move(cluster, ClusterSeen.REFUSED), ended_at=now, reason=why)
+
+
+def never_shown(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
+    """The launch without an answer, given up after ``launch_unknown_s``."""
+    return replace(cluster, state=_move(cluster, ClusterSeen.NEVER_SHOWN), ended_at=now, reason=why)
+
+
+def forgotten(cluster: Cluster, *, now: datetime) -> Cluster:
+    """The cluster whose id EMR does not know any more: over."""
+    state = _move(cluster, ClusterSeen.FORGOTTEN)
+    return replace(cluster, state=state, ended_at=now, reason="EMR no longer knows the cluster")
+
+
 def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -> Cluster:
-    """The cluster after ListClusters or DescribeCluster showed it."""
-    if _RANK[seen.state] < _RANK[cluster.state]:
-        return replace(cluster, cluster_id=cluster.cluster_id or seen.cluster_id)
-    over = seen.state in OVER_CLUSTER_STATES
+    """The cluster after ListClusters or DescribeCluster showed it.
+
+    A launch that was given up and is there after all is ours, and to be ended.
+    """
+    known = replace(cluster, cluster_id=cluster.cluster_id or seen.cluster_id)
+    given_up = cluster.state is ClusterState.NEVER_LAUNCHED
+    if cluster.state in OVER_CLUSTER_STATES and not given_up:
+        return known
+    news = SHOWN.get(seen.state)
+    if news is None:
+        raise InvalidTransition("cluster", cluster.state, f"shown_{seen.state}", row=cluster.cluster_uuid)
+    state = fold(CLUSTER, cluster.state, news, row=cluster.cluster_uuid)
+    if state is not seen.state:
+        return known
+    over = state in OVER_CLUSTER_STATES
+    if given_up:
+        known = replace(known, target=ClusterTarget.END, ended_at=None, reason=None)
     ready = seen.ready_at
-    if ready is None and seen.state in (ClusterState.RUNNING, ClusterState.WAITING):
+    if ready is None and state in (ClusterState.RUNNING, ClusterState.WAITING):
         ready = now
     return replace(
-        cluster,
-        cluster_id=cluster.cluster_id or seen.cluster_id,
-        state=seen.state,
-        ready_at=cluster.ready_at or ready,
-        ended_at=cluster.ended_at or ((seen.ended_at or now) if over else None),
-        reason_code=seen.reason_code or cluster.reason_code,
-        reason=seen.reason or cluster.reason,
+        known,
+        state=state,
+        ready_at=known.ready_at or ready,
+        ended_at=known.ended_at or ((seen.ended_at or now) if over else None),
+        reason_code=seen.reason_code or known.reason_code,
+        reason=seen.reason or known.reason,
     )
 
 
@@ -109,3 +161,15 @@ def observe_idleness(cluster: Cluster, *, live_submissions: int, now: datetime) 
     if not up or live_submissions:
         return replace(cluster, idle_since=None) if cluster.idle_since else cluster
     return cluster if cluster.idle_since else replace(cluster, idle_since=now)
+
+
+def _step(submission: Submission, seen: SubmissionSeen) -> SubmissionState:
+    return step(SUBMISSION, submission.state, seen, row=submission.submission_id)
+
+
+def _fold(submission: Submission, seen: SubmissionSeen) -> SubmissionState:
+    return fold(SUBMISSION, submission.state, seen, row=submission.submission_id)
+
+
+def _move(cluster: Cluster, seen: ClusterSeen) -> ClusterState:
+    return step(CLUSTER, cluster.state, seen, row=cluster.cluster_uuid)
