@@ -19,7 +19,14 @@ AUTO_TERMINATION_MIN_S = 60
 AUTO_TERMINATION_MAX_S = 604_800
 """Bounds of AutoTerminationPolicy.IdleTimeout (botocore emr)."""
 
+KEEP_HISTORY_AT_LEAST_S = 86_400.0
+"""Younger than this, an end may still be unread, or wanted by ``airflow emr explain``."""
+KEEP_STAGING_AT_LEAST_S = 7 * 86_400.0
+"""A rule between all deployments with one ``staging_uri`` (aws.layout): change it and they disagree."""
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrNever = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""0 means never."""
 
 
 class _Frozen(BaseModel):
@@ -94,6 +101,8 @@ class Settings(_Frozen):
         it counts as failed: EMR shows the loss of a cluster a minute or two after its steps
     tick_interval_s: pause between two looks at the store while there is work
     finish_attempts: how often a finish phase is tried before the try fails terminally
+    keep_history_s: how long rows are kept of what is over; 0 for ever
+    keep_staging_s: how long objects are kept in S3 that no live step needs; 0 for ever
     """
 
     staging_uri: str
@@ -112,6 +121,8 @@ class Settings(_Frozen):
     loss_hold_s: Seconds = 150.0
     tick_interval_s: Seconds = 1.0
     finish_attempts: Annotated[int, Field(ge=1)] = 60
+    keep_history_s: SecondsOrNever = 30 * 86_400.0
+    keep_staging_s: SecondsOrNever = 14 * 86_400.0
 
     def pool_of_queue(self, queue: str) -> ClusterPool | None:
         """The cluster pool that serves an Airflow queue, or None."""

@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from emr_executor.cluster_template import read_template
-from emr_executor.config import EMR_ACTIVE_STEP_LIMIT, AwsAccess, ClusterPool, Settings
+from emr_executor.config import (
+    EMR_ACTIVE_STEP_LIMIT,
+    KEEP_HISTORY_AT_LEAST_S,
+    KEEP_STAGING_AT_LEAST_S,
+    AwsAccess,
+    ClusterPool,
+    Settings,
+)
 from emr_executor.errors import ConfigError
 from emr_executor.options import OPTIONS, SECTION, Option
 
@@ -168,6 +175,14 @@ class _Reading:
                 "prefetch",
                 f"with StepConcurrencyLevel {pool.slots} of the template it must not exceed "
                 f"{EMR_ACTIVE_STEP_LIMIT - pool.slots}: EMR holds at most {EMR_ACTIVE_STEP_LIMIT} a cluster.",
+            )
+        if 0 < settings.keep_history_s < KEEP_HISTORY_AT_LEAST_S:
+            self.problem("keep_history", "it must be at least 1d, or 0 to keep for ever.")
+        if 0 < settings.keep_staging_s < KEEP_STAGING_AT_LEAST_S:
+            self.problem(
+                "keep_staging",
+                "it must be at least 7d, on which deployments with the same staging_uri rely, "
+                "or 0 to keep for ever.",
             )
         own_idle_s = pool.template.get("AutoTerminationPolicy", {}).get("IdleTimeout")
         if isinstance(own_idle_s, int) and own_idle_s <= pool.idle_timeout_s:

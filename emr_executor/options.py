@@ -301,4 +301,28 @@ OPTIONS: tuple[Option, ...] = (
         example="60",
         description="How often the work after a step is tried before the task fails without it.",
     ),
+    Option(
+        name="keep_history",
+        part="settings",
+        field="keep_history_s",
+        kind="duration",
+        default="30d",
+        example="90d",
+        description=(
+            "How long the database keeps tasks, steps and clusters that are over, and their history: at\n"
+            "least 1d; 0 means for ever."
+        ),
+    ),
+    Option(
+        name="keep_staging",
+        part="settings",
+        field="keep_staging_s",
+        kind="duration",
+        default="14d",
+        example="30d",
+        description=(
+            "How long staging_uri keeps driver output, records and staged files that no waiting or running\n"
+            "step needs: at least 7d; 0 means for ever."
+        ),
+    ),
 )

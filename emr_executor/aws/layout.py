@@ -3,29 +3,52 @@
 Pure, without aiobotocore, so that task staging may use it too. Every ``*_key`` is relative to
 ``staging_uri``; ``uri_of`` joins the two::
 
-    files/<sha256>/<basename>                      a file that a task names
-    specs/<sha256>.json                            what the step wrapper runs
-    wrapper/<sha256>/emr_step_wrapper.py           the step wrapper itself
+    files/<date>/<sha256>/<basename>               a file that a task names
+    specs/<date>/<sha256>.json                     what the step wrapper runs
+    wrapper/<date>/<sha256>/emr_step_wrapper.py    the step wrapper itself
     <deployment_id>/state/<cluster>/<submission>   its record, overwritten, deleted when consumed
     <deployment_id>/output/<submission>/000001     driver output, merged stdout and stderr, from 1
+
+The first three are *shared*: by the tasks of a deployment, and by deployments with one ``staging_uri``.
+How nobody takes a shared object away from another, without a lock and without comparing clocks closely:
+
+- ``<date>`` is the first day of a span of ``REUSED_FOR``. Staging looks for an object under the present
+  date only, so what it finds is younger than that; an older one it never meets, and writes anew.
+- An agent sets the age of what its live steps name back, once a day from ``REFRESHED_FROM`` after
+  ``<date>`` on, and deletes nothing that they name.
+- Whatever is deleted was last written ``KEPT_AT_LEAST`` ago or longer, by S3's own clock.
+
+So a prepare phase and a deletion are days apart, and a live step of another deployment is safe as long as
+its agent is not away for longer than ``KEPT_AT_LEAST - REFRESHED_FROM`` (docs/operations.md, "Retention").
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from importlib.resources import files as package_files
 
+from emr_executor.config import KEEP_STAGING_AT_LEAST_S
 from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.errors import ConfigError
 
 WRAPPER_FILE = "emr_step_wrapper.py"
 SPEC_VERSION = 1
 YARN_TAG = "airflow-emr"
+SHARED_PREFIXES = ("files/", "specs/", "wrapper/")
+REUSED_FOR = timedelta(days=3)
+"""A shared object is staged anew at this age, at the latest."""
+REFRESHED_FROM = timedelta(days=4)
+"""So long after its date, an object that a live step names is given a new age, once a day."""
+KEPT_AT_LEAST = timedelta(seconds=KEEP_STAGING_AT_LEAST_S)
+"""No deployment deletes a shared object that is younger."""
 _STATE_PARTS = 3
+_SHARED = re.compile(r"\b(files|specs|wrapper)/(\d{4}-\d\d-\d\d)/([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +83,39 @@ def uri_of(staging_uri: str, key: str) -> str:
     return str(S3Uri(prefix.bucket, prefix.key + key))
 
 
-def files_key(sha256: str, basename: str) -> str:
+def staging_date(now: datetime) -> str:
+    """The date under which shared objects are staged and found now."""
+    span = REUSED_FOR.days
+    return date.fromordinal(now.astimezone(UTC).toordinal() // span * span).isoformat()
+
+
+def files_key(staged_on: str, sha256: str, basename: str) -> str:
     """Where a staged file stands."""
-    return f"files/{sha256}/{basename}"
+    return f"files/{staged_on}/{sha256}/{basename}"
 
 
-def spec_key(spec: bytes) -> str:
+def spec_key(staged_on: str, spec: bytes) -> str:
     """Where a step spec stands."""
-    return f"specs/{sha256_of(spec)}.json"
+    return f"specs/{staged_on}/{sha256_of(spec)}.json"
 
 
-def wrapper_key(source: bytes) -> str:
+def wrapper_key(staged_on: str, source: bytes) -> str:
     """Where the step wrapper stands."""
-    return f"wrapper/{sha256_of(source)}/{WRAPPER_FILE}"
+    return f"wrapper/{staged_on}/{sha256_of(source)}/{WRAPPER_FILE}"
+
+
+def shared_names(text: str) -> set[str]:
+    """What a text (a key, an address, a step as JSON) names of shared objects, as ``<kind>/<date>/<sha256>``.
+
+    Each is the prefix of the object's key: no two objects have it in common.
+    """
+    return {match.group(0) for match in _SHARED.finditer(text)}
+
+
+def needs_refreshing(shared_name: str, now: datetime) -> bool:
+    """Whether a shared object is so old that whoever still needs it has to give it a new age."""
+    staged_on = datetime.fromisoformat(shared_name.split("/")[1]).replace(tzinfo=UTC)
+    return now - staged_on >= REFRESHED_FROM
 
 
 def records_prefix(deployment_id: str) -> str:
@@ -98,9 +141,22 @@ def parse_state_key(key: str) -> tuple[ClusterUuid, SubmissionId] | None:
     return ClusterUuid(parts[1]), SubmissionId(parts[2])
 
 
+def output_prefix(deployment_id: str) -> str:
+    """Driver output of all submissions."""
+    return f"{deployment_id}/output/"
+
+
+def submission_of_key(deployment_id: str, key: str) -> SubmissionId | None:
+    """Whose record or output a key of a deployment holds; None for any other key."""
+    match key.split("/"):
+        case [owner, "state", _, submission] | [owner, "output", submission, _] if owner == deployment_id:
+            return SubmissionId(submission) if submission else None
+    return None
+
+
 def output_key(deployment_id: str, submission_id: SubmissionId, chunk: int) -> str:
     """Where a chunk of driver output stands, counted from 1."""
-    return f"{deployment_id}/output/{submission_id}/{chunk:06d}"
+    return f"{output_prefix(deployment_id)}{submission_id}/{chunk:06d}"
 
 
 def sha256_of(data: bytes) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from emr_executor.task.child import ChildSetup
 
 XCOM_KEY = "emr_step"
-_STAGED = re.compile(r"s3://[^\s,#]*?/files/[0-9a-f]{64}/([^\s,#]+)")
+_STAGED = re.compile(r"s3://[^\s,#]*?/files/(?:[0-9-]{10}/)?[0-9a-f]{64}/([^\s,#]+)")
 
 log = structlog.get_logger("task")
 

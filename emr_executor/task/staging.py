@@ -1,7 +1,8 @@
 """Puts a task's local files, its step spec and the step wrapper into S3. Runs in the supervisor process.
 
-Every object stands under the hash of its content, so it is written once and never changed: a
-HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm.
+Every object stands under a date and the hash of its content, so it is written once and never changed: a
+HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm. What an earlier date holds
+is not looked for: it may be about to expire (``aws.layout``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -79,8 +81,10 @@ class Staging:
         *,
         beat: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(tz=UTC),
     ) -> None:
         self._settings = settings
+        self._staged_on = layout.staging_date(now())
         self._client = client
         self._beat = beat
         self._sleep = sleep
@@ -100,8 +104,8 @@ class Staging:
         return StepPlan(
             command=command,
             env=park.env,
-            spec_uri=self._put("the step's spec", layout.spec_key(spec), spec),
-            wrapper_uri=self._put("the step wrapper", layout.wrapper_key(wrapper), wrapper),
+            spec_uri=self._put("the step's spec", layout.spec_key(self._staged_on, spec), spec),
+            wrapper_uri=self._put("the step wrapper", layout.wrapper_key(self._staged_on, wrapper), wrapper),
             execution_timeout_s=park.execution_timeout_s,
             translator=park.translator,
             rendered_fields=park.rendered_fields,
@@ -111,7 +115,7 @@ class Staging:
         what = f"{file.argument}: {file.path}"
         try:
             digest = self._digest(file.path)
-            key = layout.files_key(digest, Path(file.path).name)
+            key = layout.files_key(self._staged_on, digest, Path(file.path).name)
             return self._ensure(what, key, lambda bucket, full: self._upload(file.path, bucket, full))
         except OSError as error:
             raise StagingFailed(f"{what} cannot be read: {error.strerror or error}") from error

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -13,6 +13,8 @@ from emr_executor.core.model import ClusterUuid, StepPlan, SubmissionId, TaskKey
 from emr_executor.errors import Bug, ConfigError, StepTooLong
 
 C, S = ClusterUuid("c-uuid"), SubmissionId("w-uuid-1")
+DAY = "2026-01-03"
+SHA = "0123456789abcdef" * 4
 
 
 def workload(step: StepPlan | None, *, dag_id: str = "salaries", map_index: int = -1) -> Workload:
@@ -100,6 +102,46 @@ def test_output_keys_sort_in_order() -> None:
     assert keys[0] == "dep/output/w-uuid-1/000001"
 
 
+def test_a_staging_date_is_that_of_its_span_whatever_the_zone_of_the_clock() -> None:
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    dates = [layout.staging_date(first + timedelta(hours=hours)) for hours in range(24 * 30)]
+    assert dates == sorted(dates)
+    assert {dates.count(date) for date in set(dates[72:-72])} == {72}
+    assert all(date <= f"{first + timedelta(hours=hours):%Y-%m-%d}" for hours, date in enumerate(dates))
+    east = timezone(timedelta(hours=14))
+    assert layout.staging_date(first.astimezone(east)) == layout.staging_date(first)
+
+
+def test_what_a_text_names_is_the_prefix_of_the_objects_key() -> None:
+    keys = [
+        layout.files_key(DAY, SHA, "lib.py"),
+        layout.spec_key(DAY, b"{}"),
+        layout.wrapper_key(DAY, b"#!"),
+    ]
+    text = json.dumps({"command": [f"s3://b/af/{keys[0]},s3://b/af/{keys[0]}#x"], "uris": keys[1:]})
+    named = layout.shared_names(text)
+    assert len(named) == 3
+    assert sorted(named) == sorted(name for key in keys for name in layout.shared_names(key))
+    assert all(any(key.startswith(name) for name in named) for key in keys)
+    assert layout.shared_names(f"files/{SHA}/x files/{DAY}/short/x myfiles/x") == set()
+
+
+def test_reuse_refreshing_and_deletion_are_a_day_and_more_apart() -> None:
+    day = timedelta(days=1)
+    assert layout.REUSED_FOR + day <= layout.REFRESHED_FROM
+    assert layout.REFRESHED_FROM + 3 * day <= layout.KEPT_AT_LEAST
+    staged = datetime.fromisoformat(DAY).replace(tzinfo=UTC)
+    assert not layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 3.9 * day)
+    assert layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 4 * day)
+
+
+def test_a_key_of_a_deployment_tells_whose_it_is_and_nothing_else_does() -> None:
+    for key in (layout.state_key("dep", C, S), layout.output_key("dep", S, 7)):
+        assert layout.submission_of_key("dep", key) == S
+    for other in ("dep/output/w", "dep/state/c/w/x", "dep/notes/w/1", "dep2/output/w/1", "files/output/w/1"):
+        assert layout.submission_of_key("dep", other) is None
+
+
 def test_equal_work_has_one_spec() -> None:
     def spec(env: dict[str, str]) -> bytes:
         return layout.spec_bytes(["a", "ü"], env, timeout_s=None, output_interval_s=15, output_max_bytes=1)
@@ -107,11 +149,12 @@ def test_equal_work_has_one_spec() -> None:
     one, other = spec({"A": "1", "B": "2"}), spec({"B": "2", "A": "1"})
     assert one == other
     assert json.loads(one)["output"] == {"interval_s": 15, "max_bytes": 1}
-    assert layout.spec_key(one) == f"specs/{hashlib.sha256(one).hexdigest()}.json"
-    assert layout.spec_key(one) != layout.spec_key(spec({}))
+    assert layout.spec_key(DAY, one) == f"specs/{DAY}/{hashlib.sha256(one).hexdigest()}.json"
+    assert layout.spec_key(DAY, one) != layout.spec_key(DAY, spec({}))
 
 
 def test_wrapper_is_shipped_with_the_package() -> None:
     source = layout.wrapper_source()
     assert source.startswith(b"#!/usr/bin/env python3\n")
-    assert layout.wrapper_key(source).endswith(f"{hashlib.sha256(source).hexdigest()}/emr_step_wrapper.py")
+    digest = hashlib.sha256(source).hexdigest()
+    assert layout.wrapper_key(DAY, source) == f"wrapper/{DAY}/{digest}/emr_step_wrapper.py"

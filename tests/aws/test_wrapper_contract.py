@@ -32,7 +32,7 @@ async def test_wrappers_words_are_read_back(aws: Aws, moto_url: str, tmp_path: P
         output_interval_s=0.1,
         output_max_bytes=1000,
     )
-    spec_uri = layout.uri_of(staging, layout.spec_key(spec))
+    spec_uri = layout.uri_of(staging, layout.spec_key("2026-01-03", spec))
     await aws.objects.put(layout.parse_s3_uri(spec_uri), spec)
     script = tmp_path / layout.WRAPPER_FILE
     script.write_bytes(layout.wrapper_source())

@@ -77,6 +77,8 @@ def test_every_option_reaches_its_field(home: Path) -> None:
         loss_hold="2m",
         tick_interval="0.5",
         finish_attempts="9",
+        keep_history="2d",
+        keep_staging="0",
     )
     assert settings == Settings(
         staging_uri="s3://bucket/airflow/",
@@ -111,6 +113,8 @@ def test_every_option_reaches_its_field(home: Path) -> None:
         loss_hold_s=120,
         tick_interval_s=0.5,
         finish_attempts=9,
+        keep_history_s=172_800,
+        keep_staging_s=0,
     )
 
 
@@ -157,6 +161,11 @@ def test_all_problems_come_at_once_with_value_and_source(home: Path) -> None:
         ({"queue": "emr,"}, "an empty name"),
         ({"queue": "emr,emr"}, "each name may stand there once"),
         ({"output_max_size": "1 TB"}, "bytes, or a whole number with KiB"),
+        ({"keep_history": "1h"}, "it must be at least 1d, or 0 to keep for ever"),
+        (
+            {"keep_staging": "6d"},
+            "at least 7d, on which deployments with the same staging_uri rely",
+        ),
         ({"cluster_template": "absent.yaml"}, "absent.yaml cannot be read: No such file"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from emr_executor.errors import StagingFailed, StaleWriter
 from emr_executor.task.messages import LocalFile, Park
 from emr_executor.task.staging import Staging
 
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
+"""The first of three days."""
 SETTINGS = Settings(staging_uri="s3://bucket/prefix", cluster_pools=(ClusterPool(template={}),))
 
 
@@ -76,14 +79,25 @@ def table(tmp_path: Path) -> LocalFile:
 def test_a_step_is_staged_once_and_then_found(table: LocalFile) -> None:
     bucket = Bucket()
     digest = hashlib.sha256(b"a,b\n").hexdigest()
-    first = Staging(SETTINGS, bucket).complete(park(table))
-    assert first.command[2] == f"s3://bucket/prefix/files/{digest}/table.csv#n"
+    first = Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table))
+    assert first.command[2] == f"s3://bucket/prefix/files/2026-01-01/{digest}/table.csv#n"
     assert len(bucket.writes) == 3
-    assert Staging(SETTINGS, bucket).complete(park(table)) == first
+    later = DAY + timedelta(days=2.9)
+    assert Staging(SETTINGS, bucket, now=lambda: later).complete(park(table)) == first
     assert len(bucket.writes) == 3
     spec = json.loads(bucket.objects[first.spec_uri.removeprefix("s3://bucket/")])
     assert spec["command"] == list(first.command)
     assert spec["output"] == {"interval_s": 15.0, "max_bytes": 16 * 1024 * 1024}
+
+
+def test_what_an_earlier_span_of_days_staged_is_left_to_expire(table: LocalFile) -> None:
+    bucket = Bucket()
+    first = Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table))
+    later = DAY + timedelta(days=3)
+    second = Staging(SETTINGS, bucket, now=lambda: later).complete(park(table))
+    assert len(bucket.writes) == 6
+    assert second.command[2] == first.command[2].replace("2026-01-01", "2026-01-04")
+    assert len({first.spec_uri, second.spec_uri, first.wrapper_uri, second.wrapper_uri}) == 4
 
 
 def test_signs_of_life_are_given_while_bytes_move_and_a_lost_claim_stops_it(table: LocalFile) -> None:
