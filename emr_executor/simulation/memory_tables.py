@@ -61,6 +61,9 @@ class Workloads:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __iter__(self) -> Iterator[Workload]:
+        return (self._values[key] for key in sorted(self._values))
+
     def get(self, workload_id: str) -> Workload | None:
         """A workload without its bulky fields."""
         return self._values.get(workload_id)
@@ -179,6 +182,9 @@ class Submissions:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __iter__(self) -> Iterator[Submission]:
+        return (self._values[key] for key in sorted(self._values))
+
     def get(self, submission_id: str) -> Submission | None:
         """A submission."""
         return self._values.get(submission_id)
@@ -228,6 +234,9 @@ class Clusters:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __iter__(self) -> Iterator[Cluster]:
+        return (self._values[key] for key in sorted(self._values))
+
     def get(self, cluster_uuid: str) -> Cluster | None:
         """A cluster."""
         return self._values.get(cluster_uuid)
@@ -272,6 +281,10 @@ class Story:
             if self._oldest is None or entry.at < self._oldest:
                 self._oldest = entry.at
 
+    def subjects(self) -> list[tuple[str, str]]:
+        """(kind, id) of all that there are lines on, sorted."""
+        return sorted(self._lines)
+
     def of(self, subject: str, subject_id: str) -> tuple[HistoryEntry, ...]:
         """The lines on a subject that are kept, in the order in which they came."""
         return tuple(self._lines.get((subject, subject_id), ()))
@@ -309,9 +322,10 @@ class MemoryTaskInstances:
 
     def put(self, ti_id: str, key: TaskKey, state: str | None) -> None:
         """The task instance as it is now."""
+        self.remove(ti_id)
         place = (key.dag_id, key.task_id, key.run_id, key.map_index)
         older = self._ids.get(place)
-        if older is not None and older != ti_id:
+        if older is not None:
             del self._rows[older]
         self._ids[place] = ti_id
         self._rows[ti_id] = (key, state)

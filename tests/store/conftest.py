@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.postgres import fresh_database
+from tests.store.both_stores import Store, memory_store, sql_store
 
 
 def _with_tables(url: str) -> str:
@@ -77,3 +78,19 @@ def postgres(postgres_url: str) -> Iterator[Engine]:
     made = engine_for(postgres_url)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def sqlite(sqlite_template: Path, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on SQLite."""
+    path = tmp_path / "airflow.db"
+    shutil.copy(sqlite_template, path)
+    made = engine_for(f"sqlite:///{path}")
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """The store by its faces: in memory, on SQLite, on PostgreSQL."""
+    return memory_store() if request.param == "memory" else sql_store(request.getfixturevalue(request.param))
