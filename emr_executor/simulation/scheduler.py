@@ -1,0 +1,198 @@
+"""One Airflow scheduler with our executor in it, in virtual time.
+
+``ModelExecutor`` is ``emr_executor.executor.EmrExecutor`` line by line, without Airflow's classes: what that
+does wrong, this does wrong too. ``ModelScheduler`` calls it in the order of ``_run_scheduler_loop``
+(SJR:1695). Its process may be killed anywhere: all that is in memory is gone, and another takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from emr_executor.core.model import TaskKey, Workload, WorkloadId
+from emr_executor.errors import StoreBusy
+from emr_executor.ports import Clock
+from emr_executor.simulation.airflow_entities import SimTaskInstance, TaskState
+from emr_executor.simulation.airflow_scheduling import ExecutorEvent
+from emr_executor.simulation.airflow_session import SchedulerSession
+
+OUTCOMES_A_SYNC = 500
+"""As ``emr_executor.executor``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerPace:
+    """How often a scheduler does what; the defaults are Airflow's (config_templates/config.yml).
+
+    loop_s: pause between two loops; Airflow's is 1 s when idle and none when not
+    queued_a_loop: ``max_tis_per_query``
+    """
+
+    loop_s: float = 2.0
+    queued_a_loop: int = 16
+    beat_s: float = 5.0
+    adopt_s: float = 300.0
+    purge_s: float = 10.0
+    stuck_s: float = 120.0
+
+
+class ModelExecutor:
+    """The executor's memory and what it asks of the store."""
+
+    def __init__(self, session: SchedulerSession) -> None:
+        self._session = session
+        self.job_id = 0
+        self.events: dict[TaskKey, ExecutorEvent] = {}
+        self._parked: dict[WorkloadId, TaskKey] = {}
+        self._late: dict[WorkloadId, Workload] = {}
+        self._to_cancel: dict[WorkloadId, str] = {}
+
+    @property
+    def parked(self) -> frozenset[WorkloadId]:
+        """The tries that this executor believes to have."""
+        return frozenset(self._parked)
+
+    def queue_workload(self, workload: Workload) -> None:
+        """As ``EmrExecutor.queue_workload``, whose statement the session makes."""
+        self._parked[workload.workload_id] = workload.key
+
+    def accept_failed(self, workload: Workload) -> None:
+        """Its statement failed: accepted in one of the next loops."""
+        self._late[workload.workload_id] = workload
+
+    def adopted(self, ti: SimTaskInstance) -> None:
+        """As ``EmrExecutor._adopt``."""
+        self._parked[WorkloadId(ti.ti_id)] = ti.key
+
+    def has_task(self, ti: SimTaskInstance) -> bool:
+        """As ``EmrExecutor.has_task``; ``queued_tasks`` and ``running`` are always empty."""
+        return ti.ti_id in self._parked
+
+    def revoke_task(self, ti: SimTaskInstance) -> None:
+        """As ``EmrExecutor.revoke_task``."""
+        self._parked.pop(WorkloadId(ti.ti_id), None)
+        self._to_cancel[WorkloadId(ti.ti_id)] = "revoked by the scheduler"
+
+    def failed_by_scheduler(self, key: TaskKey, why: str) -> None:
+        """As ``EmrExecutor.change_state`` with FAILED."""
+        for workload_id in [w for w, parked in self._parked.items() if parked == key]:
+            del self._parked[workload_id]
+            self._to_cancel[workload_id] = "the scheduler set the try to failed"
+        self.events[key] = ExecutorEvent(TaskState.FAILED, why)
+
+    async def heartbeat(self) -> None:
+        """As ``EmrExecutor.heartbeat``: nothing escapes."""
+        try:
+            await self._sync()
+        except StoreBusy:
+            return
+
+    async def _sync(self) -> None:
+        if self._late or self._to_cancel:
+            await self._send_late()
+            await self._send_cancels()
+            return
+        for outcome in await self._session.take_outcomes(self.job_id, OUTCOMES_A_SYNC):
+            self._parked.pop(outcome.workload_id, None)
+            self.events[outcome.key] = ExecutorEvent(TaskState.SUCCESS)
+
+    async def _send_late(self) -> None:
+        # Also when there is nothing: production opens a transaction for it either way.
+        await self._session.accept_late(list(self._late.values()))
+        self._late.clear()
+
+    async def _send_cancels(self) -> None:
+        asked, self._to_cancel = self._to_cancel, {}
+        try:
+            for reason in sorted(set(asked.values())):
+                ids = [workload_id for workload_id, why in asked.items() if why == reason]
+                await self._session.ask_cancel(ids, reason)
+        except StoreBusy:
+            self._to_cancel = asked | self._to_cancel
+            raise
+
+
+class ModelScheduler:
+    """A scheduler's process. ``run`` until ``stop``, or drop its task to kill it.
+
+    session: its door to the database, behind its gate
+    clock: of its host
+    """
+
+    def __init__(self, session: SchedulerSession, clock: Clock, pace: SchedulerPace | None = None) -> None:
+        self._session, self._clock, self._pace = session, clock, pace or SchedulerPace()
+        self.executor = ModelExecutor(session)
+        self._due: dict[str, float] = {}
+        self._is_stopping = False
+
+    @property
+    def job_id(self) -> int:
+        """0 until it has begun."""
+        return self.executor.job_id
+
+    def stop(self) -> None:
+        """SIGTERM: the loop ends, and with it the job."""
+        self._is_stopping = True
+
+    async def run(self) -> None:
+        """Begin a job and loop."""
+        while not self.job_id:
+            await self._guarded(self._begin)
+            if not self.job_id:
+                await self._clock.sleep(self._pace.loop_s)
+        await self._guarded(self._adopt)
+        while not self._is_stopping:
+            await self.loop()
+            await self._clock.sleep(self._pace.loop_s)
+        await self._guarded(lambda: self._session.end_job(self.job_id))
+
+    async def loop(self) -> None:
+        """One pass of ``_run_scheduler_loop`` (SJR:1810-1880)."""
+        await self._guarded(self._do_scheduling)
+        await self.executor.heartbeat()
+        await self._guarded(self._process_events)
+        pace, job_id = self._pace, self.job_id
+        if self._is_due("beat", pace.beat_s, at_first=True):
+            await self._guarded(lambda: self._session.beat_job(job_id, self._clock.now()))
+        if self._is_due("adopt", pace.adopt_s):
+            await self._guarded(self._adopt)
+        if self._is_due("purge", pace.purge_s):
+            await self._guarded(lambda: self._session.purge(job_id, self.executor, self._clock.now()))
+        if self._is_due("stuck", pace.stuck_s):
+            await self._guarded(lambda: self._session.requeue_stuck(job_id, self.executor, self._clock.now()))
+
+    async def _begin(self) -> None:
+        self.executor.job_id = await self._session.begin_job(self._clock.now())
+
+    async def _do_scheduling(self) -> None:
+        await self._session.schedule(self._clock.now())
+        await self._session.queue(self.job_id, self.executor, self._clock.now(), self._pace.queued_a_loop)
+
+    async def _process_events(self) -> None:
+        # get_event_buffer empties it first: what a failing transaction was to handle is gone.
+        events, self.executor.events = self.executor.events, {}
+        if events:
+            await self._session.process_events(self.job_id, self.executor, events, self._clock.now())
+
+    async def _adopt(self) -> None:
+        await self._session.adopt_or_reset(self.job_id, self.executor, self._clock.now())
+
+    def _is_due(self, what: str, every_s: float, *, at_first: bool = False) -> bool:
+        now = self._clock.monotonic()
+        due = self._due.get(what)
+        if due is None:
+            self._due[what] = now + every_s
+            return at_first
+        if now < due:
+            return False
+        self._due[what] = now + every_s
+        return True
+
+    @staticmethod
+    async def _guarded(work: Callable[[], Awaitable[object]]) -> None:
+        """A busy database ends Airflow's own loop, and its process is started anew; here it goes on."""
+        try:
+            await work()
+        except StoreBusy:
+            return
