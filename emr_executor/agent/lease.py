@@ -25,7 +25,7 @@ class LeaseKeeper:
         self._holder, self._lease_s = holder, lease_s
         self._token: int | None = None
         self._beaten_at = 0.0
-        self._watch: StaleWatch[str] = StaleWatch()
+        self._watch: StaleWatch[str] = StaleWatch(max_gap_s=2 * self.beat_interval_s)
 
     @property
     def beat_interval_s(self) -> float:

@@ -22,6 +22,9 @@ from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
 from emr_executor.store.faces import AgentFace
 
 SILENT_RETRY = timedelta(seconds=1)
+LONGEST_SILENT_RETRY = timedelta(seconds=60)
+"""A phase whose process ends without a word is run again after one second, doubled with each attempt up to
+this: what ends them all (a full disk, a host out of memory) may last for minutes."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +49,7 @@ class Phases:
         self._clock, self._settings, self._identity = clock, settings, identity
         self._new_token, self._on_ended = new_token, on_ended
         self._running: set[asyncio.Task[None]] = set()
-        self._claims: StaleWatch[tuple[WorkloadId, str]] = StaleWatch()
+        self._claims: StaleWatch[tuple[WorkloadId, str]] = StaleWatch(max_gap_s=settings.claim_s / 2)
         self.masks: dict[WorkloadId, tuple[str, ...]] = {}
 
     @property
@@ -112,7 +115,9 @@ class Phases:
         """The process is gone: a claim that it still holds would only be freed after ``claim_s``."""
         for workload_id, held, beat in await self._store.claims():
             if (workload_id, held) == (workload.workload_id, token):
-                await self._store.free_claim(workload_id, token, beat, self._clock.now() + SILENT_RETRY)
+                pause = SILENT_RETRY * 2 ** min(max(workload.phase_attempts - 1, 0), 16)
+                not_before = self._clock.now() + min(pause, LONGEST_SILENT_RETRY)
+                await self._store.free_claim(workload_id, token, beat, not_before)
 
     async def _give_up(self, workload: Workload, token: str) -> None:
         """The step's outcome is known and nobody can hear of it: end the try without a retry.

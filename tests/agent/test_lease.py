@@ -17,6 +17,15 @@ def keeper(store: AgentStore, clock: ManualClock, holder: str) -> LeaseKeeper:
     return LeaseKeeper(store, clock, holder=holder, lease_s=LEASE_S)
 
 
+async def watched_for(watcher: LeaseKeeper, clock: ManualClock, seconds: float) -> None:
+    """Time passes in which only the watcher steps, at its pace."""
+    until = clock.passed_s + seconds
+    await watcher.step()
+    while clock.passed_s < until:
+        clock.passed_s = min(until, clock.passed_s + watcher.beat_interval_s)
+        await watcher.step()
+
+
 async def test_a_free_lease_is_taken_at_once(store: AgentStore, clock: ManualClock) -> None:
     first = keeper(store, clock, "a")
     await first.step()
@@ -38,9 +47,7 @@ async def test_a_silent_holder_is_followed_after_the_lease_and_never_before(
     first, second = keeper(store, clock, "a"), keeper(store, clock, "b")
     await first.step()
     old = first.token
-    await second.step()
-    clock.passed_s += LEASE_S - 0.1
-    await second.step()
+    await watched_for(second, clock, LEASE_S - 0.1)
     assert second.token is None
     clock.passed_s += 0.2
     await second.step()
@@ -84,12 +91,23 @@ async def test_a_holder_that_was_followed_notices_and_takes_no_part(
 ) -> None:
     first, second = keeper(store, clock, "a"), keeper(store, clock, "b")
     await first.step()
-    await second.step()
-    clock.passed_s += LEASE_S + 1
-    await second.step()
+    await watched_for(second, clock, LEASE_S + 1)
     await first.step()
     assert first.token is None
     assert second.token is not None
+
+
+async def test_a_watcher_that_could_not_look_begins_to_count_anew(
+    store: AgentStore, clock: ManualClock
+) -> None:
+    first, second = keeper(store, clock, "a"), keeper(store, clock, "b")
+    await first.step()
+    await second.step()
+    clock.passed_s += 10 * LEASE_S  # the database was away for both
+    await second.step()
+    assert second.token is None
+    await first.step()
+    assert first.token is not None
 
 
 async def test_a_released_lease_needs_no_waiting(store: AgentStore, clock: ManualClock) -> None:
@@ -107,3 +125,11 @@ def test_a_value_that_changes_is_alive_and_one_that_goes_is_forgotten() -> None:
     assert watch.look({"a": 1, "b": 2}, monotonic=10) == {"a": 10, "b": 0}
     assert watch.look({"b": 2}, monotonic=15) == {"b": 5}
     assert watch.look({"a": 1}, monotonic=20) == {"a": 0}
+
+
+def test_what_was_not_watched_does_not_count_as_silence() -> None:
+    watch: StaleWatch[str] = StaleWatch(max_gap_s=10)
+    assert watch.look({"a": 1}, monotonic=0) == {"a": 0}
+    assert watch.look({"a": 1}, monotonic=10) == {"a": 10}
+    assert watch.look({"a": 1}, monotonic=200) == {"a": 0}
+    assert watch.look({"a": 1}, monotonic=205) == {"a": 5}

@@ -156,10 +156,37 @@ async def test_a_host_that_is_away_does_not_lose_the_workload(room: Room) -> Non
     room.host.work = away
     await room.fill()
     assert room.workload("w1").state is WorkloadState.PREPARING
-    await room.phases.free_silent()
-    room.clock.passed_s += 31
+    for _ in range(4):
+        assert room.workload("w1").state is WorkloadState.PREPARING
+        await room.phases.free_silent()
+        room.clock.passed_s += 11
     await room.phases.free_silent()
     assert room.workload("w1").state is WorkloadState.ACCEPTED
+
+
+async def test_a_claim_is_not_freed_for_a_silence_in_which_the_database_was_away(room: Room) -> None:
+    def away(_job: PhaseJob) -> None:
+        raise TryAgain("this agent lost the host, the phase lives")
+
+    room.accept("w1")
+    room.host.work = away
+    await room.fill()
+    await room.phases.free_silent()
+    room.clock.passed_s += 300
+    await room.phases.free_silent()
+    assert room.workload("w1").state is WorkloadState.PREPARING
+
+
+async def test_a_process_that_keeps_ending_without_a_word_is_run_ever_more_rarely(room: Room) -> None:
+    room.accept("w1")
+    room.host.work = room.say_nothing
+    for attempts, pause_s in ((1, 1), (2, 2), (3, 4)):
+        await room.fill()
+        assert len(room.host.jobs) == attempts
+        room.clock.passed_s += pause_s - 0.5
+        await room.fill()
+        assert len(room.host.jobs) == attempts
+        room.clock.passed_s += 0.5
 
 
 async def test_a_claim_that_shows_signs_of_life_is_left_alone(room: Room) -> None:
