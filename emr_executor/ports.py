@@ -118,6 +118,38 @@ class StepRecords(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedObject:
+    """One object below ``staging_uri``: its key from there on, and the time since it was last written."""
+
+    key: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedPage:
+    """Objects in the order of their keys; ``more``: there are others behind the last one."""
+
+    objects: tuple[StagedObject, ...]
+    more: bool
+
+
+class StagedObjects(Protocol):
+    """All that stands below ``staging_uri``, of every deployment that has it. Methods may raise ``TryAgain``."""
+
+    async def page(self, prefix: str, after: str = "") -> StagedPage:
+        """Up to 1,000 objects below a prefix, from behind the key ``after`` on: one call."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """Delete at most 1,000 objects: one call; how many are gone."""
+        ...
+
+    async def refresh(self, key: str) -> None:
+        """Set an object's age back to 0; nothing when it is gone."""
+        ...
+
+
 class TaskApi(Protocol):
     """Airflow's Execution API for parked tries, with tokens minted for each call."""
 

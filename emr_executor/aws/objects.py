@@ -1,8 +1,8 @@
-"""Whole S3 objects over aiobotocore, with our errors."""
+"""Whole S3 objects over aiobotocore, one or many, with our errors."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,40 @@ class S3Objects:
             token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
             if not token:
                 return
+
+    async def list_page(self, prefix: S3Uri, after: str = "") -> Mapping[str, Any]:
+        """ListObjectsV2's answer: up to 1,000 keys below a prefix, from behind the key ``after`` on."""
+        start = {"StartAfter": after} if after else {}
+        return await self._do(
+            "ListBucket", self._client.list_objects_v2, Bucket=prefix.bucket, Prefix=prefix.key, **start
+        )
+
+    async def delete_many(self, bucket: str, keys: Sequence[str]) -> tuple[str, ...]:
+        """Delete at most 1,000 objects in one call; absent is fine. ``key: why`` of each that S3 refused."""
+        answer = await self._do(
+            "DeleteObject",
+            self._client.delete_objects,
+            Bucket=bucket,
+            Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+        )
+        refused = answer.get("Errors") or ()
+        return tuple(f"{e.get('Key')}: {e.get('Code')}: {e.get('Message')}" for e in refused)
+
+    async def copy_onto_itself(self, uri: S3Uri) -> None:
+        """Give an object, of at most 5 GB (CopyObject), a new age; nothing when it is absent."""
+        try:
+            await self._client.copy_object(
+                Bucket=uri.bucket,
+                Key=uri.key,
+                CopySource={"Bucket": uri.bucket, "Key": uri.key},
+                # S3 copies an object onto itself only where something changes with it.
+                MetadataDirective="REPLACE",
+            )
+        except ClientError as fault:
+            if not translate.is_missing_object(fault):
+                raise self._judged(fault, "PutObject") from fault
+        except Exception as fault:
+            raise self._judged(fault, "PutObject") from fault
 
     async def _do(
         self, permission: str, call: Callable[..., Awaitable[Mapping[str, Any]]], **request: Any
