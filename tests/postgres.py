@@ -12,6 +12,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -63,6 +64,9 @@ class PostgresServer:
         data = self._home / "data"
         self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self.port = _free_port()
+        self._spawn()
+
+    def _spawn(self) -> None:
         options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
         self._process = subprocess.Popen(
             [
@@ -72,11 +76,11 @@ class PostgresServer:
                 "sh",
                 str(self._home),
                 str(_binaries() / "postgres"),
-                *("-D", str(data), "-p", str(self.port)),
+                *("-D", str(self._home / "data"), "-p", str(self.port)),
                 *options,
             ],
             stdin=subprocess.PIPE,
-            stdout=(self._home / "log").open("wb"),
+            stdout=(self._home / "log").open("ab"),
             stderr=subprocess.STDOUT,
             cwd="/",
             user=self._user,
@@ -97,6 +101,27 @@ class PostgresServer:
                 cursor.execute(statement)
         finally:
             connection.close()
+
+    def halt(self) -> None:
+        """Go away as in a restart: every connection is cut, the data stay for ``resume``."""
+        self._process.kill()  # the shell, which would end a server and delete its data
+        self._process.wait()
+        pid = int((self._home / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + _START_DEADLINE_S
+        while (self._home / "data" / "postmaster.pid").exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("PostgreSQL did not stop")
+            time.sleep(0.02)
+
+    def resume(self) -> None:
+        """Come back on the same port with the same data."""
+        self._spawn()
+
+    def database(self, name: str) -> str:
+        """The SQLAlchemy URL of a new, empty database."""
+        self.execute(f'CREATE DATABASE {name} TEMPLATE "template0"')
+        return self.url(name)
 
     def stop(self) -> None:
         """End the server and delete its data; nothing in a forked child of the starter."""

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 from emr_executor.errors import ConfigError
 
 BUSY_TIMEOUT_S = 30
 """How long SQLite waits for another writer before it says that the database is locked."""
+LIBPQ_BOUNDS: dict[str, int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""When a server that fell silent counts as away (libpq, "Parameter Key Words"; seconds, the last in ms).
+Without them a statement waits for a dead host for as long as TCP does: a quarter of an hour and more."""
+_LIBPQ_DRIVERS = frozenset({"psycopg2", "psycopg"})
 _READ_ONLY = "emr_executor_read_only"
 
 
@@ -35,14 +45,24 @@ def engine_for(url: str) -> Engine:
 
     SQLite: a transaction that may write takes the write lock at its start (BEGIN IMMEDIATE), because one that
     reads first and writes later fails at once, without waiting, when another has written in between; readers
-    never wait (WAL). PostgreSQL: READ COMMITTED, guarded by versions and row locks.
+    never wait (WAL). PostgreSQL: READ COMMITTED, guarded by versions and row locks; a connection is tried
+    before each use, so that the first transaction after a restart of the server works, and none waits long
+    for a server that is away.
     """
     # What is stored (commands, environments) does not belong in an error's text.
-    engine = create_engine(url, pool_recycle=1800, hide_parameters=True)
+    engine = create_engine(url, pool_recycle=1800, hide_parameters=True, **_patience(make_url(url)))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _patience(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() != "postgresql":
+        return {}
+    own = {name: value for name, value in LIBPQ_BOUNDS.items() if name not in url.query}
+    bounds = own if url.get_driver_name() in _LIBPQ_DRIVERS else {}
+    return {"pool_pre_ping": True, "connect_args": bounds}
 
 
 def for_reading(conn: Connection) -> Connection:

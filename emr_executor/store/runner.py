@@ -16,12 +16,15 @@ from emr_executor.errors import StoreBusy
 from emr_executor.store.dialect import for_reading
 
 T = TypeVar("T")
+_READ_ONLY_NOW = "25006"
+"""SQLSTATE read_only_sql_transaction; our own reading transactions write nothing."""
 
 
 def transact(engine: Engine, work: Callable[..., T], *args: Any, read_only: bool = False) -> T:
     """``work(connection, *args)`` in one transaction of its own, rolled back when it raises.
 
-    Raises StoreBusy where the database did not answer, is locked, or ended this transaction for a deadlock.
+    Raises StoreBusy where the database did not answer, is locked, takes no writes now (a standby before its
+    promotion), or ended this transaction for a deadlock.
     After a connection was lost during commit the work may be done: guarded writes find that out themselves.
     """
     try:
@@ -32,9 +35,14 @@ def transact(engine: Engine, work: Callable[..., T], *args: Any, read_only: bool
     except (OperationalError, InterfaceError, PoolTimeoutError) as e:
         raise StoreBusy(_why(e)) from e
     except DBAPIError as e:
-        if e.connection_invalidated:
+        if e.connection_invalidated or _sqlstate(e) == _READ_ONLY_NOW:
             raise StoreBusy(_why(e)) from e
         raise
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    # psycopg2 and psycopg name it differently; SQLite has none.
+    return getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlstate", None)
 
 
 def _why(error: Exception) -> str:
