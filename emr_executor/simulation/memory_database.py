@@ -70,7 +70,8 @@ class MemoryDatabase:
     ) -> tuple[Stored, ...]:
         """Write all changes and their story, or nothing; the new values with new versions, in order.
 
-        Raises StaleWriter: the lease is lost, a row moved on, or a new one exists already.
+        Raises StaleWriter: the lease is lost, a row moved on, or a new one exists already. InvalidTransition:
+        a change that ``core.tables`` does not have.
         """
         lease = self.leases.get(STEERING)
         if lease is None or lease.token != lease_token:

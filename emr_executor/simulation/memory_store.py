@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from emr_executor.core.model import (
+    Cluster,
+    ClusterUuid,
     HistoryEntry,
     Identity,
     Snapshot,
@@ -310,6 +312,17 @@ class MemoryAgentStore(_Caller):
     ) -> tuple[Stored, ...]:
         """Write all changes and their story, or nothing; the new values with new versions, in order."""
         return self._db.apply(lease_token, changes, history)
+
+    async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
+        """Those of the clusters that have a row, over or not."""
+        present, over = self._db.clusters.present, self._db.clusters.over
+        found = (present.get(uuid) or over.get(uuid) for uuid in cluster_uuids)
+        return tuple(cluster for cluster in found if cluster is not None)
+
+    async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
+        """Those of the clusters that have a row, over or not."""
+        found = map(self._db.clusters.get, dict.fromkeys(cluster_uuids))
+        return tuple(cluster for cluster in found if cluster is not None)
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
         """Parked tries that Airflow must hear of."""

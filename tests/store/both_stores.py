@@ -12,11 +12,12 @@ from emr_executor.simulation.memory_database import MemoryDatabase
 from emr_executor.simulation.memory_store import MemoryAgentStore, MemoryPhaseStore, MemorySchedulerStore
 from emr_executor.simulation.sql_task_instances import SqlTaskInstances
 from emr_executor.store.agent_store import AgentStore
-from emr_executor.store.faces import AgentFace, Change, PhaseFace, SchedulerFace, Stored, TaskInstances
+from emr_executor.store.faces import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances
 from emr_executor.store.rows import cluster_from, history_entry_from, submission_from, workload_from
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
 from emr_executor.store.sql_faces import PhaseStore, SchedulerStore
+from tests.store.builders import store
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,14 @@ class Store:
         return token
 
     async def put(self, *values: Stored) -> int:
-        """New rows as they are; the lease's token."""
-        token = await self.steer()
-        await self.agent.apply(token, [Change(old=None, new=value) for value in values])
-        return token
+        """New rows as they are, in whatever state; the lease's token."""
+        if isinstance(self.behind, Engine):
+            with self.behind.begin() as conn:
+                store(conn, *values)
+        else:
+            for value in values:
+                self.behind.table_of(type(value)).insert(value)
+        return await self.steer()
 
 
 def memory_store() -> Store:

@@ -60,9 +60,8 @@ async def test_a_lost_lease_neither_beats_nor_is_released(store: Store) -> None:
 
 
 async def test_a_released_lease_is_free_and_its_tokens_are_not_used_again(store: Store) -> None:
-    token = await store.put()
     workload = a_parked()
-    await store.agent.apply(token, [Change(old=None, new=workload)])
+    token = await store.put(workload)
     await store.agent.release_lease(STEERING, "test", token)
     free = await store.agent.read_lease(STEERING)
     assert free == LeaseRow(holder=None, token=token + 1, beat=0)

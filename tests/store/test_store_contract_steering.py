@@ -14,10 +14,11 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.errors import StaleWriter
-from emr_executor.store.faces import Change, Purged
+from emr_executor.errors import InvalidTransition, StaleWriter
+from emr_executor.store.change_store import key_of
+from emr_executor.store.faces import Change, Purged, Stored
 from emr_executor.store.history_store import PURGE_BATCH
-from tests.store.both_stores import Store, lean
+from tests.store.both_stores import Rows, Store, lean
 from tests.store.builders import ME, NOW, SCHEDULER, STEP, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.contract_builders import (
     LINE,
@@ -111,14 +112,14 @@ async def test_one_refusal_refuses_all(store: Store) -> None:
         Change(old=kept, new=placed(kept)),
         Change(old=cluster, new=replace(cluster, idle_since=NOW)),
         Change(old=None, new=a_submission(kept, cluster, 2)),
-        Change(old=None, new=a_cluster()),
+        Change(old=None, new=a_cluster(state=ClusterState.INTENDED)),
     ]
     unknown = a_parked()
     refused = {
         moved.workload_id: Change(old=moved, new=placed(moved)),
         unknown.workload_id: Change(old=unknown, new=placed(unknown)),
         there.submission_id: Change(old=None, new=there),
-        cluster.cluster_uuid: Change(old=None, new=cluster),
+        cluster.cluster_uuid: Change(old=None, new=replace(cluster, state=ClusterState.INTENDED)),
     }
     for key, change in refused.items():
         with pytest.raises(StaleWriter, match=key):
@@ -128,6 +129,42 @@ async def test_one_refusal_refuses_all(store: Store) -> None:
             await store.agent.apply(stale, good, [LINE])
     assert store.rows() == before
     assert len(await store.agent.apply(token, good, [LINE])) == 4
+
+
+@pytest.mark.parametrize(
+    "stray", [a_cluster(), a_submission(a_parked(), a_cluster(), state="LOST"), a_parked()]
+)
+async def test_a_new_row_in_a_state_where_none_begins_is_a_bug(store: Store, stray: Stored) -> None:
+    token = await store.put()
+    with pytest.raises(InvalidTransition, match=key_of(stray)):
+        await store.agent.apply(
+            token,
+            [Change(old=None, new=a_cluster(state=ClusterState.INTENDED)), Change(old=None, new=stray)],
+            [LINE],
+        )
+    assert store.rows() == Rows(workloads=(), submissions=(), clusters=(), history=())
+
+
+async def test_a_move_that_no_table_has_is_a_bug_and_writes_nothing(store: Store) -> None:
+    workload, ended = a_parked(), a_cluster(state=ClusterState.TERMINATED)
+    token = await store.put(workload, ended)
+    before = store.rows()
+    good = Change(old=workload, new=placed(workload))
+    for old, new in (
+        (workload, replace(workload, state=WorkloadState.FINISHED)),
+        (ended, replace(ended, state=ClusterState.WAITING)),
+    ):
+        with pytest.raises(InvalidTransition, match=key_of(old)):
+            await store.agent.apply(token, [good, Change(old=old, new=new)], [LINE])
+    assert store.rows() == before
+
+
+async def test_clusters_are_found_by_their_uuid_over_or_not(store: Store) -> None:
+    up, ended, other = a_cluster(), a_cluster(state=ClusterState.TERMINATED), a_cluster()
+    await store.put(up, ended, other)
+    asked = [ended.cluster_uuid, "unknown", up.cluster_uuid, up.cluster_uuid]
+    assert sorted(await store.agent.clusters(asked), key=key_of) == [up, ended]
+    assert await store.agent.clusters([]) == ()
 
 
 async def test_without_a_lease_ever_taken_nothing_is_written(store: Store) -> None:
