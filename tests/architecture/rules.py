@@ -86,7 +86,8 @@ RULES: dict[str, Rule] = {
     "emr_executor.local.told": Rule(ours=_names("core store"), theirs=_names("sqlalchemy")),
     "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx psutil")),
     "emr_executor.simulation": Rule(
-        ours=_names("core errors config ports store agent local"), theirs=_names("sqlalchemy")
+        ours=_names("core errors config ports store agent local aws task.results"),
+        theirs=_names("sqlalchemy botocore structlog rich"),
     ),
     "emr_executor.wrapper": Rule(),
 }
