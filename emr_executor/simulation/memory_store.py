@@ -315,12 +315,6 @@ class MemoryAgentStore(_Caller):
 
     async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
         """Those of the clusters that have a row, over or not."""
-        present, over = self._db.clusters.present, self._db.clusters.over
-        found = (present.get(uuid) or over.get(uuid) for uuid in cluster_uuids)
-        return tuple(cluster for cluster in found if cluster is not None)
-
-    async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
-        """Those of the clusters that have a row, over or not."""
         found = map(self._db.clusters.get, dict.fromkeys(cluster_uuids))
         return tuple(cluster for cluster in found if cluster is not None)
 

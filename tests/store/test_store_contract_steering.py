@@ -29,6 +29,8 @@ from tests.store.contract_builders import (
     placed,
 )
 
+STRAYS = [a_cluster(), a_parked(), a_submission(a_parked(), a_cluster(), state=SubmissionState.LOST)]
+
 
 async def test_a_snapshot_holds_all_that_lives_and_nothing_else(store: Store) -> None:
     up, ended, unsettled = (
