@@ -10,13 +10,15 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from emr_executor.core.model import HistoryEntry
+from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
+from emr_executor.core.tables import check_change
 from emr_executor.errors import StaleWriter
 from emr_executor.store.history_store import append
 from emr_executor.store.lease_store import hold_lease
 from emr_executor.store.rows import Columns, Stored, TableMapping, mapping_of
 
 _Update = tuple[Stored, Columns]
+_TABLES_IN_ORDER: tuple[type[Stored], ...] = (Workload, Submission, Cluster)
 _NAMED_AT_MOST = 5
 
 
@@ -35,13 +37,14 @@ def apply(
 
     Only columns that differ are written. Several changes of one row count as one, from its first ``old`` to
     its last ``new``. Raises StaleWriter when the lease is lost, or when a row, named, is no longer as it was
-    read: the caller rolls back, reads again and decides again.
+    read: the caller rolls back, reads again and decides again. Raises InvalidTransition, naming the row, for
+    a change that ``core.tables`` does not have.
     """
     hold_lease(conn, lease_token)
     inserts: dict[type[Stored], list[Stored]] = defaultdict(list)
     updates: dict[type[Stored], list[_Update]] = defaultdict(list)
     written: dict[str, Stored] = {}
-    # One order of rows for all writers, so that no two wait for each other.
+    # One order of tables and rows for all writers, so that no two wait for each other.
     for key, change in sorted(merged(changes).items()):
         kind = type(change.new)
         written[key] = change.new
@@ -50,10 +53,10 @@ def apply(
         elif columns := mapping_of(kind).changed_columns(change.old, change.new):
             updates[kind].append((change.old, columns))
             written[key] = replace(change.new, version=change.old.version + 1)
-    for kind, values in inserts.items():
-        _insert(conn, mapping_of(kind), values)
-    for kind, rows in updates.items():
-        _update(conn, mapping_of(kind), rows)
+    for kind in filter(inserts.__contains__, _TABLES_IN_ORDER):
+        _insert(conn, mapping_of(kind), inserts[kind])
+    for kind in filter(updates.__contains__, _TABLES_IN_ORDER):
+        _update(conn, mapping_of(kind), updates[kind])
     append(conn, history)
     return tuple(written[key_of(change.new)] for change in changes)
 
@@ -64,9 +67,14 @@ def key_of(value: Stored) -> str:
 
 
 def merged(changes: Iterable[Change]) -> dict[str, Change]:
-    """Each row once, by its key: from the first ``old`` to the last ``new`` of it."""
+    """Each row once, by its key: from the first ``old`` to the last ``new`` of it.
+
+    The one gate of guarded writes, of every store: raises InvalidTransition for a change of state that is no
+    edge of its table.
+    """
     by_key: dict[str, Change] = {}
     for change in changes:
+        check_change(change.old, change.new)
         key = key_of(change.new)
         earlier = by_key.get(key)
         by_key[key] = Change(old=earlier.old, new=change.new) if earlier else change

@@ -14,25 +14,24 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, func, or_, select, update
 
+from emr_executor.core.machine import step as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.core.tables import WORKLOAD as TABLE
+from emr_executor.core.tables import WorkloadSeen
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order
 from emr_executor.store.history_store import append
 from emr_executor.store.rows import step_plan_json, workload_from
 from emr_executor.store.schema import WORKLOAD
 
-CLAIMED_FROM = {
-    WorkloadState.PREPARING: WorkloadState.ACCEPTED,
-    WorkloadState.FINISHING: WorkloadState.FINISHABLE,
+CLAIMED_FROM: dict[WorkloadState, WorkloadState] = {
+    phase: waiting for waiting, phase in TABLE.ends(WorkloadSeen.CLAIMED).items() if waiting is not None
 }
 """The state in which each phase waits to be claimed, and to which it returns when it must run again."""
 
+_GONE = {phase: moved(TABLE, phase, WorkloadSeen.GONE).value for phase in CLAIMED_FROM}
 _NO_CLAIM: dict[str, Any] = {"claim_token": None, "claim_beat": 0}
-_BACK_TO_WAITING = case(
-    (WORKLOAD.c.state == WorkloadState.PREPARING, WorkloadState.ACCEPTED.value),
-    else_=WorkloadState.FINISHABLE.value,
-)
 
 
 def claim(
@@ -89,7 +88,11 @@ def _cancel_unprepared(conn: Connection, now: datetime) -> None:
     conn.execute(
         update(WORKLOAD)
         .where(unwanted)
-        .values(state=WorkloadState.CANCELLED, finished_at=now, version=WORKLOAD.c.version + 1)
+        .values(
+            state=moved(TABLE, WorkloadState.ACCEPTED, WorkloadSeen.UNWANTED),
+            finished_at=now,
+            version=WORKLOAD.c.version + 1,
+        )
     )
 
 
@@ -136,7 +139,7 @@ def record_parked(
         workload_id,
         token,
         WORKLOAD.c.state == WorkloadState.PREPARING,
-        state=WorkloadState.READY,
+        state=moved(TABLE, WorkloadState.PREPARING, WorkloadSeen.PARKED),
         step=step_plan_json(step),
         ready_at=func.coalesce(WORKLOAD.c.ready_at, bindparam("ready_at", now, WORKLOAD.c.ready_at.type)),
         phase_attempts=0,
@@ -153,7 +156,7 @@ def record_over(
         conn,
         workload_id,
         token,
-        state=WorkloadState.FINISHED,
+        state=_ends(WorkloadSeen.REPORTED),
         airflow_state=airflow_state,
         finished_at=now,
         **_NO_CLAIM,
@@ -164,7 +167,7 @@ def record_retry(
     conn: Connection, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
 ) -> None:
     """The phase must run again, not earlier than ``not_before``; ``note`` says why. Raises StaleWriter."""
-    _write(conn, workload_id, token, state=_BACK_TO_WAITING, not_before=not_before, **_NO_CLAIM)
+    _write(conn, workload_id, token, state=_ends(WorkloadSeen.TO_REPEAT), not_before=not_before, **_NO_CLAIM)
     append(conn, [_story(now, workload_id, "phase_retried", note)])
 
 
@@ -180,7 +183,7 @@ def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: s
         token,
         target=WorkloadTarget.CANCEL,
         cancel_reason=reason,
-        state=case((no_step, WorkloadState.CANCELLED.value), else_=WorkloadState.READY.value),
+        state=case((no_step, _GONE[WorkloadState.PREPARING]), else_=_GONE[WorkloadState.FINISHING]),
         finished_at=case((no_step, bindparam("over_at", now, WORKLOAD.c.finished_at.type)), else_=None),
         **_NO_CLAIM,
     )
@@ -202,7 +205,12 @@ def free_claim(
     freed = conn.execute(
         update(WORKLOAD)
         .where(_claimed(workload_id, token), WORKLOAD.c.claim_beat == beat)
-        .values(state=_BACK_TO_WAITING, not_before=not_before, version=WORKLOAD.c.version + 1, **_NO_CLAIM)
+        .values(
+            state=_ends(WorkloadSeen.FELL_SILENT),
+            not_before=not_before,
+            version=WORKLOAD.c.version + 1,
+            **_NO_CLAIM,
+        )
     )
     return bool(freed.rowcount)
 
@@ -224,6 +232,12 @@ def _claimed(workload_id: WorkloadId, token: str) -> ColumnElement[bool]:
         & (WORKLOAD.c.claim_token == token)
         & WORKLOAD.c.state.in_(CLAIMED_FROM)
     )
+
+
+def _ends(seen: WorkloadSeen) -> ColumnElement[str]:
+    """The state that each claimed workload has after an observation, as the tables say it."""
+    ends = {phase: moved(TABLE, phase, seen).value for phase in CLAIMED_FROM}
+    return case(ends, value=WORKLOAD.c.state)
 
 
 def _story(at: datetime, workload_id: WorkloadId, event: str, text: str) -> HistoryEntry:
