@@ -187,6 +187,21 @@ LEASE = Table(
 )
 """Who holds what alone. ``token`` grows with each change of hands and is never reused."""
 
+AGENT = Table(
+    "emr_agent",
+    METADATA,
+    Column("holder", String(NAME_LENGTH), primary_key=True),
+    Column("host", String(1000), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("steering", Boolean, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("told_at", UtcTime, nullable=False),
+    _json("away"),
+)
+"""One row for each agent process, written by it alone; who steers is the lease's to say."""
+
 HISTORY = Table(
     "emr_history",
     METADATA,

@@ -59,7 +59,7 @@ RULES: dict[str, Rule] = {
         theirs=_names("aiobotocore botocore boto3 airflow aiohttp structlog"),
     ),
     "emr_executor.task": Rule(
-        ours=_names("core errors config ports store aws config_load"),
+        ours=_names("core errors config ports store aws config_load lossy"),
         theirs=_names(
             "airflow attrs boto3 botocore httpx pydantic setproctitle sqlalchemy structlog uuid6 tenacity"
         ),
@@ -70,10 +70,14 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.agent.main": Rule(ours=None, theirs=None),
     "emr_executor.executor": Rule(
-        ours=_names("core errors config config_load store agent_process refusal"),
+        ours=_names("core errors config config_load store agent_process executor_watch refusal"),
         theirs=_names("airflow sqlalchemy"),
     ),
+    "emr_executor.executor_watch": Rule(
+        ours=_names("agent core errors config store"), theirs=_names("airflow sqlalchemy")
+    ),
     "emr_executor.agent_process": Rule(),
+    "emr_executor.lossy": Rule(),
     "emr_executor.refusal": Rule(theirs=_names("airflow")),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
     "emr_executor.local": Rule(
@@ -101,6 +105,7 @@ ASYNC_ALLOWED = (
     "emr_executor.ports",
     "emr_executor.store.agent_store",
     "emr_executor.store.faces",
+    "emr_executor.store.health_store",
     "emr_executor.store.runner",
     "emr_executor.store.sql_faces",
 )

@@ -10,7 +10,15 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_TABLES = ("emr_workload", "emr_submission", "emr_cluster", "emr_lease", "emr_deployment", "emr_history")
+_TABLES = (
+    "emr_workload",
+    "emr_submission",
+    "emr_cluster",
+    "emr_lease",
+    "emr_deployment",
+    "emr_agent",
+    "emr_history",
+)
 
 
 def _time() -> sa.DateTime:
@@ -24,6 +32,7 @@ def upgrade() -> None:
     _clusters()
     _leases()
     _deployment()
+    _agents()
     _history()
 
 
@@ -156,6 +165,22 @@ def _deployment() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("deployment_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+    )
+
+
+def _agents() -> None:
+    op.create_table(
+        "emr_agent",
+        sa.Column("holder", sa.String(length=256), nullable=False),
+        sa.Column("host", sa.String(length=1000), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("version", sa.String(length=64), nullable=False),
+        sa.Column("steering", sa.Boolean(), nullable=False),
+        sa.Column("started_at", _time(), nullable=False),
+        sa.Column("beat", sa.BigInteger(), nullable=False),
+        sa.Column("told_at", _time(), nullable=False),
+        sa.Column("away", sa.JSON(), nullable=True),
+        sa.PrimaryKeyConstraint("holder"),
     )
 
 

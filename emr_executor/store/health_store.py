@@ -1,0 +1,107 @@
+"""What agents say of themselves: one row for each, written by it alone, read by people and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, delete, select
+
+from emr_executor.core.health import AgentHealth, Away, Dependency
+from emr_executor.store.dialect import upsert
+from emr_executor.store.runner import Runner
+from emr_executor.store.schema import AGENT
+
+
+def tell_health(conn: Connection, health: AgentHealth) -> None:
+    """Write an agent's row, or write it anew."""
+    row = {
+        "holder": health.holder,
+        "host": health.host,
+        "pid": health.pid,
+        "version": health.version,
+        "steering": health.steering,
+        "started_at": health.started_at,
+        "beat": health.beat,
+        "told_at": health.told_at,
+        "away": [
+            {"dependency": a.dependency.name, "since": a.since.isoformat(), "error": a.error}
+            for a in health.away
+        ],
+    }
+    insert = upsert(conn.dialect.name, AGENT).values(row)
+    changed = {name: insert.excluded[name] for name in row if name != "holder"}
+    conn.execute(insert.on_conflict_do_update(index_elements=["holder"], set_=changed))
+
+
+def agents(conn: Connection) -> tuple[AgentHealth, ...]:
+    """Every agent that has told of itself and was not forgotten; the one that steers first."""
+    rows = conn.execute(select(AGENT).order_by(AGENT.c.steering.desc(), AGENT.c.started_at, AGENT.c.holder))
+    return tuple(_agent_from(row) for row in rows.mappings())
+
+
+def forget_agent(conn: Connection, holder: str, beat: int | None = None) -> bool:
+    """Delete an agent's row; with ``beat`` only while it still shows that. Whether there was one."""
+    which = AGENT.c.holder == holder
+    if beat is not None:
+        which &= AGENT.c.beat == beat
+    return bool(conn.execute(delete(AGENT).where(which)).rowcount)
+
+
+def _agent_from(row: Mapping[Any, Any]) -> AgentHealth:
+    away = tuple(
+        Away(
+            dependency=Dependency[one["dependency"]],
+            since=datetime.fromisoformat(one["since"]),
+            error=one["error"],
+        )
+        for one in row["away"] or ()
+        if one["dependency"] in Dependency.__members__  # a newer release may know more
+    )
+    return AgentHealth(
+        holder=row["holder"],
+        host=row["host"],
+        pid=row["pid"],
+        version=row["version"],
+        steering=row["steering"],
+        started_at=row["started_at"],
+        beat=row["beat"],
+        told_at=row["told_at"],
+        away=away,
+    )
+
+
+class HealthFace(Protocol):
+    """What an agent writes and reads of agents. Each method may raise StoreBusy."""
+
+    async def tell(self, health: AgentHealth) -> None:
+        """Write this agent's row."""
+        ...
+
+    async def agents(self) -> tuple[AgentHealth, ...]:
+        """Every agent that is not forgotten."""
+        ...
+
+    async def forget(self, holder: str, beat: int | None = None) -> bool:
+        """Delete an agent's row; with ``beat`` only while it still shows that."""
+        ...
+
+
+class HealthStore:
+    """``HealthFace`` through a runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def tell(self, health: AgentHealth) -> None:
+        """Write this agent's row."""
+        await self._runner.run(tell_health, health)
+
+    async def agents(self) -> tuple[AgentHealth, ...]:
+        """Every agent that is not forgotten."""
+        return await self._runner.read(agents)
+
+    async def forget(self, holder: str, beat: int | None = None) -> bool:
+        """Delete an agent's row; with ``beat`` only while it still shows that."""
+        return await self._runner.run(forget_agent, holder, beat)
