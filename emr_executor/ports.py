@@ -57,15 +57,17 @@ class EmrApi(Protocol):
     The two calls with an effect that EMR cannot undo may also raise ``OutcomeUnknown``.
     """
 
-    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
-        """Launch a cluster; never retried inside.
+    async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
+        """Launch a cluster; never retried inside, and not begun later than ``within_s`` from now.
 
-        Raises LaunchRefused: EMR will not launch it. OutcomeUnknown: it may have.
+        Raises LaunchRefused: EMR will not launch it. OutcomeUnknown: it may have. TryAgain: not launched.
         """
         ...
 
-    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
-        """Add steps, in order, in one AddJobFlowSteps call; never retried inside.
+    async def add_steps(
+        self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
+    ) -> tuple[StepId, ...]:
+        """Add steps, in order, in one AddJobFlowSteps call; never retried inside, nor begun after ``within_s``.
 
         Raises ClusterGone, StepLimitReached: nothing was added. OutcomeUnknown: it may have been.
         """
@@ -85,9 +87,12 @@ class EmrApi(Protocol):
         ...
 
     async def list_clusters(
-        self, *, created_after: datetime, name_prefix: str
+        self, *, name_prefix: str, over_since: datetime | None = None
     ) -> tuple[ObservedCluster, ...]:
-        """Clusters created after a moment whose Name has the prefix, in every state."""
+        """Clusters whose Name has the prefix: all in STARTING to TERMINATING.
+
+        With ``over_since``, instead those that are over and were created after that moment.
+        """
         ...
 
     async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:

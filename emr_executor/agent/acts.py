@@ -44,6 +44,9 @@ from emr_executor.store.faces import AgentFace
 TERMINATE_AT_ONCE = 10
 """TerminateJobFlows takes at most 10 ids (botocore emr)."""
 RESULT_ATTEMPTS = 5
+ADD_WITHIN_S = 10.0
+LAUNCH_WITHIN_S = 30.0
+"""An act that could not begin by then is not begun: a successor may already take it for never made."""
 
 log = structlog.get_logger(__name__)
 
@@ -82,16 +85,23 @@ class Acts:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def launch(self, lease_token: int, cluster: Cluster) -> None:
-        """RunJobFlow for a saved INTENDED cluster."""
-        self._start({cluster.cluster_uuid}, self._launch(lease_token, cluster))
+    def launch(self, lease_token: int, cluster: Cluster, intended_at: float) -> None:
+        """RunJobFlow for a cluster that was saved as INTENDED, not before ``intended_at`` (monotonic)."""
+        self._start({cluster.cluster_uuid}, self._launch(lease_token, cluster, intended_at))
 
     def add_steps(
-        self, lease_token: int, cluster: Cluster, rides: Sequence[tuple[Workload, Submission]]
+        self,
+        lease_token: int,
+        cluster: Cluster,
+        rides: Sequence[tuple[Workload, Submission]],
+        intended_at: float,
     ) -> None:
-        """AddJobFlowSteps for saved INTENDED submissions, in one call."""
+        """AddJobFlowSteps, in one call, for submissions saved as INTENDED, not before ``intended_at``."""
         owned = {submission.submission_id for _, submission in rides}
-        self._start(owned, self._add_steps(lease_token, cluster, list(rides)))
+        self._start(owned, self._add_steps(lease_token, cluster, list(rides), intended_at))
+
+    def _left_s(self, within_s: float, intended_at: float) -> float:
+        return within_s - (self._clock.monotonic() - intended_at)
 
     def cancel(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
         """CancelSteps; asked again by the plan when it had no effect."""
@@ -119,14 +129,15 @@ class Acts:
             self._busy.difference_update(owned)
             self._wake()
 
-    async def _launch(self, lease_token: int, cluster: Cluster) -> None:
+    async def _launch(self, lease_token: int, cluster: Cluster, intended_at: float) -> None:
         pool = self._settings.pool_named(cluster.cluster_pool)
         if pool is None:
             return
         request = launch_request(pool, deployment_id=self._deployment_id, cluster_uuid=cluster.cluster_uuid)
         now = self._clock.now
         try:
-            cluster_id = await self._emr.run_job_flow(request)
+            within_s = self._left_s(LAUNCH_WITHIN_S, intended_at)
+            cluster_id = await self._emr.run_job_flow(request, within_s=within_s)
         except OutcomeUnknown as error:
             log.warning("launch_unknown", cluster_uuid=cluster.cluster_uuid, error=str(error))
             return
@@ -143,7 +154,11 @@ class Acts:
         await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
 
     async def _add_steps(
-        self, lease_token: int, cluster: Cluster, rides: list[tuple[Workload, Submission]]
+        self,
+        lease_token: int,
+        cluster: Cluster,
+        rides: list[tuple[Workload, Submission]],
+        intended_at: float,
     ) -> None:
         cluster_id = cluster.cluster_id
         if cluster_id is None:
@@ -159,7 +174,8 @@ class Acts:
             for workload, submission in rides
         ]
         try:
-            step_ids = await self._emr.add_steps(cluster_id, steps)
+            within_s = self._left_s(ADD_WITHIN_S, intended_at)
+            step_ids = await self._emr.add_steps(cluster_id, steps, within_s=within_s)
         except OutcomeUnknown as error:
             log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
             return

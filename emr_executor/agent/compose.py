@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from emr_executor.agent.acts import Acts
+from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.heartbeats import Heartbeats
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.lease import LeaseKeeper
@@ -89,11 +90,20 @@ def compose(around: Surroundings) -> Agent:
     tracker = Tracker(
         emr=around.emr,
         records=around.records,
+        clusters=ClusterTracker(
+            emr=around.emr,
+            store=store,
+            settling=settling,
+            clock=clock,
+            settings=settings,
+            deployment_id=around.deployment_id,
+            terminate=acts.terminate,
+        ),
         settling=settling,
         clock=clock,
         settings=settings,
-        deployment_id=around.deployment_id,
         masks=phases.masks,
+        cancel=acts.cancel,
     )
     steering = Steering(
         store=store,

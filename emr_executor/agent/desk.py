@@ -63,6 +63,11 @@ class Desk:
         self._saved.setdefault(key, (table, before))
         table[key] = value
 
+    def take(self, value: Row) -> None:
+        """Lay a stored row on the desk that the snapshot did not hold."""
+        table, key = self._place(value)
+        table[key] = value
+
     def note(self, at: datetime, subject: str, subject_id: str, event: str, text: str) -> None:
         """One line of history."""
         self._history.append(
@@ -100,6 +105,14 @@ class Desk:
     def live_on(self, cluster_uuid: ClusterUuid) -> list[Submission]:
         """Live submissions of one cluster."""
         return [s for s in self.submissions.values() if s.is_live and s.cluster_uuid == cluster_uuid]
+
+    def live_by_cluster(self) -> dict[ClusterUuid, list[Submission]]:
+        """Live submissions of every cluster that has any."""
+        live: dict[ClusterUuid, list[Submission]] = {}
+        for submission in self.submissions.values():
+            if submission.is_live:
+                live.setdefault(submission.cluster_uuid, []).append(submission)
+        return live
 
     def _place(self, value: Row) -> tuple[dict[Any, Any], str]:
         if isinstance(value, Cluster):

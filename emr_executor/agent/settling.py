@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from emr_executor.agent.desk import Desk
-from emr_executor.core.model import Cluster, Submission, Workload
+from emr_executor.core.ages import Ages
+from emr_executor.core.model import Cluster, ClusterUuid, Submission, Workload
 from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
@@ -54,13 +55,24 @@ class Settling:
                 desk.tell(now, workload, f"running as step {where}")
                 desk.note(now, "submission", after.submission_id, "running", f"running as {where}")
 
-    def settle_all(self, desk: Desk, *, now: datetime) -> None:
-        """Settle every live submission that can be settled."""
+    def settle_all(
+        self, desk: Desk, ages: Ages, *, last_looked: Collection[ClusterUuid], now: datetime
+    ) -> None:
+        """Settle every live submission that can be settled.
+
+        last_looked: clusters that are over and whose steps were listed for the last time
+        """
         for submission in list(desk.submissions.values()):
             cluster = desk.clusters.get(submission.cluster_uuid)
             if not submission.is_live or cluster is None or submission.submission_id in desk.busy:
                 continue
-            settled = settle(submission, cluster, now=now, loss_hold_s=self._loss_hold_s)
+            settled = settle(
+                submission,
+                cluster,
+                ages=ages,
+                loss_hold_s=self._loss_hold_s,
+                had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
+            )
             if settled is None:
                 continue
             over = replace(

@@ -13,9 +13,11 @@ from emr_executor.agent.acts import Acts
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.settling import Settling
+from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
+from emr_executor.core.ages import Ages, FactKey, facts_of
 from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
@@ -82,6 +84,7 @@ class Steering:
         self._limits, self._deployment_id = dict(limits), deployment_id
         self._new_cluster_uuid = new_cluster_uuid
         self._told_waiting: dict[WorkloadId, str] = {}
+        self._facts: StaleWatch[FactKey] = StaleWatch()
 
     async def tick(self, lease_token: int) -> bool:
         """Bring the state up to date and do what the plan says; whether anything is alive.
@@ -90,14 +93,17 @@ class Steering:
         """
         busy = self._acts.busy
         desk = Desk(await self._store.snapshot(self._clock.now(), READY_LIMIT), busy=busy)
-        await self._tracker.look(desk)
+        facts = facts_of(desk.clusters.values(), desk.submissions.values(), busy=busy)
+        ages = Ages(self._facts.look(facts, monotonic=self._clock.monotonic()))
+        await self._tracker.look(desk, ages)
         await desk.save(self._store, lease_token, self._task_log)
         await self._consume_records()
         now = self._clock.now()
-        decided = plan(desk.snapshot(now, launch_held=self._holds.held()), self._limits)
+        decided = plan(desk.snapshot(now, launch_held=self._holds.held()), self._limits, ages)
         after = self._write_intents(desk, decided, now)
+        intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)
-        after.run(lease_token, desk, self._acts)
+        after.run(lease_token, desk, self._acts, intended_at)
         return bool(desk.submissions or desk.workloads or desk.clusters)
 
     async def _consume_records(self) -> None:
@@ -215,16 +221,16 @@ class _Acting:
         self.cancels: dict[ClusterUuid, list[SubmissionId]] = {}
         self.ends: list[ClusterUuid] = []
 
-    def run(self, lease_token: int, desk: Desk, acts: Acts) -> None:
+    def run(self, lease_token: int, desk: Desk, acts: Acts, intended_at: float) -> None:
         """Start every act with the values as they were saved."""
         for cluster_uuid in self.launches:
-            acts.launch(lease_token, desk.clusters[cluster_uuid])
+            acts.launch(lease_token, desk.clusters[cluster_uuid], intended_at)
         for cluster_uuid, rides in self.rides.items():
             pairs: list[tuple[Workload, Submission]] = [
                 (desk.workloads[workload_id], desk.submissions[submission_id])
                 for workload_id, submission_id in rides
             ]
-            acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs)
+            acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs, intended_at)
         for cluster_uuid, submission_ids in self.cancels.items():
             cluster_id = desk.clusters[cluster_uuid].cluster_id
             steps = [desk.submissions[s].step_id for s in submission_ids]

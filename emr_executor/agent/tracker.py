@@ -1,4 +1,4 @@
-"""What became of steps and clusters: step records, ListSteps sweeps and ListClusters polls.
+"""What became of steps: step records and ListSteps sweeps.
 
 Two truths: the wrapper's records in S3, seen within seconds and without any EMR call, and
 ListSteps under its tiny budget, for slots and for steps whose wrapper is silent. Never
@@ -8,35 +8,32 @@ DescribeStep. News is folded into the desk (``core.observe``) and settled (``cor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 
 import structlog
 
+from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.desk import Desk
+from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.tasklog import driver_lines
-from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import Settings
+from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
     ClusterUuid,
-    ObservedCluster,
+    ObservedStep,
+    StepId,
     StepRecord,
     Submission,
+    SubmissionId,
     WorkloadId,
 )
-from emr_executor.core.observe import observe_cluster, observe_idleness, observe_record, observe_step
-from emr_executor.core.states import (
-    OVER_CLUSTER_STATES,
-    USABLE_CLUSTER_STATES,
-    ClusterState,
-    ClusterTarget,
-    SubmissionState,
-)
+from emr_executor.core.observe import observe_idleness, observe_record, observe_step
+from emr_executor.core.states import OVER_CLUSTER_STATES, TERMINAL_STEP_STATES, SubmissionState
 from emr_executor.errors import ClusterGone, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
@@ -44,63 +41,58 @@ FIRST_PAGE = 50
 """ListSteps gives 50 a page, newest first (botocore emr): one call mostly shows every live step."""
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
-STEP_UNKNOWN = timedelta(seconds=30)
-"""A step that a complete ListSteps does not show after this was never added: EMR's reads lag less."""
-CREATED_MARGIN = timedelta(minutes=10)
-"""EMR's clock and ours may differ by this much in ListClusters' CreatedAfter."""
+STALE_READ_S = 30.0
+"""EMR's reads lag less: what ListSteps shows when a cluster was over for this long is its last word."""
+STEP_UNKNOWN_S = 60.0
+"""A step that a complete ListSteps does not show after this was never added: longer than an act may wait
+before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
 
 log = structlog.get_logger(__name__)
 
 
 class Tracker:
-    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence."""
+    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence.
+
+    cancel: asks EMR to cancel steps, for a step that is there twice
+    """
 
     def __init__(
         self,
         *,
         emr: EmrApi,
         records: StepRecords,
+        clusters: ClusterTracker,
         settling: Settling,
         clock: Clock,
         settings: Settings,
-        deployment_id: str,
         masks: Mapping[WorkloadId, tuple[str, ...]],
+        cancel: Callable[[ClusterId, Sequence[StepId]], None],
     ) -> None:
-        self._emr, self._records, self._settling = emr, records, settling
-        self._clock, self._settings = clock, settings
-        self._deployment_id, self._masks = deployment_id, masks
-        self._due: dict[str, float] = {}
+        self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
+        self._clock, self._settings, self._masks, self._cancel = clock, settings, masks, cancel
+        self._due, self._sweeps = Due(clock), Due(clock)
+        self._last_looked: set[ClusterUuid] = set()
 
-    async def look(self, desk: Desk) -> None:
+    async def look(self, desk: Desk, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
-        for part in (self._look_at_records, self._look_at_clusters, self._look_at_steps):
+        self._last_looked &= desk.clusters.keys()
+        for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
             try:
-                await part(desk)
+                await part(desk, ages)
             except TryAgain as error:
                 log.warning("look_failed", part=part.__name__, error=str(error))
         now = self._clock.now()
+        live_on = desk.live_by_cluster()
         for cluster in list(desk.clusters.values()):
-            live = len(desk.live_on(cluster.cluster_uuid))
+            live = len(live_on.get(cluster.cluster_uuid, ()))
             desk.put(observe_idleness(cluster, live_submissions=live, now=now))
-        self._settling.settle_all(desk, now=now)
-
-    def forget(self, cluster_uuids: set[ClusterUuid]) -> None:
-        """Drop the cadence of clusters that are over."""
-        for key in [key for key in self._due if key.removeprefix("steps/") in cluster_uuids]:
-            del self._due[key]
-
-    def _is_due(self, what: str, interval_s: float) -> bool:
-        now = self._clock.monotonic()
-        if now < self._due.get(what, 0.0):
-            return False
-        self._due[what] = now + interval_s
-        return True
+        self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now)
 
     # -- records ---------------------------------------------------------------------------------
 
-    async def _look_at_records(self, desk: Desk) -> None:
+    async def _look_at_records(self, desk: Desk, _ages: Ages) -> None:
         live = {s.submission_id: s for s in desk.submissions.values() if s.is_live}
-        if not live or not self._is_due("records", self._settings.records_interval_s):
+        if not live or not self._due.is_due("records", self._settings.records_interval_s):
             return
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
         changed = await self._records.changed(known)
@@ -132,112 +124,72 @@ class Tracker:
             output.append(chunk)
         return output
 
-    # -- clusters --------------------------------------------------------------------------------
-
-    async def _look_at_clusters(self, desk: Desk) -> None:
-        clusters = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
-        if not clusters or not self._is_due("clusters", self._settings.cluster_poll_interval_s):
-            return
-        seen = await self._emr.list_clusters(
-            created_after=min(c.intended_at for c in clusters) - CREATED_MARGIN,
-            name_prefix=cluster_name_prefix(self._deployment_id),
-        )
-        by_uuid: dict[ClusterUuid, ObservedCluster] = {}
-        for one in seen:
-            cluster_uuid = cluster_uuid_of_name(self._deployment_id, one.name)
-            if cluster_uuid is not None:
-                by_uuid[cluster_uuid] = one
-        for cluster in clusters:
-            if cluster.cluster_uuid in desk.busy:
-                continue
-            observed = by_uuid.get(cluster.cluster_uuid)
-            if observed is None:
-                await self._missing(desk, cluster)
-            else:
-                now = self._clock.now()
-                after = observe_cluster(cluster, observed, now=now)
-                self._settling.cluster_seen(desk, cluster, after, now=now)
-        self._adopt_late_launches(desk, by_uuid)
-
-    async def _missing(self, desk: Desk, cluster: Cluster) -> None:
-        now = self._clock.now()
-        pool = self._settings.pool_named(cluster.cluster_pool)
-        patience_s = pool.launch_unknown_s if pool else QUICK_LOOK_S
-        if (now - cluster.intended_at).total_seconds() < patience_s:
-            return
-        if cluster.cluster_id is None:
-            gone = replace(
-                cluster,
-                state=ClusterState.NEVER_LAUNCHED,
-                ended_at=now,
-                reason=f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)",
-            )
-            self._settling.cluster_seen(desk, cluster, gone, now=now)
-            return
-        observed = await self._emr.describe_cluster(cluster.cluster_id)
-        if observed is not None:
-            self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
-            return
-        over = replace(
-            cluster,
-            state=ClusterState.TERMINATED_WITH_ERRORS,
-            ended_at=now,
-            reason="EMR no longer knows the cluster",
-        )
-        self._settling.cluster_seen(desk, cluster, over, now=now)
-
-    def _adopt_late_launches(self, desk: Desk, by_uuid: Mapping[ClusterUuid, ObservedCluster]) -> None:
-        for cluster_uuid, observed in by_uuid.items():
-            row = desk.clusters.get(cluster_uuid)
-            if row is None and observed.state in USABLE_CLUSTER_STATES:
-                log.warning("cluster_without_a_row", cluster_id=observed.cluster_id, name=observed.name)
-            elif row is not None and row.state is ClusterState.NEVER_LAUNCHED:
-                # Given up, and there after all: it is ours, so it is ended.
-                desk.put(
-                    replace(
-                        row,
-                        state=observed.state,
-                        cluster_id=observed.cluster_id,
-                        target=ClusterTarget.END,
-                        ended_at=None,
-                    )
-                )
-
     # -- steps -----------------------------------------------------------------------------------
 
-    async def _look_at_steps(self, desk: Desk) -> None:
+    async def _look_at_steps(self, desk: Desk, ages: Ages) -> None:
+        live_on = desk.live_by_cluster()
+        self._sweeps.keep(live_on)
         for cluster in list(desk.clusters.values()):
-            live = [s for s in desk.live_on(cluster.cluster_uuid) if s.submission_id not in desk.busy]
-            if not live or cluster.cluster_id is None or cluster.state in OVER_CLUSTER_STATES:
+            live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
+            if not live or cluster.cluster_id is None or not self._is_time(cluster, live, ages):
                 continue
-            quick = any(map(self._needs_a_sweep, live))
-            interval_s = QUICK_LOOK_S if quick else self._settings.sweep_interval_s
-            key = f"steps/{cluster.cluster_uuid}"
-            if quick:
-                soon = self._clock.monotonic() + QUICK_LOOK_S
-                self._due[key] = min(self._due.get(key, 0.0), soon)
-            if self._is_due(key, interval_s):
-                await self._sweep(desk, cluster.cluster_id, live)
+            await self._sweep(desk, ages, cluster.cluster_id, live)
+            if cluster.state in OVER_CLUSTER_STATES:
+                self._last_looked.add(cluster.cluster_uuid)
 
-    def _needs_a_sweep(self, submission: Submission) -> bool:
-        if submission.state is SubmissionState.INTENDED or submission.cancel_asked_at is not None:
-            return True
-        return submission.wrapper_ended and submission.wrapper_reason == "terminated"
+    def _is_time(self, cluster: Cluster, live: Sequence[Submission], ages: Ages) -> bool:
+        if cluster.state in OVER_CLUSTER_STATES:
+            known_over_s = ages.of(Fact.OVER, cluster.cluster_uuid)
+            return known_over_s >= STALE_READ_S and cluster.cluster_uuid not in self._last_looked
+        if any(map(_needs_a_sweep, live)):
+            self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
+            return self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)
+        return self._sweeps.is_due(cluster.cluster_uuid, self._settings.sweep_interval_s)
 
-    async def _sweep(self, desk: Desk, cluster_id: ClusterId, live: list[Submission]) -> None:
+    async def _sweep(self, desk: Desk, ages: Ages, cluster_id: ClusterId, live: Sequence[Submission]) -> None:
         wanted = {submission.submission_id: submission for submission in live}
         try:
             steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE)
-            found = {submission_of_step_name(step.name): step for step in steps}
+            found = _by_submission(steps)
             if len(steps) >= FIRST_PAGE and not wanted.keys() <= found.keys():
                 steps = await self._emr.list_steps(cluster_id)
-                found = {submission_of_step_name(step.name): step for step in steps}
+                found = _by_submission(steps)
         except ClusterGone:
             return
         now = self._clock.now()
         for submission_id, submission in wanted.items():
-            step = found.get(submission_id)
-            if step is not None:
+            its_steps = found.get(submission_id)
+            if its_steps:
+                step = self._one_of(cluster_id, submission, its_steps)
                 self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
-            elif submission.step_id is None and now - submission.intended_at > STEP_UNKNOWN:
+            elif submission.step_id is None and ages.of(Fact.INTENDED, submission_id) > STEP_UNKNOWN_S:
                 self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+
+    def _one_of(
+        self, cluster_id: ClusterId, submission: Submission, its_steps: Sequence[ObservedStep]
+    ) -> ObservedStep:
+        """The submission's step. A request that was doubled on its way left another, which is cancelled."""
+        oldest = its_steps[-1]
+        step = next((one for one in its_steps if one.step_id == submission.step_id), oldest)
+        others = [
+            one.step_id for one in its_steps if one is not step and one.state not in TERMINAL_STEP_STATES
+        ]
+        if others:
+            log.error("step_is_there_twice", submission=submission.submission_id, cancelling=others)
+            self._cancel(cluster_id, others)
+        return step
+
+
+def _needs_a_sweep(submission: Submission) -> bool:
+    if submission.state is SubmissionState.INTENDED or submission.cancel_asked_at is not None:
+        return True
+    return submission.wrapper_ended and submission.wrapper_reason == "terminated"
+
+
+def _by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[ObservedStep]]:
+    found: dict[SubmissionId, list[ObservedStep]] = {}
+    for step in steps:
+        submission_id = submission_of_step_name(step.name)
+        if submission_id is not None:
+            found.setdefault(submission_id, []).append(step)
+    return found

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from emr_executor.errors import Throttled
 from emr_executor.ports import Clock
 
 EMR_BUCKETS: Mapping[str, tuple[float, float]] = {
@@ -99,16 +100,26 @@ class Budget:
         now = self._clock.monotonic()
         return max(self._bucket(operation).wait_s(now), self._account.wait_s(now))
 
-    async def take(self, operation: str) -> None:
-        """Return when the call may be made."""
+    async def take(self, operation: str, *, within_s: float | None = None) -> None:
+        """Return when the call may be made. Raises Throttled when that is not ``within_s`` from now."""
         bucket = self._bucket(operation)
+        asked_at = self._clock.monotonic()
         async with self._turns[operation]:
             while (wait_s := self.wait_s(operation)) > 0:
+                self._refuse_late(operation, asked_at, wait_s, within_s)
                 # A hair longer, so that rounding never asks for another, endless, tiny wait.
                 await self._clock.sleep(wait_s + 1e-3)
+            # The process may have stood still meanwhile, for any time.
+            self._refuse_late(operation, asked_at, 0.0, within_s)
             now = self._clock.monotonic()
             bucket.spend(now)
             self._account.spend(now)
+
+    def _refuse_late(self, operation: str, asked_at: float, wait_s: float, within_s: float | None) -> None:
+        if within_s is not None and self._clock.monotonic() + wait_s - asked_at > within_s:
+            raise Throttled(
+                f"{operation} could not be called within {within_s:g} s: too many calls wait for EMR"
+            )
 
     def answered(self, operation: str, retries: int) -> None:
         """Count the calls that botocore's own retries made besides the one taken."""

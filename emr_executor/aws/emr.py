@@ -16,6 +16,8 @@ from emr_executor.errors import AwsUnavailable, ClusterGone, EmrExecutorError
 from emr_executor.ports import NewStep
 
 ACTIVE_STEP_STATES = ("PENDING", "CANCEL_PENDING", "RUNNING")
+LIVING_CLUSTER_STATES = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
+OVER_CLUSTER_STATES = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 CANCEL_BATCH = 256
 TERMINATE_BATCH = 10
 """Ids of one CancelSteps and of one TerminateJobFlows (botocore emr 2009-03-31)."""
@@ -42,15 +44,19 @@ class EmrClient:
         self._client, self._once, self.budget = client, once, budget
         self._credentials_refused = credentials_refused
 
-    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
+    async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         """Launch a cluster; never repeated inside. See ``ports.EmrApi``."""
-        answer = await self._call("RunJobFlow", self._once.run_job_flow, dict(request))
+        answer = await self._call("RunJobFlow", self._once.run_job_flow, dict(request), within_s=within_s)
         return ClusterId(self._read("RunJobFlow", lambda: translate.text_of(answer, "JobFlowId")))
 
-    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
+    async def add_steps(
+        self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
+    ) -> tuple[StepId, ...]:
         """Add steps in one call, in order; never repeated inside. See ``ports.EmrApi``."""
         request = {"JobFlowId": cluster_id, "Steps": [_step_config(step) for step in steps]}
-        answer = await self._call("AddJobFlowSteps", self._once.add_job_flow_steps, request, cluster_id)
+        answer = await self._call(
+            "AddJobFlowSteps", self._once.add_job_flow_steps, request, cluster_id, within_s=within_s
+        )
 
         def step_ids() -> tuple[StepId, ...]:
             found = tuple(StepId(str(step_id)) for step_id in translate.list_of(answer, "StepIds"))
@@ -84,10 +90,12 @@ class EmrClient:
                 return
 
     async def list_clusters(
-        self, *, created_after: datetime, name_prefix: str
+        self, *, name_prefix: str, over_since: datetime | None = None
     ) -> tuple[ObservedCluster, ...]:
         """Clusters whose Name has the prefix; EMR itself filters neither by name nor by tag."""
-        request = {"CreatedAfter": created_after}
+        request: dict[str, Any] = {"ClusterStates": list(LIVING_CLUSTER_STATES)}
+        if over_since is not None:
+            request = {"ClusterStates": list(OVER_CLUSTER_STATES), "CreatedAfter": over_since}
         found: list[ObservedCluster] = []
         async for page in self._pages("ListClusters", self._client.list_clusters, request):
             found += self._read("ListClusters", partial(_clusters, page, name_prefix))
@@ -146,8 +154,10 @@ class EmrClient:
         call: Callable[..., Any],
         request: Mapping[str, Any],
         cluster_id: ClusterId | None = None,
+        *,
+        within_s: float | None = None,
     ) -> Mapping[str, Any]:
-        await self.budget.take(operation)
+        await self.budget.take(operation, within_s=within_s)
         try:
             answer = await call(**request)
         except Exception as fault:

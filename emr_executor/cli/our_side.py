@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from emr_executor.agent.launching import hold_after_s, is_failed_launch
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings
+from emr_executor.core.ages import reckoned
 from emr_executor.core.model import (
     Cluster,
     HistoryEntry,
@@ -225,7 +226,9 @@ def _waiting(conn: Connection, workload: Workload, settings: Settings | None, no
     from emr_executor.agent.steering import limits_of
 
     state = snapshot(conn, now, READY_LOOKED_AT)
-    decided: Plan = plan(state, limits_of(settings))
+    decided: Plan = plan(
+        state, limits_of(settings), reckoned(state.clusters, state.submissions, now=state.now)
+    )
     launch = next((one.why for one in decided.launch if one.cluster_pool == workload.cluster_pool), None)
     cluster_ids = {cluster.cluster_uuid: cluster.cluster_id for cluster in state.clusters}
     for placement in decided.place:

@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import timedelta
 
+from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
@@ -102,10 +102,10 @@ class Plan:
         )
 
 
-def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> Plan:
+def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> Plan:
     """Everything that should be done now. ``limits`` by cluster pool name."""
     live_on = Counter(submission.cluster_uuid for submission in snapshot.submissions)
-    retarget = tuple(_retargets(snapshot, limits, live_on))
+    retarget = tuple(_retargets(snapshot, limits, live_on, ages))
     changed = {change.cluster_uuid for change in retarget}
     ready = [workload for workload in snapshot.workloads if workload.state is WorkloadState.READY]
     drop = tuple(
@@ -123,9 +123,9 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> Plan:
     return Plan(
         launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),
         place=placements,
-        cancel=tuple(_cancels(snapshot, limits)),
+        cancel=tuple(_cancels(snapshot, limits, ages)),
         retarget=retarget,
-        end=tuple(_ends(snapshot)),
+        end=tuple(_ends(snapshot, ages)),
         drop=drop,
         expire=expire,
         waiting=waiting,
@@ -150,11 +150,11 @@ def _dying_keys(snapshot: Snapshot) -> frozenset[TaskKey]:
     )
 
 
-def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> list[Cancel]:
+def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> list[Cancel]:
     workloads = {workload.workload_id: workload for workload in snapshot.workloads}
     cancels = []
     for submission in snapshot.submissions:
-        if submission.step_id is None or not _may_ask(submission, snapshot):
+        if submission.step_id is None or not _may_ask(submission, ages):
             continue
         workload = workloads.get(submission.workload_id)
         if workload is None:
@@ -162,7 +162,7 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> lis
         if workload.target is WorkloadTarget.CANCEL:
             why = workload.cancel_reason or "no longer wanted"
             cancels.append(Cancel(submission_id=submission.submission_id, why=why))
-        elif _overdue(submission, workload, snapshot):
+        elif _overdue(submission, workload, ages):
             cancels.append(
                 Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
             )
@@ -172,22 +172,25 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> lis
     return cancels
 
 
-def _may_ask(submission: Submission, snapshot: Snapshot) -> bool:
+def _may_ask(submission: Submission, ages: Ages) -> bool:
     if submission.state not in (SubmissionState.PENDING, SubmissionState.RUNNING):
         return False
-    asked = submission.cancel_asked_at
-    return asked is None or (snapshot.now - asked).total_seconds() > CANCEL_AGAIN_S
+    asked = submission.cancel_asked_at is not None
+    return not asked or ages.of(Fact.CANCEL_ASKED, submission.submission_id) > CANCEL_AGAIN_S
 
 
-def _overdue(submission: Submission, workload: Workload, snapshot: Snapshot) -> bool:
+def _overdue(submission: Submission, workload: Workload, ages: Ages) -> bool:
     timeout_s = workload.step.execution_timeout_s if workload.step else None
     if timeout_s is None or submission.started_at is None:
         return False
-    return snapshot.now > submission.started_at + timedelta(seconds=timeout_s + DEADLINE_GRACE_S)
+    return ages.of(Fact.RUNNING, submission.submission_id) > timeout_s + DEADLINE_GRACE_S
 
 
 def _retargets(
-    snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], live_on: Mapping[ClusterUuid, int]
+    snapshot: Snapshot,
+    limits: Mapping[str, ClusterPoolLimits],
+    live_on: Mapping[ClusterUuid, int],
+    ages: Ages,
 ) -> list[Retarget]:
     wanted_pools = {w.cluster_pool for w in snapshot.workloads if w.state is WorkloadState.READY}
     idle_left = Counter(
@@ -199,7 +202,7 @@ def _retargets(
     for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
         change = _retarget(
             cluster,
-            snapshot=snapshot,
+            ages=ages,
             limits=limits,
             live_on=live_on,
             left=idle_left,
@@ -215,7 +218,7 @@ def _retargets(
 def _retarget(
     cluster: Cluster,
     *,
-    snapshot: Snapshot,
+    ages: Ages,
     limits: Mapping[str, ClusterPoolLimits],
     live_on: Mapping[ClusterUuid, int],
     left: Mapping[str, int],
@@ -237,24 +240,21 @@ def _retarget(
         return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
     if busy or cluster.idle_since is None or cluster.cluster_pool in wanted_pools:
         return None
-    idle_s = (snapshot.now - cluster.idle_since).total_seconds()
+    idle_s = ages.of(Fact.IDLE, cluster.cluster_uuid)
     if idle_s < pool.idle_timeout_s or left[cluster.cluster_pool] <= pool.min_clusters:
         return None
     why = f"idle for {idle_s:.0f} s (idle_timeout {pool.idle_timeout_s:g} s)"
     return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
 
 
-def _ends(snapshot: Snapshot) -> list[ClusterUuid]:
+def _ends(snapshot: Snapshot, ages: Ages) -> list[ClusterUuid]:
     return [
         cluster.cluster_uuid
         for cluster in snapshot.clusters
         if cluster.target is ClusterTarget.END
         and cluster.cluster_id is not None
         and cluster.state in USABLE_CLUSTER_STATES
-        and (
-            cluster.end_asked_at is None
-            or (snapshot.now - cluster.end_asked_at).total_seconds() > END_AGAIN_S
-        )
+        and (cluster.end_asked_at is None or ages.of(Fact.END_ASKED, cluster.cluster_uuid) > END_AGAIN_S)
     ]
 
 

@@ -9,19 +9,21 @@ the wrapper ended it at its deadline                                   FAILED, t
 the command failed by itself on a cluster that is not ending           FAILED: the task's own
 it was over without last words, and the cluster ends within the hold   LOST: run elsewhere
 it was over without last words, and the cluster stayed                 FAILED or CANCELLED by hand
-its cluster is over                                                    LOST: run elsewhere
+its cluster is over, and EMR's last word on its steps was read         LOST: run elsewhere
 =====================================================================  =========================
 
 A dying primary node reports its steps CANCELLED, FAILED or INTERRUPTED before EMR shows the
 cluster's own end (mrjob issues 708 and 1401: "a minute or two"), hence the hold. LOST is only
-ever said of a cluster that is over, so nothing is run again while its step may still be alive.
+ever said of a cluster that is over, so nothing is run again while its step may still be alive, and
+only after its steps were listed once more: one that completed just before must not run again.
+Durations are ``core.ages``: no time that another host wrote is reckoned with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
+from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
@@ -40,14 +42,21 @@ class Settled:
     cause: str = ""
 
 
-def settle(submission: Submission, cluster: Cluster, *, now: datetime, loss_hold_s: float) -> Settled | None:
-    """The submission's final state, or None while it cannot be known yet."""
+def settle(
+    submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float, had_last_look: bool
+) -> Settled | None:
+    """The submission's final state, or None while it cannot be known yet.
+
+    had_last_look: EMR's list of the cluster's steps was read when the cluster had been over for a while
+    """
     if not submission.is_live:
         return None
     if _ended_well(submission):
         return Settled(state=SubmissionState.COMPLETED)
     cluster_over = cluster.state in OVER_CLUSTER_STATES
     if not cluster_over and not _step_over(submission):
+        return None
+    if cluster_over and not had_last_look:
         return None
     if submission.cancel_asked_at is not None:
         return Settled(state=SubmissionState.CANCELLED, cause=submission.cause)
@@ -59,7 +68,7 @@ def settle(submission: Submission, cluster: Cluster, *, now: datetime, loss_hold
         return None
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return Settled(state=SubmissionState.FAILED, cause=submission.cause)
-    if submission.ended_at is None or (now - submission.ended_at).total_seconds() < loss_hold_s:
+    if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
         return None
     if submission.step_state is StepState.CANCELLED:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"

@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 
-from emr_executor.core.model import HistoryEntry, Identity, Snapshot, Workload, WorkloadId
+from emr_executor.core.model import (
+    Cluster,
+    ClusterUuid,
+    HistoryEntry,
+    Identity,
+    Snapshot,
+    Workload,
+    WorkloadId,
+)
 from emr_executor.core.states import WorkloadState
 from emr_executor.store import (
     change_store,
@@ -96,6 +104,10 @@ class AgentStore:
         Raises StaleWriter: the lease is lost or a row moved on; read again and decide again.
         """
         return await self._runner.run(change_store.apply, lease_token, changes, history)
+
+    async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
+        """Those of the clusters that have a row, over or not."""
+        return await self._runner.read(snapshot_store.clusters, cluster_uuids)
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
         """Parked tries that Airflow must hear of."""

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Protocol
 
 from emr_executor.core.model import (
+    Cluster,
+    ClusterUuid,
     HistoryEntry,
     Identity,
     Snapshot,
@@ -118,6 +120,10 @@ class AgentFace(Protocol):
         steering lease is lost, a row moved on since it was read, or a new row exists already; read again and
         decide again.
         """
+        ...
+
+    async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
+        """Those of the clusters that have a row, over or not."""
         ...
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:

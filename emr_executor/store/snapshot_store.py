@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Uuid, and_, cast, func, or_, select
 
-from emr_executor.core.model import Identity, Snapshot, WorkloadId
+from emr_executor.core.model import Cluster, ClusterUuid, Identity, Snapshot, WorkloadId
 from emr_executor.core.states import (
     LIVE_SUBMISSION_STATES,
     OVER_CLUSTER_STATES,
@@ -69,6 +70,12 @@ def _engaged(conn: Connection) -> list[Any]:
         and_(WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES), WORKLOAD.c.target == WorkloadTarget.CANCEL),
     )
     return list(conn.execute(select(*_LEAN_COLUMNS).where(engaged).order_by(*BY_TURN)).mappings())
+
+
+def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
+    """Those of the clusters that have a row, over or not."""
+    rows = conn.execute(select(CLUSTER).where(CLUSTER.c.cluster_uuid.in_(list(cluster_uuids)))).mappings()
+    return tuple(map(cluster_from, rows))
 
 
 def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ...]:

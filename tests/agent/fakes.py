@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from emr_executor.agent.acts import Acts
+from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
@@ -30,14 +31,14 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import ClusterState, RecordPhase, StepState
-from emr_executor.errors import ClusterGone, OutcomeUnknown
+from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, RecordPhase, StepState
+from emr_executor.errors import ClusterGone, OutcomeUnknown, Throttled
 from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
 from emr_executor.store.runner import InlineRunner
-from emr_executor.store.schema import STEERING, SUBMISSION, WORKLOAD
+from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
 from tests.builders import NOW
 
 DEPLOYMENT = "dep"
@@ -48,9 +49,10 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.passed_s = 0.0
+        self.skew = timedelta()
 
     def now(self) -> datetime:
-        return NOW + timedelta(seconds=self.passed_s)
+        return NOW + timedelta(seconds=self.passed_s) + self.skew
 
     def monotonic(self) -> float:
         return self.passed_s
@@ -79,8 +81,10 @@ class FakeEmr:
         if operation in self.lose_answers:
             raise OutcomeUnknown(f"{operation}: the answer was lost")
 
-    async def run_job_flow(self, request: Mapping[str, Any]) -> ClusterId:
+    async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         self._called("run_job_flow")
+        if within_s < 0:
+            raise Throttled("too late")
         self.requests.append(request)
         cluster_id = ClusterId(f"j-{len(self.clusters) + 1}")
         self.clusters[cluster_id] = ObservedCluster(
@@ -90,8 +94,12 @@ class FakeEmr:
         self._answer("run_job_flow")
         return cluster_id
 
-    async def add_steps(self, cluster_id: ClusterId, steps: Sequence[NewStep]) -> tuple[StepId, ...]:
+    async def add_steps(
+        self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
+    ) -> tuple[StepId, ...]:
         self._called("add_steps")
+        if within_s < 0:
+            raise Throttled("too late")
         before = sum(map(len, self.steps.values()))
         added = [
             ObservedStep(
@@ -119,10 +127,14 @@ class FakeEmr:
             self.set_step(step_id, StepState.CANCELLED)
 
     async def list_clusters(
-        self, *, created_after: datetime, name_prefix: str
+        self, *, name_prefix: str, over_since: datetime | None = None
     ) -> tuple[ObservedCluster, ...]:
         self._called("list_clusters")
-        return tuple(c for c in self.clusters.values() if c.name.startswith(name_prefix))
+        return tuple(
+            c
+            for c in self.clusters.values()
+            if c.name.startswith(name_prefix) and (c.state in OVER_CLUSTER_STATES) == (over_since is not None)
+        )
 
     async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
         self._called("describe_cluster")
@@ -201,13 +213,28 @@ SETTINGS = Settings(
 )
 
 
+class SlowRunner(InlineRunner):
+    """Every transaction takes ``delay_s`` on the clock."""
+
+    def __init__(self, engine: Engine, clock: ManualClock) -> None:
+        super().__init__(engine)
+        self.clock, self.delay_s = clock, 0.0
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        result = await super().run(work, *args)
+        self.clock.passed_s += self.delay_s
+        return result
+
+
 class World:
     """One steering agent over a real store and the fakes; ``restart`` is a kill -9 and a successor."""
 
     def __init__(self, engine: Engine, log_folder: Path) -> None:
         self.engine, self.log_folder = engine, log_folder
         self.clock, self.emr, self.records = ManualClock(), FakeEmr(), FakeRecords()
-        self.store = AgentStore(InlineRunner(engine))
+        self.runner = SlowRunner(engine, self.clock)
+        self.store = AgentStore(self.runner)
+        self.hidden: dict[ClusterId, ObservedCluster] = {}
         self.masks: dict[WorkloadId, tuple[str, ...]] = {}
         self.uuids = 0
         self.token = 0
@@ -237,11 +264,20 @@ class World:
         tracker = Tracker(
             emr=self.emr,
             records=self.records,
+            clusters=ClusterTracker(
+                emr=self.emr,
+                store=self.store,
+                settling=self.settling,
+                clock=self.clock,
+                settings=SETTINGS,
+                deployment_id=DEPLOYMENT,
+                terminate=self.acts.terminate,
+            ),
             settling=self.settling,
             clock=self.clock,
             settings=SETTINGS,
-            deployment_id=DEPLOYMENT,
             masks=self.masks,
+            cancel=self.acts.cancel,
         )
         self.steering = Steering(
             store=self.store,
@@ -298,6 +334,10 @@ class World:
         with self.engine.connect() as connection:
             its = select(SUBMISSION).where(SUBMISSION.c.workload_id == workload_id).order_by(SUBMISSION.c.n)
             return tuple(map(submission_from, connection.execute(its).mappings()))
+
+    def events(self) -> list[str]:
+        with self.engine.connect() as connection:
+            return list(connection.execute(select(HISTORY.c.event).order_by(HISTORY.c.id)).scalars())
 
     def log(self, name: str) -> str:
         path = self.log_folder / name

@@ -90,7 +90,7 @@ async def test_a_lost_cluster_runs_its_step_elsewhere_and_not_before_it_is_over(
     await world.tick(times=20)
     assert len(world.emr.submissions()) == 1
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
-    await world.tick(times=3)
+    await world.tick(times=20)
     assert sorted(world.emr.submissions(), key=str) == ["w1-1", "w1-2"]
     first, second = world.submissions("w1")
     assert (first.state, second.cluster_uuid) == (SubmissionState.LOST, "uuid-2")
@@ -130,7 +130,7 @@ async def test_an_intent_that_never_became_a_call_is_given_up_and_made_again(wor
     await world.restart()
     await world.tick(seconds=10, times=2)
     assert world.emr.submissions() == []
-    await world.tick(seconds=10, times=4)
+    await world.tick(seconds=10, times=7)
     assert world.emr.submissions() == ["w1-2"]
     assert (world.workload("w1").losses, world.submissions("w1")[0].state) == (0, SubmissionState.LOST)
 
@@ -209,7 +209,7 @@ async def test_an_agent_that_lost_the_lease_writes_nothing(world: World) -> None
     await world.restart()
     with pytest.raises(StaleWriter):
         await world.steering.tick(old)
-    assert world.emr.calls == []
+    assert world.emr.calls == ["list_clusters"]
 
 
 async def test_secrets_of_the_try_are_masked_in_driver_output(world: World) -> None:

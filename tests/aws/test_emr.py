@@ -36,10 +36,10 @@ FULL = (
 UNKNOWN = "Cluster id 'j-1' is not valid."
 
 Call = Callable[[EmrClient], Awaitable[Any]]
-LAUNCH: Call = lambda emr: emr.run_job_flow({"Name": "n", "Instances": {}})  # noqa: E731
-ADD: Call = lambda emr: emr.add_steps(J, [STEP])  # noqa: E731
+LAUNCH: Call = lambda emr: emr.run_job_flow({"Name": "n", "Instances": {}}, within_s=60)  # noqa: E731
+ADD: Call = lambda emr: emr.add_steps(J, [STEP], within_s=60)  # noqa: E731
 LIST: Call = lambda emr: emr.list_steps(J)  # noqa: E731
-CLUSTERS: Call = lambda emr: emr.list_clusters(created_after=SINCE, name_prefix="ours/")  # noqa: E731
+CLUSTERS: Call = lambda emr: emr.list_clusters(over_since=SINCE, name_prefix="ours/")  # noqa: E731
 DESCRIBE: Call = lambda emr: emr.describe_cluster(J)  # noqa: E731
 TERMINATE: Call = lambda emr: emr.terminate_clusters([J])  # noqa: E731
 CANCEL: Call = lambda emr: emr.cancel_steps(J, [StepId("s-1")])  # noqa: E731
@@ -66,7 +66,7 @@ async def emr(
 async def test_launch_sends_the_request_and_gives_the_id(emr: EmrClient, server: SmallEmr) -> None:
     server.answers = [(200, {"JobFlowId": "j-1"})]
     request = {"Name": "n", "Instances": {"InstanceCount": 1}}
-    assert await emr.run_job_flow(request) == "j-1"
+    assert await emr.run_job_flow(request, within_s=60) == "j-1"
     assert server.calls == [("RunJobFlow", request)]
 
 
@@ -74,7 +74,7 @@ async def test_steps_go_in_one_call_in_order_and_go_on_after_failure(
     emr: EmrClient, server: SmallEmr
 ) -> None:
     server.answers = [(200, {"StepIds": ["s-1", "s-2"]})]
-    assert await emr.add_steps(J, [STEP, STEP]) == ("s-1", "s-2")
+    assert await emr.add_steps(J, [STEP, STEP], within_s=60) == ("s-1", "s-2")
     ((operation, request),) = server.calls
     assert operation == "AddJobFlowSteps"
     assert request["Steps"] == 2 * [
@@ -286,7 +286,7 @@ async def test_template_that_is_no_request_is_refused_before_it_is_sent(
     emr: EmrClient, server: SmallEmr
 ) -> None:
     with pytest.raises(LaunchRefused, match="Instances"):
-        await emr.run_job_flow({"Name": "n"})
+        await emr.run_job_flow({"Name": "n"}, within_s=60)
     assert server.calls == []
 
 

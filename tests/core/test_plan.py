@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emr_executor.core.ages import reckoned
 from emr_executor.core.model import Snapshot, StepPlan, Workload
 from emr_executor.core.plan import Launch, Plan, plan
 from emr_executor.core.states import (
@@ -23,7 +24,11 @@ from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, m
 
 
 def decide(snapshot: Snapshot, **limits: Any) -> Plan:
-    return plan(snapshot, {"default": make_limits(**limits)})
+    return plan(
+        snapshot,
+        {"default": make_limits(**limits)},
+        reckoned(snapshot.clusters, snapshot.submissions, now=snapshot.now),
+    )
 
 
 def submitted(name: str, **changes: Any) -> Workload:

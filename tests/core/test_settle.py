@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from emr_executor.core.ages import reckoned
 from emr_executor.core.settle import Settled, settle
 from emr_executor.core.states import (
     ClusterState,
@@ -29,8 +30,12 @@ LOST_CLUSTER = {
 LOST_TEXT = "cluster j-c1 ended (INSTANCE_FAILURE: The master node was terminated)"
 
 
-def judge(submission: dict[str, Any], cluster: dict[str, Any] | None = None) -> Settled | None:
-    return settle(make_submission(**submission), make_cluster(**cluster or {}), now=NOW, loss_hold_s=HOLD_S)
+def judge(
+    submission: dict[str, Any], cluster: dict[str, Any] | None = None, *, had_last_look: bool = True
+) -> Settled | None:
+    one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
+    ages = reckoned([its_cluster], [one], now=NOW)
+    return settle(one, its_cluster, ages=ages, loss_hold_s=HOLD_S, had_last_look=had_last_look)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,12 @@ def test_the_failure_rule(
 ) -> None:
     settled = judge(submission, cluster)
     assert (settled.state if settled else None) is state
+
+
+def test_nothing_is_lost_before_the_last_look_at_its_cluster() -> None:
+    assert judge({}, LOST_CLUSTER, had_last_look=False) is None
+    done = judge({**ENDED, "exit_code": 0}, LOST_CLUSTER, had_last_look=False)
+    assert done == Settled(state=SubmissionState.COMPLETED)
 
 
 def test_a_deadline_is_a_failure_that_says_so() -> None:

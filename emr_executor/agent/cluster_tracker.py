@@ -1,0 +1,228 @@
+"""What became of clusters: those that EMR shows, those that it does not, and those that it shows too late.
+
+ListClusters is asked for what lives, so its answer is bounded by the account's clusters and needs no clock:
+what vanished from it is over, and looked up. A launch whose answer was lost is found by its Name, which
+carries its uuid. One that stayed unknown for ``launch_unknown`` is given up; should EMR show it after all,
+its row comes back to be ended. Nothing is ever ended but what a row of ours names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+
+from emr_executor.agent.desk import Desk
+from emr_executor.agent.due import Due
+from emr_executor.agent.settling import Settling
+from emr_executor.agent.stale import StaleWatch
+from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
+from emr_executor.config import Settings
+from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
+from emr_executor.core.observe import observe_cluster
+from emr_executor.core.states import (
+    OVER_CLUSTER_STATES,
+    USABLE_CLUSTER_STATES,
+    ClusterState,
+    ClusterTarget,
+)
+from emr_executor.ports import Clock, EmrApi
+from emr_executor.store.faces import AgentFace
+
+GONE_AFTER_S = 600.0
+"""A cluster whose id EMR does not know for this long is over (EMR keeps ended ones for two months)."""
+STRAY_LOOK_S = 300.0
+"""How often ListClusters is asked while no cluster of ours lives, for launches that were given up."""
+DESCRIBE_AT_ONCE = 5
+"""Vanished clusters that are described one by one; more are listed together."""
+OVER_MARGIN = timedelta(hours=1)
+"""How much earlier than our row's time EMR may have created a cluster: the clocks of three hosts."""
+UNKNOWN_POOL_PATIENCE_S = 180.0
+
+log = structlog.get_logger(__name__)
+
+
+class ClusterTracker:
+    """Folds what EMR shows of this deployment's clusters into the desk.
+
+    terminate: asks EMR to end clusters, for a launch that is there twice
+    """
+
+    def __init__(
+        self,
+        *,
+        emr: EmrApi,
+        store: AgentFace,
+        settling: Settling,
+        clock: Clock,
+        settings: Settings,
+        deployment_id: str,
+        terminate: Callable[[Sequence[ClusterId]], None],
+    ) -> None:
+        self._emr, self._store, self._settling, self._clock = emr, store, settling, clock
+        self._settings, self._deployment_id, self._terminate = settings, deployment_id, terminate
+        self._due = Due(clock)
+        self._missing: StaleWatch[ClusterUuid] = StaleWatch()
+        self._told_strays: set[ClusterId] = set()
+
+    async def look(self, desk: Desk, ages: Ages) -> None:
+        """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
+        living = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
+        if living:
+            self._due.hasten("clusters", self._settings.cluster_poll_interval_s)
+        if not self._due.is_due(
+            "clusters", self._settings.cluster_poll_interval_s if living else STRAY_LOOK_S
+        ):
+            return
+        seen = await self._emr.list_clusters(name_prefix=cluster_name_prefix(self._deployment_id))
+        by_uuid = self._by_uuid(seen)
+        vanished = []
+        for cluster in living:
+            if cluster.cluster_uuid in desk.busy:
+                continue
+            shown = by_uuid.get(cluster.cluster_uuid)
+            if shown:
+                self._fold(desk, cluster, self._one_of(cluster, shown))
+            else:
+                vanished.append(cluster)
+        await self._look_up(desk, ages, vanished)
+        await self._strays(desk, by_uuid)
+
+    def _by_uuid(self, seen: Sequence[ObservedCluster]) -> dict[ClusterUuid, list[ObservedCluster]]:
+        by_uuid: dict[ClusterUuid, list[ObservedCluster]] = {}
+        for one in seen:
+            cluster_uuid = cluster_uuid_of_name(self._deployment_id, one.name)
+            if cluster_uuid is not None:
+                by_uuid.setdefault(cluster_uuid, []).append(one)
+        return by_uuid
+
+    def _fold(self, desk: Desk, cluster: Cluster, observed: ObservedCluster) -> None:
+        now = self._clock.now()
+        self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
+
+    def _one_of(self, cluster: Cluster, shown: Sequence[ObservedCluster]) -> ObservedCluster:
+        """The launch's cluster. A request that was doubled on its way left another, which is ended."""
+        first = min(shown, key=lambda one: (one.created_at is None, one.created_at, one.cluster_id))
+        its_own = next((one for one in shown if one.cluster_id == cluster.cluster_id), first)
+        others = [
+            one.cluster_id for one in shown if one is not its_own and one.state in USABLE_CLUSTER_STATES
+        ]
+        if others:
+            log.error("cluster_is_there_twice", cluster_uuid=cluster.cluster_uuid, ending=others)
+            self._terminate(others)
+        return its_own
+
+    # -- not shown -------------------------------------------------------------------------------
+
+    async def _look_up(self, desk: Desk, ages: Ages, vanished: Sequence[Cluster]) -> None:
+        missing_s = self._missing.look(
+            {cluster.cluster_uuid: True for cluster in vanished}, monotonic=self._clock.monotonic()
+        )
+        for cluster in vanished:
+            if cluster.cluster_id is None:
+                self._give_up(desk, ages, cluster)
+        known = [cluster for cluster in vanished if cluster.cluster_id is not None]
+        if len(known) > DESCRIBE_AT_ONCE:
+            known = await self._look_up_together(desk, known)
+        for cluster in known:
+            await self._describe(desk, cluster, missing_s[cluster.cluster_uuid])
+
+    async def _look_up_together(self, desk: Desk, vanished: Sequence[Cluster]) -> list[Cluster]:
+        """Fold what the list of ended clusters says; those that are not in it are returned."""
+        by_uuid = self._by_uuid(
+            await self._emr.list_clusters(
+                name_prefix=cluster_name_prefix(self._deployment_id),
+                over_since=min(cluster.intended_at for cluster in vanished) - OVER_MARGIN,
+            )
+        )
+        left = []
+        for cluster in vanished:
+            own = [
+                one for one in by_uuid.get(cluster.cluster_uuid, ()) if one.cluster_id == cluster.cluster_id
+            ]
+            if own:
+                self._fold(desk, cluster, own[0])
+            else:
+                left.append(cluster)
+        return left
+
+    async def _describe(self, desk: Desk, cluster: Cluster, missing_s: float) -> None:
+        if cluster.cluster_id is None:
+            return
+        observed = await self._emr.describe_cluster(cluster.cluster_id)
+        if observed is not None:
+            self._fold(desk, cluster, observed)
+        elif missing_s >= GONE_AFTER_S:
+            now = self._clock.now()
+            over = replace(
+                cluster,
+                state=ClusterState.TERMINATED_WITH_ERRORS,
+                ended_at=now,
+                reason=f"EMR has not known the cluster for {missing_s:.0f} s",
+            )
+            self._settling.cluster_seen(desk, cluster, over, now=now)
+
+    def _give_up(self, desk: Desk, ages: Ages, cluster: Cluster) -> None:
+        pool = self._settings.pool_named(cluster.cluster_pool)
+        patience_s = pool.launch_unknown_s if pool else UNKNOWN_POOL_PATIENCE_S
+        if ages.of(Fact.INTENDED, cluster.cluster_uuid) < patience_s:
+            return
+        now = self._clock.now()
+        reason = f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)"
+        gone = replace(cluster, state=ClusterState.NEVER_LAUNCHED, ended_at=now, reason=reason)
+        self._settling.cluster_seen(desk, cluster, gone, now=now)
+
+    # -- shown, but not expected -----------------------------------------------------------------
+
+    async def _strays(self, desk: Desk, by_uuid: dict[ClusterUuid, list[ObservedCluster]]) -> None:
+        """Living clusters of ours that the desk does not hold: launches that were given up, mostly."""
+        strays = {
+            cluster_uuid: [one for one in shown if one.state in USABLE_CLUSTER_STATES]
+            for cluster_uuid, shown in by_uuid.items()
+            if cluster_uuid not in desk.clusters
+        }
+        strays = {cluster_uuid: shown for cluster_uuid, shown in strays.items() if shown}
+        if not strays:
+            return
+        rows = {row.cluster_uuid: row for row in await self._store.clusters(tuple(strays))}
+        for cluster_uuid, shown in strays.items():
+            row = rows.get(cluster_uuid)
+            if row is None:
+                self._tell_unknown(desk, shown)
+            elif row.state is ClusterState.NEVER_LAUNCHED:
+                self._bring_back(desk, row, self._one_of(row, shown))
+            elif others := [one.cluster_id for one in shown if one.cluster_id != row.cluster_id]:
+                log.error("cluster_is_there_twice", cluster_uuid=cluster_uuid, ending=others)
+                self._terminate(others)
+
+    def _bring_back(self, desk: Desk, row: Cluster, observed: ObservedCluster) -> None:
+        """Given up, and there after all: it is ours, it counts again, and it is ended."""
+        desk.take(row)
+        back = replace(
+            row,
+            state=observed.state,
+            cluster_id=observed.cluster_id,
+            target=ClusterTarget.END,
+            ended_at=None,
+            reason=None,
+        )
+        self._settling.cluster_seen(desk, row, back, now=self._clock.now())
+
+    def _tell_unknown(self, desk: Desk, shown: Sequence[ObservedCluster]) -> None:
+        """A cluster with our deployment's name and no row: told once and left alone.
+
+        A database that was restored or emptied may not end what it does not know.
+        """
+        for one in shown:
+            if one.cluster_id in self._told_strays:
+                continue
+            self._told_strays.add(one.cluster_id)
+            text = (
+                f"cluster {one.cluster_id} carries this deployment's name and has no row: it is left to its "
+                "auto-termination policy; end it by hand if nobody needs it"
+            )
+            log.warning("cluster_without_a_row", cluster_id=one.cluster_id, name=one.name)
+            desk.note(self._clock.now(), "cluster", one.cluster_id, "without_a_row", text)

@@ -1,0 +1,92 @@
+"""For how long facts have stood, on one watcher's own clock: the only durations that a loss is judged by.
+
+Rows carry wall-clock times for people. Two hosts' clocks may differ by any amount, so whether a launch
+stayed unknown, a step's end unexplained or a request unanswered for long enough is never reckoned from a
+time that another host wrote. The agent that decides remembers, on its monotonic clock, since when it has
+seen each fact as it stands. A successor starts from zero: it waits longer, and never less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from emr_executor.core.model import Cluster, Submission
+from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, SubmissionState
+
+
+class Fact(StrEnum):
+    """What may have stood for a while, of one cluster or submission."""
+
+    INTENDED = "INTENDED"
+    """Its call was made or not, nobody knows: no act of this agent's is under way."""
+    RUNNING = "RUNNING"
+    """A step was seen running."""
+    ENDED = "ENDED"
+    """A step was seen over."""
+    CANCEL_ASKED = "CANCEL_ASKED"
+    """CancelSteps was asked."""
+    IDLE = "IDLE"
+    """A cluster is up without a live submission."""
+    END_ASKED = "END_ASKED"
+    """TerminateJobFlows was asked."""
+    OVER = "OVER"
+    """A cluster was seen over while a submission on it was not."""
+
+
+FactKey = tuple[Fact, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """Seconds that each fact has stood; a fact that was never looked at is new."""
+
+    seconds: Mapping[FactKey, float] = field(default_factory=dict)
+
+    def of(self, fact: Fact, subject_id: str) -> float:
+        """How long the fact has stood, 0.0 for a new one."""
+        return self.seconds.get((fact, subject_id), 0.0)
+
+
+def facts_of(
+    clusters: Iterable[Cluster], submissions: Iterable[Submission], *, busy: Collection[str]
+) -> dict[FactKey, Hashable]:
+    """What stands now, each with the value that starts anew when it changes."""
+    facts: dict[FactKey, Hashable] = {}
+    key: str
+    for submission in submissions:
+        key = submission.submission_id
+        if submission.state is SubmissionState.INTENDED and key not in busy:
+            facts[Fact.INTENDED, key] = True
+        if submission.started_at is not None:
+            facts[Fact.RUNNING, key] = True
+        if submission.ended_at is not None:
+            facts[Fact.ENDED, key] = True
+        if submission.cancel_asked_at is not None:
+            facts[Fact.CANCEL_ASKED, key] = submission.cancel_asked_at
+    for cluster in clusters:
+        key = cluster.cluster_uuid
+        if cluster.state in OVER_CLUSTER_STATES:
+            facts[Fact.OVER, key] = True
+        elif cluster.state is ClusterState.INTENDED and key not in busy:
+            facts[Fact.INTENDED, key] = True
+        if cluster.idle_since is not None:
+            facts[Fact.IDLE, key] = cluster.idle_since
+        if cluster.end_asked_at is not None:
+            facts[Fact.END_ASKED, key] = cluster.end_asked_at
+    return facts
+
+
+def reckoned(clusters: Iterable[Cluster], submissions: Iterable[Submission], *, now: datetime) -> Ages:
+    """The ages by the rows' own times: for a reader that has not watched, and decides nothing."""
+    since: dict[FactKey, datetime | None] = {}
+    for submission in submissions:
+        since[Fact.RUNNING, submission.submission_id] = submission.started_at
+        since[Fact.ENDED, submission.submission_id] = submission.ended_at
+        since[Fact.CANCEL_ASKED, submission.submission_id] = submission.cancel_asked_at
+    for cluster in clusters:
+        since[Fact.IDLE, cluster.cluster_uuid] = cluster.idle_since
+        since[Fact.END_ASKED, cluster.cluster_uuid] = cluster.end_asked_at
+    return Ages({key: (now - at).total_seconds() for key, at in since.items() if at is not None})

@@ -1,0 +1,163 @@
+"""What nobody can know at once: lost answers, late and doubled calls, stale reads, clocks that differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
+from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState
+from tests.agent.fakes import World
+from tests.builders import NOW, make_workload
+
+
+@pytest.fixture
+def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(engine, tmp_path_factory.mktemp("logs"))
+
+
+def ready(name: str = "w1") -> Workload:
+    return make_workload(name, accepted_at=NOW, ready_at=NOW, log_path=f"{name}.log")
+
+
+def hide(world: World, cluster_id: str) -> None:
+    """EMR does not show the cluster for now."""
+    key = ClusterId(cluster_id)
+    world.hidden[key] = world.emr.clusters.pop(key)
+
+
+def show(world: World, cluster_id: str) -> None:
+    world.emr.clusters[ClusterId(cluster_id)] = world.hidden.pop(ClusterId(cluster_id))
+
+
+async def test_a_launch_that_shows_up_after_it_was_given_up_is_ended(world: World) -> None:
+    world.emr.lose_answers = {"run_job_flow"}
+    await world.begin(ready())
+    await world.tick()
+    hide(world, "j-1")
+    world.emr.lose_answers = set()
+    await world.tick(times=40)
+    assert list(world.emr.clusters) == ["j-1"], "given up after launch_unknown, another is launched"
+    late = world.hidden.popitem()[1]
+    world.emr.clusters[ClusterId("j-late")] = replace(late, cluster_id=ClusterId("j-late"))
+    await world.tick(times=10)
+    assert world.emr.clusters[ClusterId("j-late")].state is ClusterState.TERMINATED
+    assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.STARTING
+
+
+async def test_a_late_launch_is_found_although_nothing_of_ours_lives(world: World) -> None:
+    world.emr.lose_answers = {"run_job_flow"}
+    await world.begin(ready())
+    await world.tick()
+    hide(world, "j-1")
+    await world.store.ask_cancel([ready().workload_id], "cleared")
+    await world.tick(times=40)
+    show(world, "j-1")
+    await world.tick(seconds=100, times=5)
+    assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.TERMINATED
+
+
+async def test_a_cluster_without_a_row_is_told_once_and_never_ended(world: World) -> None:
+    await world.begin(ready())
+    await world.tick()
+    stray = replace(
+        world.emr.clusters[ClusterId("j-1")], cluster_id=ClusterId("j-x"), name="airflow-emr/dep/default/lost"
+    )
+    world.emr.clusters[stray.cluster_id] = stray
+    await world.tick(times=10)
+    assert world.emr.clusters[stray.cluster_id] == stray
+    assert [event for event in world.events() if event == "without_a_row"] == ["without_a_row"]
+
+
+async def test_a_doubled_launch_leaves_one_cluster(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    twin = replace(world.emr.clusters[ClusterId("j-1")], cluster_id=ClusterId("j-twin"))
+    world.emr.clusters[twin.cluster_id] = twin
+    await world.tick()
+    assert world.emr.clusters[twin.cluster_id].state is ClusterState.TERMINATED
+    assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.STARTING
+
+
+async def test_a_doubled_step_is_cancelled_and_its_twin_goes_on(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.RUNNING)
+    (own,) = world.emr.steps[ClusterId("j-1")]
+    twin = replace(own, step_id=StepId("s-twin"), state=StepState.RUNNING)
+    world.emr.steps[ClusterId("j-1")].insert(0, twin)
+    await world.tick(times=3)
+    states = {step.step_id: step.state for step in world.emr.steps[ClusterId("j-1")]}
+    assert states == {"s-1": StepState.PENDING, "s-twin": StepState.CANCELLED}
+    assert world.submissions("w1")[0].is_live
+
+
+async def test_a_step_that_completed_before_its_cluster_was_lost_does_not_run_again(
+    world: World,
+) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.RUNNING)
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    await world.tick(times=5)
+    assert world.submissions("w1")[0].is_live, "nothing is said before the last look"
+    world.emr.set_step(StepId("s-1"), StepState.COMPLETED)
+    await world.tick(times=20)
+    assert world.submissions("w1")[0].state is SubmissionState.COMPLETED
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert world.emr.submissions() == ["w1-1"]
+
+
+async def test_a_known_cluster_that_a_stale_read_does_not_show_is_not_given_up(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    hide(world, "j-1")
+    await world.tick(times=200)
+    assert world.submissions("w1")[0].is_live
+    show(world, "j-1")
+    world.emr.set_cluster("j-1", ClusterState.RUNNING)
+    await world.tick(times=2)
+    assert len(world.emr.requests) == 1
+
+
+async def test_a_cluster_that_emr_forgot_for_good_is_over(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    hide(world, "j-1")
+    del world.emr.steps[ClusterId("j-1")]
+    await world.tick(seconds=20, times=40)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert world.emr.submissions() == ["w1-2"]
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=-2), timedelta(hours=2)])
+async def test_a_successor_whose_clock_differs_waits_as_long(world: World, skew: timedelta) -> None:
+    world.emr.lose_answers = {"add_steps"}
+    await world.begin(ready())
+    await world.tick(times=2)
+    added: list[ObservedStep] = world.emr.steps[ClusterId("j-1")]
+    world.emr.steps[ClusterId("j-1")] = []
+    world.clock.skew = skew
+    await world.restart()
+    await world.tick(times=10)
+    assert world.submissions("w1")[0].state is SubmissionState.INTENDED
+    world.emr.steps[ClusterId("j-1")] = added
+    await world.tick(times=5)
+    assert world.submissions("w1")[0].step_id == "s-1"
+    assert world.emr.submissions() == ["w1-1"]
+
+
+async def test_an_act_that_was_held_up_for_too_long_is_not_begun(world: World) -> None:
+    await world.begin(ready())
+    await world.tick()
+    world.runner.delay_s = 11.0
+    await world.tick()
+    assert (world.emr.calls.count("add_steps"), world.emr.submissions()) == (1, [])
+    assert world.workload("w1").state is WorkloadState.READY
+    world.runner.delay_s = 0.0
+    await world.tick()
+    assert world.emr.submissions() == ["w1-2"]
