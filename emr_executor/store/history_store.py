@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Select, Table, delete, insert, select
 
 from emr_executor.core.model import HistoryEntry
 from emr_executor.core.states import OVER_CLUSTER_STATES
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES
-from emr_executor.store.rows import history_columns
+from emr_executor.store.rows import history_columns, history_entry_from
 from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
 
 PURGE_BATCH = 1000
@@ -27,6 +28,13 @@ class Purged:
     clusters: int
     history: int
     more: bool
+
+
+def story(conn: Connection, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
+    """The last lines on one row, oldest first."""
+    its = (HISTORY.c.subject == subject, HISTORY.c.subject_id == subject_id)
+    last = select(HISTORY).where(*its).order_by(HISTORY.c.id.desc()).limit(limit)
+    return tuple(map(history_entry_from, reversed(conn.execute(last).mappings().all())))
 
 
 def append(conn: Connection, entries: Sequence[HistoryEntry]) -> None:
@@ -46,17 +54,30 @@ def purge(conn: Connection, now: datetime, keep_s: float, batch: int = PURGE_BAT
         .with_for_update(skip_locked=True)
     )
     workload_ids = list(conn.execute(old_workloads).scalars())
-    submissions = _delete(conn, SUBMISSION, SUBMISSION.c.workload_id.in_(workload_ids))
-    workloads = _delete(conn, WORKLOAD, WORKLOAD.c.workload_id.in_(workload_ids))
+    their_submissions = (
+        select(SUBMISSION.c.submission_id)
+        .where(SUBMISSION.c.workload_id.in_(workload_ids))
+        .order_by(SUBMISSION.c.submission_id)
+        .with_for_update()
+    )
+    submissions = _delete(conn, SUBMISSION, their_submissions)
+    workloads = conn.execute(delete(WORKLOAD).where(WORKLOAD.c.workload_id.in_(workload_ids))).rowcount
     old_clusters = (
         select(CLUSTER.c.cluster_uuid)
         .where(CLUSTER.c.state.in_(OVER_CLUSTER_STATES), CLUSTER.c.ended_at < before)
         .where(~select(SUBMISSION.c.n).where(SUBMISSION.c.cluster_uuid == CLUSTER.c.cluster_uuid).exists())
         .limit(batch)
+        .with_for_update(skip_locked=True)
     )
-    clusters = _delete(conn, CLUSTER, CLUSTER.c.cluster_uuid.in_(old_clusters))
-    old_history = select(HISTORY.c.id).where(HISTORY.c.at < before).order_by(HISTORY.c.at).limit(batch)
-    history = _delete(conn, HISTORY, HISTORY.c.id.in_(old_history))
+    clusters = _delete(conn, CLUSTER, old_clusters)
+    old_history = (
+        select(HISTORY.c.id)
+        .where(HISTORY.c.at < before)
+        .order_by(HISTORY.c.at)
+        .limit(batch)
+        .with_for_update(skip_locked=True)
+    )
+    history = _delete(conn, HISTORY, old_history)
     return Purged(
         workloads=workloads,
         submissions=submissions,
@@ -66,5 +87,13 @@ def purge(conn: Connection, now: datetime, keep_s: float, batch: int = PURGE_BAT
     )
 
 
-def _delete(conn: Connection, table: Table, which: ColumnElement[bool]) -> int:
-    return conn.execute(delete(table).where(which)).rowcount
+def _delete(conn: Connection, table: Table, keys: Select[Any]) -> int:
+    """Delete the rows whose keys are selected, locked beforehand as the selection says.
+
+    A DELETE alone takes its rows in any order, and two that meet in different orders end in a deadlock.
+    """
+    (key,) = table.primary_key.columns
+    # As a CTE the selection is made once, whatever the planner thinks of joins. Counted by what comes back,
+    # since SQLite's driver counts no rows of a statement that begins with WITH.
+    deleted = delete(table).where(key.in_(select(keys.cte("locked")))).returning(key)
+    return len(conn.execute(deleted).all())

@@ -141,6 +141,9 @@ def _unread(scheduler_job_id: int, limit: int) -> Any:
         # Those that were never read go first: repeats must not starve them.
         .order_by(WORKLOAD.c.reported, WORKLOAD.c.finished_at, WORKLOAD.c.workload_id)
         .limit(limit)
+        # A row that is handed over again, or purged, between being read and being marked would be marked
+        # for an end that it no longer has; its next end would never be read. Busy rows are read next time.
+        .with_for_update(of=WORKLOAD, skip_locked=True)
     )
 
 
