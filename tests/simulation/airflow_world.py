@@ -1,0 +1,243 @@
+"""A model of Airflow with a store behind it, schedulers and task hosts, for tests in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from emr_executor.core.model import Identity, StepOutcome, TaskKey, Workload, WorkloadId
+from emr_executor.core.states import Verdict, WorkloadState
+from emr_executor.errors import StoreBusy
+from emr_executor.ports import PhaseEnded, PhaseJob
+from emr_executor.simulation.airflow import AirflowModel
+from emr_executor.simulation.airflow_api import ApiFaults, ExecutionApi
+from emr_executor.simulation.airflow_entities import (
+    SimTaskInstance,
+    TaskScript,
+    TaskState,
+    Token,
+    TryScript,
+    mint,
+)
+from emr_executor.simulation.airflow_session import SchedulerSession, SessionFaults
+from emr_executor.simulation.clock import EPOCH
+from emr_executor.simulation.host import PhaseFaults, SimTaskHost
+from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
+from emr_executor.simulation.supervisor import PhaseSurroundings
+from emr_executor.store.faces import Change
+from tests.store.both_stores import Store
+
+HERE = Identity(hostname="host-a", unixname="airflow", pid=7)
+ELSEWHERE = Identity(hostname="host-b", unixname="airflow", pid=7)
+START_S = EPOCH.timestamp()
+
+
+class HandClock:
+    """Time that a test moves, and that sleeping moves; one host's clock, ``skew_s`` off."""
+
+    def __init__(self, skew_s: float = 0.0) -> None:
+        self.passed_s, self.skew_s = 0.0, skew_s
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.epoch_s(), tz=EPOCH.tzinfo)
+
+    def epoch_s(self) -> float:
+        return START_S + self.passed_s + self.skew_s
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self.passed_s += delay_s
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Mirror:
+    """What the store would read."""
+
+    rows: dict[str, tuple[TaskKey, str | None]] = field(default_factory=dict)
+
+    def put(self, ti_id: str, key: TaskKey, state: str | None) -> None:
+        for old in [i for i, (k, _) in self.rows.items() if k.without_try == key.without_try]:
+            del self.rows[old]
+        self.rows[ti_id] = (key, state)
+
+    def remove(self, ti_id: str) -> None:
+        self.rows.pop(ti_id, None)
+
+
+@dataclass
+class Rows:
+    """Airflow alone: its rows moved by hand."""
+
+    clock: HandClock = field(default_factory=HandClock)
+    mirror: Mirror = field(default_factory=Mirror)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self.airflow = AirflowModel(
+            now_s=self.clock.epoch_s, rng=random.Random(self.seed), mirror=self.mirror
+        )
+        self.scheduling = self.airflow.scheduling
+        self.job_id = self.scheduling.begin_job(self.clock.epoch_s())
+        self._numbers = itertools.count(1)
+
+    def a_ti(self, state: TaskState | None = TaskState.RUNNING, **script: Any) -> SimTaskInstance:
+        """A task instance on its way to a state, as far as it gets without trouble."""
+        ti = self.airflow.add(a_key(next(self._numbers)), TaskScript(**script))
+        if state is None:
+            return ti
+        self.scheduling.schedule(self.clock.epoch_s())
+        if state is TaskState.SCHEDULED:
+            return ti
+        self.scheduling.queue(ti, self.job_id, self.clock.epoch_s())
+        if state is TaskState.QUEUED:
+            return ti
+        self.airflow.run(ti.ti_id, self.token(ti), HERE)
+        if state is TaskState.RESTARTING:
+            self.airflow.clear(ti)
+        elif state is not TaskState.RUNNING:
+            self.airflow.finish(ti.ti_id, self.token(ti), state, by="finish")
+        assert ti.state is state
+        return ti
+
+    def token(self, ti: SimTaskInstance | str) -> Token:
+        """A fresh token of its present id, or of an older one."""
+        return mint(ti if isinstance(ti, str) else ti.ti_id, self.clock.epoch_s())
+
+    def events(self) -> list[str]:
+        return [entry.event for entry in self.airflow.ledger]
+
+
+def a_key(number: int) -> TaskKey:
+    return TaskKey(dag_id="d", task_id=f"t{number}", run_id="r", try_number=1)
+
+
+class BusyDoor:
+    """A session whose next calls are refused, or lose their answers, by name."""
+
+    def __init__(self, session: SchedulerSession) -> None:
+        self._session = session
+        self.refuse: list[str] = []
+        self.lose: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._session, name)
+
+        async def guarded(*args: Any) -> Any:
+            if name in self.refuse:
+                self.refuse.remove(name)
+                raise StoreBusy(f"{name} was refused")
+            answer = await call(*args)
+            if name in self.lose:
+                self.lose.remove(name)
+                raise StoreBusy(f"the answer of {name} was lost")
+            return answer
+
+        return guarded
+
+
+@dataclass
+class World:
+    """Airflow, a store, schedulers driven loop by loop, and a task host."""
+
+    store: Store
+    clock: HandClock = field(default_factory=HandClock)
+    session_faults: SessionFaults = field(default_factory=SessionFaults)
+    api_faults: ApiFaults = field(default_factory=ApiFaults)
+    phase_faults: PhaseFaults = field(default_factory=PhaseFaults)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(5)
+        self.airflow = AirflowModel(now_s=self.clock.epoch_s, rng=self.rng, mirror=self.store.task_instances)
+        self.processes: set[asyncio.Task[None]] = set()
+        self.killed: list[Callable[[], None]] = []
+        self._tokens = itertools.count(1)
+
+    def add(self, number: int = 1, *tries: TryScript, **script: Any) -> SimTaskInstance:
+        return self.airflow.add(a_key(number), TaskScript(tries=tries or (TryScript(),), **script))
+
+    async def scheduler(self, **pace: Any) -> tuple[ModelScheduler, BusyDoor]:
+        """A scheduler that has begun, and what stands between it and the database."""
+        session = SchedulerSession(
+            self.airflow, self.store.scheduler, rng=self.rng, faults=self.session_faults
+        )
+        door = BusyDoor(session)
+        made = ModelScheduler(door, self.clock, SchedulerPace(**pace))  # type: ignore[arg-type]
+        made.executor.job_id = await session.begin_job(self.clock.now())
+        await session.adopt_or_reset(made.job_id, made.executor, self.clock.now())
+        return made, door
+
+    async def loops(self, scheduler: ModelScheduler, count: int = 1) -> None:
+        for _ in range(count):
+            await scheduler.loop()
+            await self.clock.sleep(2.0)
+
+    def host(self, store: Any = None) -> SimTaskHost:
+        def enter(job: PhaseJob, died: Callable[[], None]) -> PhaseSurroundings:
+            del job
+            self.killed.append(died)
+            return PhaseSurroundings(store=store or self.store.phase, api=self.api(), clock=self.clock)
+
+        def spawn(process: Any) -> None:
+            task = asyncio.ensure_future(process)
+            self.processes.add(task)
+            task.add_done_callback(self.processes.discard)
+
+        return SimTaskHost(
+            capacity=4,
+            script_of=self.airflow.script_of,
+            enter=enter,
+            spawn=spawn,
+            rng=self.rng,
+            faults=self.phase_faults,
+        )
+
+    def api(self) -> ExecutionApi:
+        return ExecutionApi(self.airflow, clock=self.clock, rng=self.rng, faults=self.api_faults)
+
+    async def claim(self, kind: WorkloadState) -> tuple[Workload, ...]:
+        return await self.store.agent.claim(
+            kind, 10, HERE, now=self.clock.now(), new_token=lambda: f"token-{next(self._tokens)}"
+        )
+
+    async def phases(self, kind: WorkloadState, host: SimTaskHost | None = None) -> list[PhaseEnded]:
+        """Claim and run what waits, as agents do."""
+        host = host or self.host()
+        jobs = [PhaseJob(workload=w, claim_token=w.claim_token or "") for w in await self.claim(kind)]
+        return list(await asyncio.gather(*(host.run(job) for job in jobs)))
+
+    def workload(self, ti_id: str) -> Workload:
+        found = self.store.workload(WorkloadId(ti_id))
+        assert found is not None
+        return found
+
+    async def end_step(self, ti_id: str, verdict: Verdict) -> None:
+        """What steering does to a workload whose step ended so."""
+        lease = await self.store.steer()
+        for changes in (
+            {"state": WorkloadState.SUBMITTED, "submissions": 1},
+            {
+                "state": WorkloadState.FINISHABLE,
+                "outcome": StepOutcome(verdict=verdict, submissions=1),
+                "phase_attempts": 0,
+            },
+        ):
+            old = replace(self.workload(ti_id), workload={}, executor_config={})
+            await self.store.agent.apply(lease, [Change(old=old, new=replace(old, **changes))])
+
+    async def cancel_step(self, ti_id: str) -> None:
+        """What steering does to a parked workload with target CANCEL and nothing alive."""
+        lease = await self.store.steer()
+        old = replace(self.workload(ti_id), workload={}, executor_config={})
+        new = replace(old, state=WorkloadState.CANCELLED, finished_at=self.clock.now())
+        await self.store.agent.apply(lease, [Change(old=old, new=new)])
+
+    def events(self) -> list[str]:
+        return [entry.event for entry in self.airflow.ledger]

@@ -1,0 +1,407 @@
+"""Each rule of the model of Airflow, with its source in Airflow 3.3.2.
+
+API = api_fastapi/execution_api/routes/task_instances.py, SJR = jobs/scheduler_job_runner.py,
+TI = models/taskinstance.py, TIH = models/taskinstancehistory.py; facts are those of airflow_facts.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from emr_executor.core.model import TaskKey
+from emr_executor.errors import TaskGone, TryAgain
+from emr_executor.simulation.airflow_api import ApiFaults, ExecutionApi
+from emr_executor.simulation.airflow_entities import ApiRefused, ApiSilent, TaskState, mint
+from emr_executor.simulation.airflow_scheduling import ExecutorEvent
+from emr_executor.simulation.loop import run
+from emr_executor.simulation.task_api import SimTaskApi
+from tests.simulation.airflow_world import ELSEWHERE, HERE, Rows
+
+S = TaskState
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+def _refusal(call: object, *args: object, **kwargs: object) -> tuple[int, str]:
+    with pytest.raises(ApiRefused) as refused:
+        call(*args, **kwargs)  # type: ignore[operator]
+    return refused.value.status, refused.value.reason
+
+
+# -- the Execution API ---------------------------------------------------------------------------------
+
+
+def test_run_is_taken_once_and_again_from_the_same_identity(rows: Rows) -> None:
+    """API:205-211, fact 3."""
+    ti = rows.a_ti(S.QUEUED, retries=1)
+    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE).should_retry
+    assert ti.state is S.RUNNING
+    rows.airflow.run(ti.ti_id, rows.token(ti), HERE)
+    assert _refusal(rows.airflow.run, ti.ti_id, rows.token(ti), ELSEWHERE) == (409, "invalid_state")
+    assert rows.events()[-3:] == ["started", "run_repeated", "run_refused"]
+
+
+@pytest.mark.parametrize("state", [None, S.SCHEDULED, S.SUCCESS, S.FAILED])
+def test_run_is_refused_in_other_states(rows: Rows, state: TaskState | None) -> None:
+    """API:218."""
+    ti = rows.a_ti(state)
+    assert _refusal(rows.airflow.run, ti.ti_id, rows.token(ti), HERE) == (409, "invalid_state")
+
+
+def test_run_of_an_id_of_the_past_finds_nothing(rows: Rows) -> None:
+    """API:166: /run asks the live table only, also for what the history has."""
+    ti = rows.a_ti(S.UP_FOR_RETRY, retries=1)
+    past = ti.archived_ids[0]
+    assert _refusal(rows.airflow.run, past, rows.token(past), HERE) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("retries", "tries", "expected"), [(0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True)]
+)
+def test_should_retry_follows_max_tries(rows: Rows, retries: int, tries: int, expected: bool) -> None:
+    """API:1292 _is_eligible_to_retry."""
+    ti = rows.a_ti(S.QUEUED, retries=retries)
+    ti.key = replace(ti.key, try_number=tries)
+    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE).should_retry is expected
+
+
+def test_a_heartbeat_keeps_a_running_try_and_is_refused_with_a_reason(rows: Rows) -> None:
+    """API:898-985: another identity, then another state."""
+    ti = rows.a_ti(S.RUNNING)
+    rows.clock.passed_s = 50.0
+    rows.airflow.heartbeat(ti.ti_id, rows.token(ti), HERE)
+    assert ti.last_heartbeat_at == rows.clock.epoch_s()
+    assert _refusal(rows.airflow.heartbeat, ti.ti_id, rows.token(ti), ELSEWHERE) == (409, "running_elsewhere")
+    rows.airflow.mark(ti, S.SUCCESS)
+    assert _refusal(rows.airflow.heartbeat, ti.ti_id, rows.token(ti), HERE) == (409, "not_running")
+
+
+def test_a_cleared_try_is_gone_and_one_that_was_cleared_while_restarting_was_never_there(rows: Rows) -> None:
+    """API:868: 410 for what the history has, else 404; TIH.record_ti archives each try once."""
+    ti = rows.a_ti(S.RUNNING)
+    first = ti.ti_id
+    rows.airflow.clear(ti)
+    second = ti.ti_id
+    assert _refusal(rows.airflow.heartbeat, first, rows.token(first), HERE) == (410, "not_found")
+    rows.airflow.clear(ti)
+    assert len({first, second, ti.ti_id}) == 3
+    assert _refusal(rows.airflow.heartbeat, second, rows.token(second), HERE) == (404, "not_found")
+
+
+@pytest.mark.parametrize("state", [S.SUCCESS, S.FAILED])
+def test_an_end_may_be_told_twice(rows: Rows, state: TaskState) -> None:
+    """API:396: the state that it has already is taken with 200, and nothing happens."""
+    ti = rows.a_ti(S.RUNNING)
+    for _ in range(2):
+        rows.airflow.finish(ti.ti_id, rows.token(ti), state, by="finish")
+    assert ti.state is state
+    assert rows.events().count("reported") == 1
+
+
+def test_up_for_retry_gives_a_new_id_so_that_its_repeat_finds_nothing(rows: Rows) -> None:
+    """API:684 prepare_db_for_next_try; TI:1053."""
+    ti = rows.a_ti(S.RUNNING, retries=1)
+    first = ti.ti_id
+    rows.airflow.finish(first, rows.token(first), S.UP_FOR_RETRY, by="finish")
+    assert ti.ti_id != first
+    assert _refusal(rows.airflow.finish, first, rows.token(first), S.UP_FOR_RETRY, by="finish") == (
+        404,
+        "not_found",
+    )
+    last = rows.airflow.ledger[-1]
+    assert (last.event, last.ti_id, last.state) == ("reported", first, "up_for_retry")
+    assert last.detail == {"state": "up_for_retry", "by": "finish"}
+
+
+@pytest.mark.parametrize("state", [S.QUEUED, S.RESTARTING, S.SUCCESS])
+def test_an_end_is_refused_unless_running(rows: Rows, state: TaskState) -> None:
+    """API:405: the reason is ``invalid_state``, not the heartbeat's ``not_running``."""
+    ti = rows.a_ti(state)
+    refused = _refusal(rows.airflow.finish, ti.ti_id, rows.token(ti), S.FAILED, by="finish")
+    assert refused == (409, "invalid_state")
+
+
+def test_tokens_end_and_are_of_one_try(rows: Rows) -> None:
+    """Fact 5; execution_api/security.py:136, [api_auth] jwt_leeway."""
+    ti, other = rows.a_ti(S.QUEUED), rows.a_ti(S.QUEUED)
+    token = rows.token(ti)
+    early = mint(ti.ti_id, rows.clock.epoch_s() + 11.0)
+    rows.airflow.run(ti.ti_id, mint(ti.ti_id, rows.clock.epoch_s() + 9.0), HERE)
+    for bad in (rows.token(other), early):
+        assert _refusal(rows.airflow.heartbeat, ti.ti_id, bad, HERE) == (403, "invalid_token")
+    rows.clock.passed_s = 609.0
+    rows.airflow.heartbeat(ti.ti_id, token, HERE)
+    rows.clock.passed_s = 611.0
+    assert _refusal(rows.airflow.heartbeat, ti.ti_id, token, HERE) == (403, "invalid_token")
+
+
+def test_an_answer_brings_a_new_token_in_the_last_fifth_of_the_old_ones_life(rows: Rows) -> None:
+    """execution_api/app.py:158."""
+    token = mint("x", rows.clock.epoch_s())
+    rows.clock.passed_s = 479.0
+    assert rows.airflow.refreshed(token) is token
+    rows.clock.passed_s = 481.0
+    assert rows.airflow.refreshed(token).expires_at == rows.clock.epoch_s() + 600.0
+
+
+def test_the_line_can_be_down_and_can_lose_an_answer_after_the_act(rows: Rows) -> None:
+    faults = ApiFaults(is_down=True)
+    api = ExecutionApi(rows.airflow, clock=rows.clock, rng=rows.airflow._rng, faults=faults)
+    ti = rows.a_ti(S.RUNNING)
+
+    async def tell() -> None:
+        with pytest.raises(ApiSilent):
+            await api.finish(ti.ti_id, api.mint(ti.ti_id), S.SUCCESS, by="finish")
+
+    run(tell(), seed=1)
+    assert ti.state is S.RUNNING
+    faults.is_down, faults.answer_lost = False, 1.0
+    run(tell(), seed=1)
+    assert ti.state is S.SUCCESS
+
+
+def test_the_agents_client_answers_as_the_real_one(rows: Rows) -> None:
+    """task/task_api.py: gone for 404, 410 and the heartbeat's 409, else try again; /state's 409 too."""
+    faults = ApiFaults()
+    api = SimTaskApi(ExecutionApi(rows.airflow, clock=rows.clock, rng=rows.airflow._rng, faults=faults))
+    ti, marked, cleared = rows.a_ti(S.RUNNING), rows.a_ti(S.SUCCESS), rows.a_ti(S.RESTARTING)
+
+    async def ask() -> None:
+        await api.heartbeat(ti.ti_id, HERE)
+        with pytest.raises(TaskGone, match="not_running"):
+            await api.heartbeat(marked.ti_id, HERE)
+        with pytest.raises(TaskGone, match="running_elsewhere"):
+            await api.heartbeat(ti.ti_id, ELSEWHERE)
+        with pytest.raises(TaskGone, match="410"):
+            await api.heartbeat(cleared.archived_ids[0], HERE)
+        with pytest.raises(TryAgain, match="invalid_state"):
+            await api.fail_terminally(marked.ti_id, ended_at=rows.clock.now())
+        await api.fail_terminally(ti.ti_id, ended_at=rows.clock.now())
+        faults.is_down = True
+        with pytest.raises(TryAgain, match="did not answer"):
+            await api.heartbeat(ti.ti_id, HERE)
+
+    run(ask(), seed=1)
+    assert rows.airflow.ledger[-1].detail == {"state": "failed", "by": "fail_terminally"}
+
+
+# -- people ----------------------------------------------------------------------------------------------
+
+
+def test_clearing_a_running_try_makes_it_restart_under_another_id(rows: Rows) -> None:
+    """TI:388, 1053; fact 7."""
+    ti = rows.a_ti(S.RUNNING)
+    before = ti.ti_id
+    rows.airflow.clear(ti)
+    assert (ti.state, ti.try_number) == (S.RESTARTING, 1)
+    assert rows.airflow.ledger[-1].ti_id == before != ti.ti_id
+
+
+@pytest.mark.parametrize("state", [S.SCHEDULED, S.QUEUED, S.RESTARTING, S.UP_FOR_RETRY, S.SUCCESS, S.FAILED])
+def test_clearing_any_other_state_schedules_the_next_try_at_once(rows: Rows, state: TaskState) -> None:
+    """TI:400-431: else-branch, max_tries = try_number + retries."""
+    ti = rows.a_ti(state, retries=2)
+    before = ti.ti_id
+    rows.airflow.clear(ti)
+    assert (ti.state, ti.max_tries) == (None, 3)
+    assert ti.ti_id != before
+    rows.scheduling.schedule(rows.clock.epoch_s())
+    assert (ti.state, ti.try_number) == (S.SCHEDULED, 2)
+
+
+def test_a_timed_out_run_skips_what_is_unfinished(rows: Rows) -> None:
+    """SJR:2853-2873."""
+    tis = [rows.a_ti(state) for state in (None, S.QUEUED, S.RUNNING, S.RESTARTING, S.SUCCESS)]
+    rows.airflow.time_out_run("d", "r")
+    assert [ti.state for ti in tis] == [S.SKIPPED] * 4 + [S.SUCCESS]
+    assert rows.events().count("timed_out") == 4
+    assert rows.airflow.open_tries() == ()
+
+
+def test_a_deleted_run_leaves_nothing_not_even_history(rows: Rows) -> None:
+    """TIH: ondelete CASCADE."""
+    ti = rows.a_ti(S.RESTARTING)
+    past, present = ti.archived_ids[0], ti.ti_id
+    rows.airflow.delete_run("d", "r")
+    for ti_id in (past, present):
+        assert _refusal(rows.airflow.heartbeat, ti_id, rows.token(ti_id), HERE) == (404, "not_found")
+    assert rows.mirror.rows == {}
+    assert rows.airflow.task(ti.task) is None
+
+
+def test_marking_keeps_the_id(rows: Rows) -> None:
+    ti = rows.a_ti(S.RUNNING)
+    before = ti.ti_id
+    rows.airflow.mark(ti, S.FAILED)
+    assert (ti.ti_id, ti.state) == (before, S.FAILED)
+    assert rows.airflow.ledger[-1].detail == {"was": "running"}
+
+
+# -- schedulers --------------------------------------------------------------------------------------------
+
+
+def test_the_next_try_comes_after_its_delay_with_the_id_that_it_was_given(rows: Rows) -> None:
+    """models/dagrun.py:2129: UP_FOR_RETRY -> SCHEDULED counts the try, the id stays."""
+    ti = rows.a_ti(S.UP_FOR_RETRY, retries=1, retry_delay_s=60.0)
+    ti_id = ti.ti_id
+    rows.clock.passed_s = 59.0
+    rows.scheduling.schedule(rows.clock.epoch_s())
+    assert ti.state is S.UP_FOR_RETRY
+    rows.clock.passed_s = 61.0
+    rows.scheduling.schedule(rows.clock.epoch_s())
+    assert (ti.state, ti.try_number, ti.ti_id) == (S.SCHEDULED, 2, ti_id)
+    assert rows.events()[-1] == "retried"
+
+
+def test_queueing_goes_by_priority_and_stops_at_the_slots_of_airflows_pool(rows: Rows) -> None:
+    """SJR:663 by priority_weight; models/pool.py:289 counts QUEUED and RUNNING."""
+    low, high = rows.a_ti(S.SCHEDULED), rows.a_ti(S.SCHEDULED, priority_weight=9)
+    assert rows.scheduling.to_queue(10, None) == [high, low]
+    rows.a_ti(S.RUNNING)
+    assert rows.scheduling.to_queue(10, 2) == [high]
+    assert rows.scheduling.to_queue(10, 1) == []
+
+
+_SUCCESS = ExecutorEvent(S.SUCCESS)
+
+
+@pytest.mark.parametrize("state", [S.SCHEDULED, S.QUEUED, S.RUNNING])
+def test_an_event_for_a_living_try_is_killed_externally(rows: Rows, state: TaskState) -> None:
+    """SJR:1465-1511, fact 6; without retries it fails."""
+    ti = rows.a_ti(state)
+    ti.queued_by_job_id = rows.job_id
+    rows.scheduling.process_events(rows.job_id, {ti.key: _SUCCESS}, lambda _: False, rows.clock.epoch_s())
+    assert ti.state is S.FAILED
+    assert rows.events()[-1] == "killed_externally"
+
+
+def test_a_try_killed_externally_while_queued_passes_its_id_to_the_next(rows: Rows) -> None:
+    """TI:1915: only RUNNING is archived."""
+    queued, running = rows.a_ti(S.QUEUED, retries=1), rows.a_ti(S.RUNNING, retries=1)
+    ids = queued.ti_id, running.ti_id
+    events = {ti.key: _SUCCESS for ti in (queued, running)}
+    rows.scheduling.process_events(rows.job_id, events, lambda _: False, rows.clock.epoch_s())
+    assert (queued.state, running.state) == (S.UP_FOR_RETRY, S.UP_FOR_RETRY)
+    assert queued.ti_id == ids[0]
+    assert running.ti_id != ids[1]
+    rows.scheduling.schedule(rows.clock.epoch_s() + 60.0)
+    assert (queued.ti_id, queued.try_number) == (ids[0], 2)
+
+
+def test_an_event_does_nothing_to_what_is_over_known_of_another_try_or_another_scheduler(rows: Rows) -> None:
+    """SJR:1465-1492, facts 7 and 9."""
+    over, known, later, others = (
+        rows.a_ti(S.SUCCESS),
+        rows.a_ti(S.RUNNING),
+        rows.a_ti(S.RUNNING),
+        rows.a_ti(S.RUNNING),
+    )
+    others.queued_by_job_id = 99
+    later.key = replace(later.key, try_number=2)
+    keys: list[TaskKey] = [over.key, known.key, replace(later.key, try_number=1), others.key]
+    rows.scheduling.process_events(
+        rows.job_id, dict.fromkeys(keys, _SUCCESS), lambda ti: ti is known, rows.clock.epoch_s()
+    )
+    assert [ti.state for ti in (over, known, later, others)] == [S.SUCCESS, S.RUNNING, S.RUNNING, S.RUNNING]
+
+
+def test_only_success_frees_a_restarting_try(rows: Rows) -> None:
+    """SJR:1570-1578, fact 7; FAILED makes it UP_FOR_RETRY, always (TI:1977)."""
+    freed, failed = rows.a_ti(S.RESTARTING, retries=2), rows.a_ti(S.RESTARTING)
+    events = {freed.key: _SUCCESS, failed.key: ExecutorEvent(S.FAILED, "purged")}
+    ids = freed.ti_id, failed.ti_id
+    rows.scheduling.process_events(rows.job_id, events, lambda _: False, rows.clock.epoch_s())
+    assert (freed.state, freed.max_tries) == (None, 3)
+    assert failed.state is S.UP_FOR_RETRY
+    assert (freed.ti_id, failed.ti_id) == ids
+    assert rows.events()[-2:] == ["freed", "purged"]
+
+
+def test_silence_is_seen_by_the_tries_own_scheduler_after_300_s(rows: Rows) -> None:
+    """SJR:3540-3562: RUNNING and RESTARTING, by the last heartbeat."""
+    silent, beating, restarting, others = (
+        rows.a_ti(S.RUNNING),
+        rows.a_ti(S.RUNNING),
+        rows.a_ti(S.RESTARTING),
+        rows.a_ti(S.RUNNING),
+    )
+    others.queued_by_job_id = 99
+    for passed_s in (100.0, 200.0, 300.0):
+        rows.clock.passed_s = passed_s
+        rows.airflow.heartbeat(beating.ti_id, rows.token(beating), HERE)
+        assert rows.scheduling.silent(rows.job_id, rows.clock.epoch_s()) == []
+    assert rows.scheduling.silent(rows.job_id, rows.clock.epoch_s() + 1.0) == [silent, restarting]
+    assert rows.scheduling.silent(99, rows.clock.epoch_s() + 1.0) == [others]
+
+
+def test_a_try_stuck_in_queued_goes_round_twice_with_its_id_and_then_fails(rows: Rows) -> None:
+    """SJR:3015-3110, 3131."""
+    ti = rows.a_ti(S.QUEUED, retries=3)
+    before = ti.ti_id, ti.key
+    for _ in range(2):
+        now_s = (ti.queued_at or 0.0) + 601.0
+        assert rows.scheduling.stuck(rows.job_id, now_s) == [ti]
+        assert rows.scheduling.requeue_stuck(ti)
+        assert (ti.state, ti.queued_by_job_id) == (S.SCHEDULED, None)
+        rows.scheduling.queue(ti, rows.job_id, now_s)
+    assert (ti.ti_id, ti.key) == before
+    assert not rows.scheduling.requeue_stuck(ti)
+    assert ti.state is S.FAILED
+
+
+def test_orphans_are_those_of_schedulers_that_are_silent_for_30_s(rows: Rows) -> None:
+    """SJR:3296-3312; a job that beats again is alive (jobs/job.py, heartbeat)."""
+    tis = [rows.a_ti(state) for state in (S.QUEUED, S.RUNNING, S.RESTARTING, S.SCHEDULED, S.SUCCESS)]
+    now_s = rows.clock.epoch_s() + 31.0
+    assert rows.scheduling.orphans() == []
+    rows.scheduling.fail_silent_jobs(now_s)
+    assert rows.scheduling.orphans() == tis[:3]
+    rows.scheduling.beat_job(rows.job_id, now_s)
+    assert rows.scheduling.orphans() == []
+    assert rows.events()[-1] == "scheduler_died"
+
+
+def test_a_reset_try_is_archived_and_burns_its_number(rows: Rows) -> None:
+    """SJR:3348-3360, fact 11."""
+    ti = rows.a_ti(S.QUEUED)
+    before = ti.ti_id
+    rows.scheduling.reset(ti)
+    assert (ti.state, ti.queued_by_job_id) == (None, None)
+    assert ti.ti_id != before
+    rows.scheduling.schedule(rows.clock.epoch_s())
+    assert ti.try_number == 2
+
+
+# -- what others read ----------------------------------------------------------------------------------
+
+
+def test_every_change_is_mirrored(rows: Rows) -> None:
+    ti = rows.a_ti(S.RUNNING)
+    assert rows.mirror.rows == {ti.ti_id: (ti.key, "running")}
+    rows.airflow.clear(ti)
+    assert rows.mirror.rows == {ti.ti_id: (ti.key, "restarting")}
+    rows.airflow.clear(ti)
+    rows.scheduling.schedule(rows.clock.epoch_s())
+    assert rows.mirror.rows == {ti.ti_id: (ti.key, "scheduled")}
+    assert ti.key.try_number == 2
+
+
+def test_the_ledger_tells_a_tries_life_and_one_seed_is_one_life() -> None:
+    def life() -> list[tuple[int, str, str, str, int, str]]:
+        rows = Rows()
+        rows.a_ti(S.SUCCESS)
+        return [(e.seq, e.event, e.ti_id, e.task, e.try_number, e.state) for e in rows.airflow.ledger]
+
+    told = life()
+    assert told == life()
+    ti_id = told[0][2]
+    assert told == [
+        (1, "queued", ti_id, "d.t1@r", 1, "queued"),
+        (2, "started", ti_id, "d.t1@r", 1, "running"),
+        (3, "reported", ti_id, "d.t1@r", 1, "success"),
+    ]
