@@ -232,7 +232,7 @@ class MemoryAgentStore(_Caller):
                 )
                 workloads.put(gone)
         waiting: list[Workload] = []
-        for workload in workloads.by_turn(CLAIMED_FROM[kind], _RUN):
+        for workload in workloads.in_line(CLAIMED_FROM[kind]):
             if len(waiting) >= limit:
                 break
             if workload.not_before is None or workload.not_before <= now:
@@ -296,7 +296,7 @@ class MemoryAgentStore(_Caller):
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives."""
         db = self._db
-        ready = tuple(db.workloads.by_turn(WorkloadState.READY, _RUN, ready_limit))
+        ready = tuple(db.workloads.in_line(WorkloadState.READY, ready_limit))
         unsettled = {submission.cluster_uuid for submission in db.submissions.live.values()}
         over = [db.clusters.over[uuid] for uuid in sorted(unsettled & db.clusters.over.keys())]
         return Snapshot(
@@ -304,7 +304,7 @@ class MemoryAgentStore(_Caller):
             clusters=(*db.clusters.present.values(), *over),
             submissions=tuple(db.submissions.live.values()),
             workloads=(*ready, *db.workloads.merged_by_turn(*_ENGAGED)),
-            ready_waiting=db.workloads.count(WorkloadState.READY, _RUN) if ready else 0,
+            ready_waiting=db.workloads.count_in_line(WorkloadState.READY) if ready else 0,
         )
 
     async def apply(
@@ -337,6 +337,10 @@ class MemoryAgentStore(_Caller):
             if workload.identity is not None
         )
         return tuple(pair for pair in stopped if pair[1] not in WANTED_BY_AIRFLOW)
+
+    async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
+        """The last lines on one row, oldest first."""
+        return self._db.story.of(subject, subject_id)[-limit:]
 
     async def append(self, entries: Sequence[HistoryEntry]) -> None:
         """Add lines to the story."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 from emr_executor.core.model import (
@@ -57,6 +58,7 @@ class Workloads:
         self._places: dict[str, _Place | None] = {}
         self._buckets: dict[_Bucket, list[tuple[Any, ...]]] = defaultdict(list)
         self._ended: list[tuple[datetime, str]] = []
+        self._quarantined: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -97,6 +99,10 @@ class Workloads:
         old = self._values.get(workload_id)
         self._values[workload_id] = lean
         self._move(workload_id, self._place(lean))
+        if lean.quarantine is not None:
+            self._quarantined.add(workload_id)
+        elif self._quarantined:
+            self._quarantined.discard(workload_id)
         ended = lean.finished_at
         if ended is not None and lean.state in _OVER:
             known = old is not None and old.state in _OVER and old.finished_at == ended
@@ -113,6 +119,7 @@ class Workloads:
         self._move(workload_id, None)
         for column in (self._values, self._bulky, self._reported, self._places):
             del column[workload_id]
+        self._quarantined.discard(workload_id)
 
     def by_turn(
         self, state: WorkloadState, target: WorkloadTarget, limit: int | None = None
@@ -124,6 +131,17 @@ class Workloads:
     def count(self, state: WorkloadState, target: WorkloadTarget) -> int:
         """How many there are."""
         return len(self._buckets[state, target])
+
+    def in_line(self, state: WorkloadState, limit: int | None = None) -> Iterator[Workload]:
+        """Live workloads of a state that are wanted and not quarantined, whose turn it is first."""
+        wanted = self.by_turn(state, WorkloadTarget.RUN)
+        return islice((one for one in wanted if one.quarantine is None), limit)
+
+    def count_in_line(self, state: WorkloadState) -> int:
+        """How many of those there are."""
+        bucket = (state, WorkloadTarget.RUN)
+        held = map(self._values.__getitem__, self._quarantined)
+        return self.count(*bucket) - sum((one.state, one.target) == bucket for one in held)
 
     def merged_by_turn(self, *buckets: tuple[WorkloadState, WorkloadTarget]) -> Iterator[Workload]:
         """Live workloads of several states and targets, whose turn it is first."""

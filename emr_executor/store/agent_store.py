@@ -21,6 +21,7 @@ from emr_executor.store import (
     history_store,
     lease_store,
     phase_store,
+    queries,
     scheduler_store,
     snapshot_store,
 )
@@ -120,6 +121,11 @@ class AgentStore:
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
         """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
         return await self._runner.run(scheduler_store.ask_cancel, workload_ids, reason)
+
+    async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
+        """The last lines on one row, oldest first."""
+        last_lines = partial(queries.history_of, subjects=[(subject, subject_id)], limit=limit)
+        return await self._runner.read(last_lines)
 
     async def append(self, entries: Sequence[HistoryEntry]) -> None:
         """Add lines to the story."""

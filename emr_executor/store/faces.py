@@ -78,7 +78,7 @@ class AgentFace(Protocol):
 
         They come whole, with ``workload`` and ``executor_config``, each with a token of its own. ``identity``
         is given to those only that have none. A claim of PREPARING first makes every ACCEPTED workload with
-        target CANCEL CANCELLED: no user code of theirs has run.
+        target CANCEL CANCELLED: no user code of theirs has run. Quarantined ones are never claimed.
         """
         ...
 
@@ -105,7 +105,8 @@ class AgentFace(Protocol):
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives, of one moment, at a cost that what is over does not change.
 
-        READY workloads come first and by turn, at most ``ready_limit``; ``ready_waiting`` counts them all.
+        READY workloads come first and by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. Of
+        those with target RUN neither has the quarantined ones.
         Other workloads are by turn, clusters and submissions in no order. ``workload`` and
         ``executor_config`` of each workload are left empty.
         """
@@ -139,6 +140,10 @@ class AgentFace(Protocol):
 
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
         """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
+        ...
+
+    async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
+        """The last lines on one row, oldest first."""
         ...
 
     async def append(self, entries: Sequence[HistoryEntry]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, Table, delete, insert, select
 from emr_executor.core.model import HistoryEntry
 from emr_executor.core.states import OVER_CLUSTER_STATES
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES
-from emr_executor.store.rows import history_columns, history_entry_from
+from emr_executor.store.rows import history_columns
 from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
 
 PURGE_BATCH = 1000
@@ -28,13 +28,6 @@ class Purged:
     clusters: int
     history: int
     more: bool
-
-
-def story(conn: Connection, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
-    """The last lines on one row, oldest first."""
-    its = (HISTORY.c.subject == subject, HISTORY.c.subject_id == subject_id)
-    last = select(HISTORY).where(*its).order_by(HISTORY.c.id.desc()).limit(limit)
-    return tuple(map(history_entry_from, reversed(conn.execute(last).mappings().all())))
 
 
 def append(conn: Connection, entries: Sequence[HistoryEntry]) -> None:

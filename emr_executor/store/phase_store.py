@@ -46,8 +46,8 @@ def claim(
     """Up to ``limit`` workloads whose phase ``kind`` (PREPARING or FINISHING) is now the caller's, by turn.
 
     ``identity`` is kept for the try's life: only a workload that has none yet gets it. Each workload has a
-    token of its own. Workloads that another transaction is claiming are passed over. ACCEPTED workloads that
-    Airflow no longer wants become CANCELLED here: no user code of theirs has run.
+    token of its own. Workloads that another transaction is claiming are passed over, and quarantined ones.
+    ACCEPTED workloads that Airflow no longer wants become CANCELLED here: no user code of theirs has run.
     """
     if kind is WorkloadState.PREPARING:
         _cancel_unprepared(conn, now)
@@ -56,6 +56,7 @@ def claim(
         .where(
             WORKLOAD.c.state == CLAIMED_FROM[kind],
             WORKLOAD.c.target == WorkloadTarget.RUN,
+            WORKLOAD.c.quarantine.is_(None),
             or_(WORKLOAD.c.not_before.is_(None), WORKLOAD.c.not_before <= now),
         )
         .order_by(*BY_TURN)

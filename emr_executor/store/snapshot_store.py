@@ -37,8 +37,9 @@ _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULK
 def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
     """All that lives, in four statements: of one moment where the runner reads (``Runner.read``).
 
-    READY workloads come by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. ``workload`` and
-    ``executor_config`` of each workload are left empty: only a phase needs them, and its claim brings them.
+    READY workloads come by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. Quarantined ones
+    take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
+    phase needs them, and its claim brings them.
     """
     live_submissions = SUBMISSION.c.state.in_(sorted(LIVE_SUBMISSION_STATES))
     # A cluster that is over still matters as long as a submission on it is not settled.
@@ -57,7 +58,11 @@ def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
 
 
 def _ready(conn: Connection, limit: int) -> tuple[list[Any], int]:
-    ready = and_(WORKLOAD.c.state == WorkloadState.READY, WORKLOAD.c.target == WorkloadTarget.RUN)
+    ready = and_(
+        WORKLOAD.c.state == WorkloadState.READY,
+        WORKLOAD.c.target == WorkloadTarget.RUN,
+        WORKLOAD.c.quarantine.is_(None),
+    )
     how_many = select(func.count()).select_from(WORKLOAD).where(ready).scalar_subquery().label("how_many")
     by_turn = select(*_LEAN_COLUMNS, how_many).where(ready).order_by(*BY_TURN).limit(limit)
     rows = list(conn.execute(by_turn).mappings())

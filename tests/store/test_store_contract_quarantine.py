@@ -1,0 +1,93 @@
+"""A quarantined workload: nobody's turn, nobody's phase, alive for Airflow. On SQL and in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from emr_executor.core.model import HistoryEntry
+from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.store.faces import Change
+from tests.store.both_stores import Store
+from tests.store.builders import ME, NOW, a_cluster, a_parked, a_submission, a_workload, at
+
+WHY = "no edge from READY on step_completed"
+
+
+async def ready_ones(store: Store, limit: int = 10) -> tuple[list[str], int]:
+    found = await store.agent.snapshot(NOW, limit)
+    return [w.workload_id for w in found.workloads], found.ready_waiting
+
+
+async def test_a_quarantined_one_takes_nobodys_place_in_line(store: Store) -> None:
+    held = [a_parked(priority_weight=9, quarantine=WHY) for _ in range(3)]
+    waits = a_parked()
+    await store.put(*held, waits)
+    assert await ready_ones(store, 1) == ([waits.workload_id], 1)
+
+
+async def test_one_that_airflow_does_not_want_any_more_is_seen_again(store: Store) -> None:
+    held = a_parked(quarantine=WHY)
+    await store.put(held)
+    assert await ready_ones(store) == ([], 0)
+    assert await store.agent.ask_cancel([held.workload_id], "cleared") == 1
+    assert await ready_ones(store) == ([held.workload_id], 0)
+
+
+async def test_one_with_a_submission_stays_in_sight(store: Store) -> None:
+    held, cluster = a_parked(state=WorkloadState.SUBMITTED, quarantine=WHY), a_cluster(quarantine=WHY)
+    ride = a_submission(held, cluster, quarantine=WHY)
+    await store.put(held, cluster, ride)
+    found = await store.agent.snapshot(NOW, 10)
+    assert [row.quarantine for row in (*found.workloads, *found.clusters, *found.submissions)] == [WHY] * 3
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (WorkloadState.ACCEPTED, WorkloadState.PREPARING),
+        (WorkloadState.FINISHABLE, WorkloadState.FINISHING),
+    ],
+)
+async def test_no_phase_of_it_is_claimed(store: Store, state: WorkloadState, kind: WorkloadState) -> None:
+    await store.put(a_workload(state=state, quarantine=WHY))
+    assert await store.agent.claim(kind, 5, ME, now=NOW, new_token=lambda: "t") == ()
+
+
+async def test_airflow_hears_of_it_and_is_asked_whether_it_wants_it(store: Store) -> None:
+    held = a_parked(quarantine=WHY)
+    await store.put(held)
+    assert await store.agent.heartbeat_targets() == ((held.workload_id, ME),)
+    assert await store.agent.unwanted() == ((held.workload_id, None),)
+
+
+async def test_one_handed_over_again_after_its_end_starts_anew(store: Store) -> None:
+    over = a_parked(state=WorkloadState.CANCELLED, finished_at=NOW, quarantine=WHY)
+    await store.put(over)
+    await store.scheduler.accept(
+        [replace(over, state=WorkloadState.ACCEPTED, quarantine=None, finished_at=None)]
+    )
+    again = store.workload(over.workload_id)
+    assert again is not None
+    assert (again.state, again.target, again.quarantine) == (
+        WorkloadState.ACCEPTED,
+        WorkloadTarget.RUN,
+        None,
+    )
+
+
+async def test_the_quarantine_is_written_and_the_row_counts_no_more(store: Store) -> None:
+    workload = a_parked()
+    token = await store.put(workload)
+    held = replace(workload, quarantine=WHY)
+    assert await store.agent.apply(token, [Change(old=workload, new=held)]) == (replace(held, version=1),)
+    assert await ready_ones(store) == ([], 0)
+
+
+async def test_the_story_of_one_row_is_its_last_lines(store: Store) -> None:
+    def line(subject_id: str, event: str) -> HistoryEntry:
+        return HistoryEntry(at=at(0), subject="cluster", subject_id=subject_id, event=event, text=event)
+
+    await store.agent.append([line("a", "one"), line("b", "other"), line("a", "two"), line("a", "three")])
+    assert [entry.event for entry in await store.agent.story("cluster", "a", 2)] == ["two", "three"]
