@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -29,7 +29,7 @@ from emr_executor.simulation.clock import EPOCH
 from emr_executor.simulation.host import PhaseFaults, SimTaskHost
 from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
 from emr_executor.simulation.supervisor import PhaseSurroundings
-from emr_executor.store.faces import Change
+from emr_executor.store.faces import Change, PhaseFace
 from tests.store.both_stores import Store
 
 HERE = Identity(hostname="host-a", unixname="airflow", pid=7)
@@ -117,6 +117,15 @@ class Rows:
 
 def a_key(number: int) -> TaskKey:
     return TaskKey(dag_id="d", task_id=f"t{number}", run_id="r", try_number=1)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until something holds."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
 
 
 class BusyDoor:
@@ -241,3 +250,51 @@ class World:
 
     def events(self) -> list[str]:
         return [entry.event for entry in self.airflow.ledger]
+
+
+@dataclass
+class Faulty:
+    """A phase's store: before the n-th call of a method, or after its effect, something happens."""
+
+    store: PhaseFace
+    busy: dict[str, int] = field(default_factory=dict)
+    lose: dict[str, int] = field(default_factory=dict)
+    before: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.store, name)
+
+        async def guarded(*args: Any, **kwargs: Any) -> None:
+            self.calls.append(name)
+            if name in self.before:
+                await self.before.pop(name)()
+            if self.busy.get(name, 0):
+                self.busy[name] -= 1
+                raise StoreBusy(name)
+            await call(*args, **kwargs)
+            if self.lose.get(name, 0):
+                self.lose[name] -= 1
+                raise StoreBusy(name)
+
+        return guarded
+
+
+async def a_queued(world: World, *tries: TryScript, **script: Any) -> SimTaskInstance:
+    scheduler, _ = await world.scheduler()
+    ti = world.add(1, *tries, **script)
+    await world.loops(scheduler)
+    return ti
+
+
+async def a_parked(world: World, *tries: TryScript, **script: Any) -> SimTaskInstance:
+    ti = await a_queued(world, *tries, **script)
+    await world.phases(WorkloadState.PREPARING)
+    assert world.workload(ti.ti_id).state is WorkloadState.READY
+    return ti
+
+
+async def an_ended(world: World, verdict: Verdict, *tries: TryScript, **script: Any) -> SimTaskInstance:
+    ti = await a_parked(world, *tries, **script)
+    await world.end_step(ti.ti_id, verdict)
+    return ti

@@ -1,0 +1,140 @@
+"""The task host, and all parts of the model together: from QUEUED to the end, on the SQL faces."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
+from emr_executor.errors import TryAgain
+from emr_executor.ports import PhaseJob
+from emr_executor.simulation.airflow_entities import TaskState
+from emr_executor.simulation.airflow_session import SchedulerSession
+from emr_executor.simulation.clock import VirtualClock
+from emr_executor.simulation.loop import run
+from emr_executor.simulation.scheduler import ModelScheduler
+from emr_executor.store.dialect import engine_for
+from emr_executor.store.schema import AIRFLOW, METADATA
+from tests.simulation.airflow_world import World, a_queued, until
+from tests.store.both_stores import memory_store, sql_store
+
+PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
+W = WorkloadState
+S = TaskState
+
+
+@pytest.fixture
+def world() -> World:
+    return World(memory_store())
+
+
+# -- the host ------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_phases_than_its_capacity_run_at_once(world: World) -> None:
+    scheduler, _ = await world.scheduler()
+    for number in range(1, 8):
+        world.add(number)
+    await world.loops(scheduler)
+    host = world.host()
+    jobs = [PhaseJob(workload=w, claim_token=w.claim_token or "") for w in await world.claim(PREPARING)]
+    running = [asyncio.ensure_future(host.run(job)) for job in jobs]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert len(world.processes) <= host.capacity
+    assert len(world.processes) == host.capacity == 4
+    assert len(await asyncio.gather(*running)) == 7
+
+
+async def test_a_phase_outlives_the_agent_that_waited_for_it(world: World) -> None:
+    ti = await a_queued(world)
+    waiting = asyncio.ensure_future(world.phases(PREPARING))
+    await until(lambda: world.processes)
+    waiting.cancel()
+    await asyncio.gather(*world.processes)
+    assert world.workload(ti.ti_id).state is W.READY
+
+
+async def test_a_host_that_dies_tells_who_waits_and_its_phases_go_on(world: World) -> None:
+    ti = await a_queued(world)
+    host = world.host()
+    waiting = asyncio.ensure_future(world.phases(PREPARING, host))
+    await until(lambda: world.processes)
+    host.die()
+    with pytest.raises(TryAgain):
+        await waiting
+    await asyncio.gather(*world.processes)
+    assert world.workload(ti.ti_id).state is W.READY
+
+
+async def test_shares_of_phases_fail_as_the_weather_says(world: World) -> None:
+    world.phase_faults.prepare_raises = 1.0
+    ti = await a_queued(world)
+    await world.phases(PREPARING)
+    assert ti.state is S.FAILED
+
+
+# -- all of it -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sql_world(tmp_path: Path) -> Iterator[World]:
+    engine = engine_for(f"sqlite:///{tmp_path / 'airflow.db'}")
+    METADATA.create_all(engine)
+    AIRFLOW.create_all(engine)
+    yield World(sql_store(engine))
+    engine.dispose()
+
+
+def test_tasks_go_from_queued_to_their_end_in_virtual_time_on_sqlite(sql_world: World) -> None:
+    """One that succeeds, one whose step fails once, one cleared while it is parked."""
+
+    async def live() -> list[tuple[str, int, str]]:
+        clock = VirtualClock(asyncio.get_running_loop())
+        world = sql_world
+        world.clock = clock  # type: ignore[assignment]
+        world.airflow.now_s = clock.epoch_s
+        session = SchedulerSession(world.airflow, world.store.scheduler, rng=random.Random(1))
+        scheduler = ModelScheduler(session, clock)
+        loops = asyncio.create_task(scheduler.run())
+        good, bad, cleared = (world.add(n, retries=1, retry_delay_s=5.0) for n in (1, 2, 3))
+        verdicts = {(good.task, 1): Verdict.SUCCEEDED, (bad.task, 1): Verdict.FAILED}
+        is_cleared = False
+        while world.airflow.open_tries():
+            for kind in (FINISHING, PREPARING):
+                await world.phases(kind)
+            if not is_cleared and cleared.state is S.RUNNING:
+                assert world.workload(cleared.ti_id).state is W.READY
+                is_cleared = True
+                world.airflow.clear(cleared)
+            for workload_id, _ in await world.store.agent.unwanted():
+                await world.store.agent.ask_cancel([workload_id], "cleared")
+            snapshot = await world.store.agent.snapshot(clock.now(), 10)
+            for row in snapshot.workloads:
+                if row.state is not W.READY:
+                    continue
+                if row.target is WorkloadTarget.CANCEL:
+                    await world.cancel_step(row.workload_id)
+                    continue
+                owner = world.airflow.owner_of(row.workload_id)
+                assert owner is not None
+                verdict = verdicts.get((owner.task, row.key.try_number), Verdict.SUCCEEDED)
+                await world.end_step(row.workload_id, verdict)
+            await clock.sleep(3.0)
+        await clock.sleep(5.0)
+        scheduler.stop()
+        await loops
+        assert scheduler.executor.parked == frozenset()
+        return [(ti.task, ti.try_number, str(ti.state)) for ti in world.airflow.in_state(*TaskState)]
+
+    assert sorted(run(live(), seed=2)) == [
+        ("d.t1@r", 1, "success"),
+        ("d.t2@r", 2, "success"),
+        ("d.t3@r", 2, "success"),
+    ]
+    told = [entry.event for entry in sql_world.airflow.ledger if entry.task == "d.t3@r"]
+    assert told.count("cleared") == told.count("freed") == told.count("reported") == 1
