@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
+from emr_executor.agent.expiry import Expiry
 from emr_executor.agent.heartbeats import Heartbeats
+from emr_executor.agent.housekeeping import Housekeeping
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.loops import Agent
@@ -30,6 +32,7 @@ class Surroundings:
     identity: under which Airflow knows the tries that this agent prepares
     holder: names this agent in the lease, unique for its life
     new_id: a fresh UUID as text, for clusters and claims
+    expiry: what ends old objects in S3; None: nothing does
     """
 
     settings: Settings
@@ -46,6 +49,7 @@ class Surroundings:
     holder: str
     deployment_id: str
     new_id: Callable[[], str]
+    expiry: Expiry | None = None
 
 
 def compose(around: Surroundings) -> Agent:
@@ -118,14 +122,18 @@ def compose(around: Surroundings) -> Agent:
         deployment_id=around.deployment_id,
         new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
     )
+    lease = LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s)
     return Agent(
         settings=settings,
         clock=clock,
-        lease=LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s),
+        lease=lease,
         steering=steering,
         acts=acts,
         phases=phases,
         heartbeats=Heartbeats(store, around.api, clock, wake=wake_steering.set),
+        housekeeping=Housekeeping(
+            store=store, expiry=around.expiry, lease=lease, clock=clock, settings=settings
+        ),
         wake_steering=wake_steering,
         wake_phases=wake_phases,
     )

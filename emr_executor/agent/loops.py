@@ -10,6 +10,7 @@ import structlog
 
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.heartbeats import Heartbeats
+from emr_executor.agent.housekeeping import ROUND_INTERVAL_S, Housekeeping
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.steering import Steering
@@ -38,12 +39,13 @@ class Agent:
         acts: Acts,
         phases: Phases,
         heartbeats: Heartbeats,
+        housekeeping: Housekeeping,
         wake_steering: asyncio.Event,
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
         self._steering, self._acts, self._phases = steering, acts, phases
-        self._heartbeats = heartbeats
+        self._heartbeats, self._housekeeping = heartbeats, housekeeping
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
 
@@ -63,6 +65,7 @@ class Agent:
             loops.create_task(self._every(self._beat, settings.task_heartbeat_interval_s))
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
             loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
+            loops.create_task(self._every(self._housekeeping.round, ROUND_INTERVAL_S))
 
     async def close(self) -> None:
         """After ``run``: let the acts under way end, then hand the lease back."""

@@ -20,6 +20,7 @@ import structlog
 
 from emr_executor.agent.clock import SystemClock
 from emr_executor.agent.compose import Surroundings, compose
+from emr_executor.agent.expiry import Expiry, StoredNeeds
 from emr_executor.agent.loops import Agent
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.session import open_aws
@@ -60,6 +61,13 @@ async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> No
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await store.deployment_id()
         records = aws.records_for(deployment_id, settings.staging_uri)
+        expiry = Expiry(
+            staged=aws.staged_in(settings.staging_uri),
+            needs=StoredNeeds(runner),
+            clock=clock,
+            deployment_id=deployment_id,
+            keep_s=settings.keep_staging_s,
+        )
         agent = compose(
             Surroundings(
                 settings=settings,
@@ -76,6 +84,7 @@ async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> No
                 holder=holder,
                 deployment_id=deployment_id,
                 new_id=lambda: str(uuid.uuid4()),
+                expiry=expiry,
             )
         )
         _stop_on_signals(agent, parent_pipe)

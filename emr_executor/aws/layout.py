@@ -14,12 +14,13 @@ How nobody takes a shared object away from another, without a lock and without c
 
 - ``<date>`` is the first day of a span of ``REUSED_FOR``. Staging looks for an object under the present
   date only, so what it finds is younger than that; an older one it never meets, and writes anew.
-- An agent sets the age of what its live steps name back, once a day from ``REFRESHED_FROM`` after
-  ``<date>`` on, and deletes nothing that they name.
+- An agent deletes nothing that its own live steps name, and once a day it sets the age of that back, from
+  ``REFRESHED_FROM`` after ``<date>`` on.
 - Whatever is deleted was last written ``KEPT_AT_LEAST`` ago or longer, by S3's own clock.
 
-So a prepare phase and a deletion are days apart, and a live step of another deployment is safe as long as
-its agent is not away for longer than ``KEPT_AT_LEAST - REFRESHED_FROM`` (docs/operations.md, "Retention").
+So a prepare phase and a deletion are days apart, and hosts whose clocks differ by hours do no harm. A live
+step of *another* deployment is safe as long as its agent is not away for ``KEPT_AT_LEAST - REFRESHED_FROM``
+less a day (docs/operations.md, "Retention").
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ YARN_TAG = "airflow-emr"
 SHARED_PREFIXES = ("files/", "specs/", "wrapper/")
 REUSED_FOR = timedelta(days=3)
 """A shared object is staged anew at this age, at the latest."""
-REFRESHED_FROM = timedelta(days=4)
+REFRESHED_FROM = timedelta(days=3)
 """So long after its date, an object that a live step names is given a new age, once a day."""
 KEPT_AT_LEAST = timedelta(seconds=KEEP_STAGING_AT_LEAST_S)
 """No deployment deletes a shared object that is younger."""

@@ -126,13 +126,13 @@ def test_what_a_text_names_is_the_prefix_of_the_objects_key() -> None:
     assert layout.shared_names(f"files/{SHA}/x files/{DAY}/short/x myfiles/x") == set()
 
 
-def test_reuse_refreshing_and_deletion_are_a_day_and_more_apart() -> None:
+def test_reuse_and_deletion_are_days_apart_and_refreshing_is_between_them() -> None:
     day = timedelta(days=1)
-    assert layout.REUSED_FOR + day <= layout.REFRESHED_FROM
-    assert layout.REFRESHED_FROM + 3 * day <= layout.KEPT_AT_LEAST
+    assert layout.REUSED_FOR <= layout.REFRESHED_FROM
+    assert layout.REFRESHED_FROM + 4 * day <= layout.KEPT_AT_LEAST
     staged = datetime.fromisoformat(DAY).replace(tzinfo=UTC)
-    assert not layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 3.9 * day)
-    assert layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 4 * day)
+    assert not layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 2.9 * day)
+    assert layout.needs_refreshing(f"specs/{DAY}/{SHA}", staged + 3 * day)
 
 
 def test_a_key_of_a_deployment_tells_whose_it_is_and_nothing_else_does() -> None:
