@@ -15,7 +15,15 @@ from typing import Protocol
 
 import structlog
 
-from emr_executor.aws import layout
+from emr_executor.aws.layout import (
+    KEPT_AT_LEAST,
+    SHARED_PREFIXES,
+    needs_refreshing,
+    output_prefix,
+    shared_names,
+    state_prefix,
+    submission_of_key,
+)
 from emr_executor.core.model import SubmissionId
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StagedObject, StagedObjects
@@ -37,7 +45,7 @@ class Needs(Protocol):
     """What lives, as the database has it now. Methods may raise ``TryAgain``."""
 
     async def shared(self) -> set[str]:
-        """Names of the shared objects (``layout.shared_names``) that steps of live workloads refer to."""
+        """Names of the shared objects (``aws.layout.shared_names``) that steps of live workloads refer to."""
         ...
 
     async def live(self, submission_ids: Collection[SubmissionId]) -> set[SubmissionId]:
@@ -53,7 +61,7 @@ class StoredNeeds:
 
     async def shared(self) -> set[str]:
         """What steps of live workloads name."""
-        return await self._runner.read(reference_store.named_by_live_steps, layout.shared_names)
+        return await self._runner.read(reference_store.named_by_live_steps, shared_names)
 
     async def live(self, submission_ids: Collection[SubmissionId]) -> set[SubmissionId]:
         """Submissions that may still be read or written."""
@@ -77,11 +85,11 @@ class Expiry:
     ) -> None:
         self._staged, self._needs, self._clock = staged, needs, clock
         self._deployment_id = deployment_id
-        shared_s = max(keep_s, layout.KEPT_AT_LEAST.total_seconds())
+        shared_s = max(keep_s, KEPT_AT_LEAST.total_seconds())
         self._kept_s = {
-            **dict.fromkeys(layout.SHARED_PREFIXES, shared_s),
-            layout.output_prefix(deployment_id): keep_s,
-            layout.state_prefix(deployment_id): min(keep_s, RECORD_KEPT_S),
+            **dict.fromkeys(SHARED_PREFIXES, shared_s),
+            output_prefix(deployment_id): keep_s,
+            state_prefix(deployment_id): min(keep_s, RECORD_KEPT_S),
         }
         if not keep_s:
             self._kept_s = {}
@@ -114,7 +122,7 @@ class Expiry:
         if self._to_refresh is None:
             now = self._clock.now()
             named = sorted(await self._needs.shared())
-            self._to_refresh = deque((name, 1) for name in named if layout.needs_refreshing(name, now))
+            self._to_refresh = deque((name, 1) for name in named if needs_refreshing(name, now))
         for _ in range(min(REFRESHES_A_ROUND, len(self._to_refresh))):
             name, attempt = self._to_refresh.popleft()
             try:
@@ -151,10 +159,10 @@ class Expiry:
 
     async def _unneeded(self, prefix: str, old: Collection[StagedObject]) -> list[str]:
         """Keys of our own making that nothing alive refers to: any other object is left alone."""
-        if prefix in layout.SHARED_PREFIXES:
+        if prefix in SHARED_PREFIXES:
             named = await self._needs.shared()
-            named_in = {found.key: layout.shared_names(found.key) for found in old}
+            named_in = {found.key: shared_names(found.key) for found in old}
             return [key for key, names in named_in.items() if names and not names & named]
-        owner = {found.key: layout.submission_of_key(self._deployment_id, found.key) for found in old}
+        owner = {found.key: submission_of_key(self._deployment_id, found.key) for found in old}
         live = await self._needs.live({submission for submission in owner.values() if submission})
         return [key for key, submission in owner.items() if submission and submission not in live]
