@@ -67,6 +67,15 @@ class Scheduling:
 
     # -- queueing ----------------------------------------------------------------------------------------
 
+    def may_schedule(self) -> bool:
+        """Whether anything waits for its time."""
+        tables = self._tables
+        return bool(tables.count(None) or tables.count(TaskState.UP_FOR_RETRY))
+
+    def may_queue(self) -> bool:
+        """Whether anything is SCHEDULED."""
+        return self._tables.count(TaskState.SCHEDULED) > 0
+
     def schedule(self, now_s: float) -> None:
         """What waits for nothing gets its next number and is SCHEDULED (models/dagrun.py:2129)."""
         tables = self._tables

@@ -96,6 +96,14 @@ class SchedulerSession:
         """An orderly end."""
         self._scheduling.end_job(job_id)
 
+    def may_schedule(self) -> bool:
+        """Whether anything may be due: a loop of a scheduler with nothing to do should cost little."""
+        return self._scheduling.may_schedule()
+
+    def may_queue(self) -> bool:
+        """Whether anything is SCHEDULED."""
+        return self._scheduling.may_queue()
+
     async def schedule(self, now: datetime) -> None:
         """``_schedule_all_dag_runs``: what is due is SCHEDULED."""
         self._scheduling.schedule(now.timestamp())

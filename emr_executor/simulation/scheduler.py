@@ -166,8 +166,11 @@ class ModelScheduler:
         self.executor.job_id = await self._session.begin_job(self._clock.now())
 
     async def _do_scheduling(self) -> None:
-        await self._session.schedule(self._clock.now())
-        await self._session.queue(self.job_id, self.executor, self._clock.now(), self._pace.queued_a_loop)
+        session, limit = self._session, self._pace.queued_a_loop
+        if session.may_schedule():
+            await session.schedule(self._clock.now())
+        if session.may_queue():
+            await session.queue(self.job_id, self.executor, self._clock.now(), limit)
 
     async def _process_events(self) -> None:
         # get_event_buffer empties it first: what a failing transaction was to handle is gone.

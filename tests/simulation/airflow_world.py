@@ -138,6 +138,8 @@ class BusyDoor:
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._session, name)
+        if not asyncio.iscoroutinefunction(call):
+            return call
 
         async def guarded(*args: Any) -> Any:
             if name in self.refuse:
