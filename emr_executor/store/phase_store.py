@@ -10,9 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from emr_executor.core.machine import step as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
@@ -31,7 +45,59 @@ CLAIMED_FROM: dict[WorkloadState, WorkloadState] = {
 """The state in which each phase waits to be claimed, and to which it returns when it must run again."""
 
 _GONE = {phase: moved(TABLE, phase, WorkloadSeen.GONE).value for phase in CLAIMED_FROM}
-_NO_CLAIM: dict[str, Any] = {"claim_token": None, "claim_beat": 0}
+
+
+def _now(name: str) -> BindParameter[Any]:
+    return bindparam(f"new_{name}", type_=WORKLOAD.c[name].type)
+
+
+def _ends(seen: WorkloadSeen) -> ColumnElement[str]:
+    """The state that each claimed workload has after an observation, as the tables say it."""
+    ends = {phase: moved(TABLE, phase, seen).value for phase in CLAIMED_FROM}
+    return case(ends, value=WORKLOAD.c.state)
+
+
+# Statements that run for each workload are made once: making one takes longer than running it.
+_ITS_PHASE = and_(
+    WORKLOAD.c.workload_id == bindparam("its_id"),
+    WORKLOAD.c.claim_token == bindparam("its_token"),
+    or_(*(WORKLOAD.c.state == phase for phase in CLAIMED_FROM)),
+)
+
+
+def _ending(*conditions: ColumnElement[bool], **columns: Any) -> Update:
+    """The end of a claim, with what comes of the workload."""
+    values = {"version": WORKLOAD.c.version + 1, "claim_token": None, "claim_beat": 0, **columns}
+    return update(WORKLOAD).where(_ITS_PHASE, *conditions).values(values)
+
+
+_RENEWED = update(WORKLOAD).where(_ITS_PHASE).values(claim_beat=WORKLOAD.c.claim_beat + 1)
+_PARKED = _ending(
+    WORKLOAD.c.state == WorkloadState.PREPARING,
+    state=moved(TABLE, WorkloadState.PREPARING, WorkloadSeen.PARKED),
+    step=_now("step"),
+    ready_at=func.coalesce(WORKLOAD.c.ready_at, _now("ready_at")),
+    phase_attempts=0,
+    not_before=None,
+)
+_OVER = _ending(
+    state=_ends(WorkloadSeen.REPORTED),
+    airflow_state=_now("airflow_state"),
+    finished_at=_now("finished_at"),
+)
+_TO_REPEAT = _ending(state=_ends(WorkloadSeen.TO_REPEAT), not_before=_now("not_before"))
+_NO_STEP = WORKLOAD.c.step.is_(None)
+_UNWANTED = _ending(
+    target=WorkloadTarget.CANCEL,
+    cancel_reason=_now("cancel_reason"),
+    state=case((_NO_STEP, _GONE[WorkloadState.PREPARING]), else_=_GONE[WorkloadState.FINISHING]),
+    finished_at=case((_NO_STEP, _now("finished_at")), else_=None),
+)
+_FREED = _ending(
+    WORKLOAD.c.claim_beat == bindparam("its_beat"),
+    state=_ends(WorkloadSeen.FELL_SILENT),
+    not_before=_now("not_before"),
+)
 
 
 def claim(
@@ -50,19 +116,8 @@ def claim(
     ACCEPTED workloads that Airflow no longer wants become CANCELLED here: no user code of theirs has run.
     """
     if kind is WorkloadState.PREPARING:
-        _cancel_unprepared(conn, now)
-    waiting = (
-        select(WORKLOAD)
-        .where(
-            WORKLOAD.c.state == CLAIMED_FROM[kind],
-            WORKLOAD.c.target == WorkloadTarget.RUN,
-            WORKLOAD.c.quarantine.is_(None),
-            or_(WORKLOAD.c.not_before.is_(None), WORKLOAD.c.not_before <= now),
-        )
-        .order_by(*BY_TURN)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+        conn.execute(_CANCELLED_UNPREPARED, {"new_finished_at": now})
+    found = conn.execute(_waiting(kind), {"now": now, "at_most": limit}).mappings()
     claimed = tuple(
         replace(
             workload,
@@ -74,38 +129,51 @@ def claim(
             started_at=workload.started_at or now,
             phase_attempts=workload.phase_attempts + 1,
         )
-        for workload in map(workload_from, conn.execute(waiting).mappings())
+        for workload in map(workload_from, found)
     )
     _write_claims(conn, claimed)
     return claimed
 
 
-def _cancel_unprepared(conn: Connection, now: datetime) -> None:
-    unwanted = in_lock_order(
-        WORKLOAD.c.state == WorkloadState.ACCEPTED,
-        WORKLOAD.c.target == WorkloadTarget.CANCEL,
-        skip_locked=True,
+@cache
+def _waiting(kind: WorkloadState) -> Select[Any]:
+    w = WORKLOAD.c
+    due = or_(w.not_before.is_(None), w.not_before <= bindparam("now", type_=w.not_before.type))
+    return (
+        select(WORKLOAD)
+        .where(w.state == CLAIMED_FROM[kind], w.target == WorkloadTarget.RUN, w.quarantine.is_(None), due)
+        .order_by(*BY_TURN)
+        .limit(bindparam("at_most"))
+        .with_for_update(skip_locked=True)
     )
-    conn.execute(
-        update(WORKLOAD)
-        .where(unwanted)
-        .values(
-            state=moved(TABLE, WorkloadState.ACCEPTED, WorkloadSeen.UNWANTED),
-            finished_at=now,
-            version=WORKLOAD.c.version + 1,
+
+
+_CANCELLED_UNPREPARED = (
+    update(WORKLOAD)
+    .where(
+        in_lock_order(
+            WORKLOAD.c.state == WorkloadState.ACCEPTED,
+            WORKLOAD.c.target == WorkloadTarget.CANCEL,
+            skip_locked=True,
         )
     )
+    .values(
+        state=moved(TABLE, WorkloadState.ACCEPTED, WorkloadSeen.UNWANTED),
+        finished_at=_now("finished_at"),
+        version=WORKLOAD.c.version + 1,
+    )
+)
+_CLAIM_COLUMNS = ("state", "version", "claim_token", "claim_beat", "started_at", "phase_attempts")
+_CLAIM = (
+    update(WORKLOAD)
+    .where(WORKLOAD.c.workload_id == bindparam("its_id"), WORKLOAD.c.version == bindparam("its_version"))
+    .values({name: _now(name) for name in (*_CLAIM_COLUMNS, "hostname", "unixname", "pid")})
+)
 
 
 def _write_claims(conn: Connection, claimed: tuple[Workload, ...]) -> None:
     if not claimed:
         return
-    columns = ("state", "version", "claim_token", "claim_beat", "started_at", "phase_attempts")
-    statement = (
-        update(WORKLOAD)
-        .where(WORKLOAD.c.workload_id == bindparam("its_id"), WORKLOAD.c.version == bindparam("its_version"))
-        .values({name: bindparam(f"new_{name}") for name in (*columns, "hostname", "unixname", "pid")})
-    )
     parameters = []
     for workload in claimed:
         assert workload.identity is not None  # noqa: S101 - claim gave it one
@@ -116,16 +184,16 @@ def _write_claims(conn: Connection, claimed: tuple[Workload, ...]) -> None:
                 "new_hostname": workload.identity.hostname,
                 "new_unixname": workload.identity.unixname,
                 "new_pid": workload.identity.pid,
-                **{f"new_{name}": getattr(workload, name) for name in columns},
+                **{f"new_{name}": getattr(workload, name) for name in _CLAIM_COLUMNS},
             }
         )
-    if conn.execute(statement, parameters).rowcount != len(claimed):
+    if conn.execute(_CLAIM, parameters).rowcount != len(claimed):
         raise StaleWriter("a workload changed between being read and being claimed; claim again")
 
 
 def renew_claim(conn: Connection, workload_id: WorkloadId, token: str) -> None:
     """The phase's sign of life. Raises StaleWriter: the claim was freed, end the phase."""
-    _write(conn, workload_id, token, claim_beat=WORKLOAD.c.claim_beat + 1, version=WORKLOAD.c.version)
+    _write(conn, _RENEWED, workload_id, token)
 
 
 def record_parked(
@@ -135,40 +203,21 @@ def record_parked(
 
     Raises StaleWriter.
     """
-    _write(
-        conn,
-        workload_id,
-        token,
-        WORKLOAD.c.state == WorkloadState.PREPARING,
-        state=moved(TABLE, WorkloadState.PREPARING, WorkloadSeen.PARKED),
-        step=step_plan_json(step),
-        ready_at=func.coalesce(WORKLOAD.c.ready_at, bindparam("ready_at", now, WORKLOAD.c.ready_at.type)),
-        phase_attempts=0,
-        not_before=None,
-        **_NO_CLAIM,
-    )
+    _write(conn, _PARKED, workload_id, token, new_step=step_plan_json(step), new_ready_at=now)
 
 
 def record_over(
     conn: Connection, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
 ) -> None:
     """Airflow has its state for this try, from either phase: FINISHED. Raises StaleWriter."""
-    _write(
-        conn,
-        workload_id,
-        token,
-        state=_ends(WorkloadSeen.REPORTED),
-        airflow_state=airflow_state,
-        finished_at=now,
-        **_NO_CLAIM,
-    )
+    _write(conn, _OVER, workload_id, token, new_airflow_state=airflow_state, new_finished_at=now)
 
 
 def record_retry(
     conn: Connection, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
 ) -> None:
     """The phase must run again, not earlier than ``not_before``; ``note`` says why. Raises StaleWriter."""
-    _write(conn, workload_id, token, state=_ends(WorkloadSeen.TO_REPEAT), not_before=not_before, **_NO_CLAIM)
+    _write(conn, _TO_REPEAT, workload_id, token, new_not_before=not_before)
     append(conn, [_story(now, workload_id, "phase_retried", note)])
 
 
@@ -177,17 +226,7 @@ def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: s
 
     Raises StaleWriter.
     """
-    no_step = WORKLOAD.c.step.is_(None)
-    _write(
-        conn,
-        workload_id,
-        token,
-        target=WorkloadTarget.CANCEL,
-        cancel_reason=reason,
-        state=case((no_step, _GONE[WorkloadState.PREPARING]), else_=_GONE[WorkloadState.FINISHING]),
-        finished_at=case((no_step, bindparam("over_at", now, WORKLOAD.c.finished_at.type)), else_=None),
-        **_NO_CLAIM,
-    )
+    _write(conn, _UNWANTED, workload_id, token, new_cancel_reason=reason, new_finished_at=now)
     append(conn, [_story(now, workload_id, "no_longer_wanted", reason)])
 
 
@@ -203,42 +242,15 @@ def free_claim(
     conn: Connection, workload_id: WorkloadId, token: str, beat: int, not_before: datetime | None
 ) -> bool:
     """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
-    freed = conn.execute(
-        update(WORKLOAD)
-        .where(_claimed(workload_id, token), WORKLOAD.c.claim_beat == beat)
-        .values(
-            state=_ends(WorkloadSeen.FELL_SILENT),
-            not_before=not_before,
-            version=WORKLOAD.c.version + 1,
-            **_NO_CLAIM,
-        )
-    )
-    return bool(freed.rowcount)
+    seen = {"its_id": workload_id, "its_token": token, "its_beat": beat}
+    return bool(conn.execute(_FREED, {**seen, "new_not_before": not_before}).rowcount)
 
 
-def _write(
-    conn: Connection, workload_id: WorkloadId, token: str, *conditions: ColumnElement[bool], **columns: Any
-) -> None:
-    values = {"version": WORKLOAD.c.version + 1, **columns}
-    written = conn.execute(update(WORKLOAD).where(_claimed(workload_id, token), *conditions).values(values))
-    if not written.rowcount:
+def _write(conn: Connection, statement: Update, workload_id: WorkloadId, token: str, **values: Any) -> None:
+    if not conn.execute(statement, {"its_id": workload_id, "its_token": token, **values}).rowcount:
         raise StaleWriter(
             f"the claim of workload {workload_id} is lost: its phase runs elsewhere, drop the result"
         )
-
-
-def _claimed(workload_id: WorkloadId, token: str) -> ColumnElement[bool]:
-    return (
-        (WORKLOAD.c.workload_id == workload_id)
-        & (WORKLOAD.c.claim_token == token)
-        & WORKLOAD.c.state.in_(CLAIMED_FROM)
-    )
-
-
-def _ends(seen: WorkloadSeen) -> ColumnElement[str]:
-    """The state that each claimed workload has after an observation, as the tables say it."""
-    ends = {phase: moved(TABLE, phase, seen).value for phase in CLAIMED_FROM}
-    return case(ends, value=WORKLOAD.c.state)
 
 
 def _story(at: datetime, workload_id: WorkloadId, event: str, text: str) -> HistoryEntry:
