@@ -20,7 +20,7 @@ EmrExecutorError
 ├─ TaskGone                    Airflow no longer wants this try: cancel, report nothing
 ├─ StaleWriter                 the lease, claim or row version was lost: drop the result
 └─ Bug
-   └─ InvalidTransition        an edge that the table does not have; carries the story
+   └─ InvalidTransition        an edge that no table has: quarantine the row, go on with all others
 """
 
 from __future__ import annotations
@@ -124,14 +124,11 @@ class Bug(EmrExecutorError):
 class InvalidTransition(Bug):
     """An edge that the transition table does not have.
 
-    entity, row: ``workload``, ``submission`` or ``cluster``, and its id where it is known
-    story: the row's past, one line each
+    entity, row: ``workload``, ``submission`` or ``cluster``, and its id where it is known. Its past is read
+        and kept with the row, by whoever puts it in quarantine.
     """
 
-    def __init__(
-        self, entity: str, start: str, observation: str, story: Sequence[str] = (), *, row: str = ""
-    ) -> None:
-        self.entity, self.row = entity, row
-        self.start, self.observation, self.story = start, observation, tuple(story)
+    def __init__(self, entity: str, start: str, observation: str, *, row: str = "") -> None:
+        self.entity, self.row, self.start, self.observation = entity, row, start, observation
         named = f"{entity} {row}" if row else entity
         super().__init__(f"{named}: no edge from {start} on {observation}")

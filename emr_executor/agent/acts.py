@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -26,7 +25,7 @@ from emr_executor.core.model import (
     Submission,
     Workload,
 )
-from emr_executor.core.states import ClusterState, StepState, SubmissionState
+from emr_executor.core.observe import added, launched, not_added, refused
 from emr_executor.core.workload import never_added
 from emr_executor.errors import (
     EmrExecutorError,
@@ -142,14 +141,14 @@ class Acts:
             log.warning("launch_unknown", cluster_uuid=cluster.cluster_uuid, error=str(error))
             return
         except (LaunchRefused, TryAgain) as error:
-            over = replace(cluster, state=ClusterState.NEVER_LAUNCHED, ended_at=now(), reason=str(error))
+            over = refused(cluster, str(error), now=now())
             self._holds.cluster_over(over)
             log.error("launch_refused", cluster_pool=pool.name, error=str(error))
             await self._write(
                 lease_token, [Change(old=cluster, new=over)], "cluster", "never_launched", str(error)
             )
             return
-        up = replace(cluster, cluster_id=cluster_id, state=ClusterState.STARTING)
+        up = launched(cluster, cluster_id)
         text = f"RunJobFlow gave {cluster_id}"
         await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
 
@@ -184,16 +183,7 @@ class Acts:
             return
         now = self._clock.now()
         changes = [
-            Change(
-                old=submission,
-                new=replace(
-                    submission,
-                    state=SubmissionState.PENDING,
-                    step_state=StepState.PENDING,
-                    step_id=step_id,
-                    submitted_at=now,
-                ),
-            )
+            Change(old=submission, new=added(submission, step_id, now=now))
             for (_, submission), step_id in zip(rides, step_ids, strict=True)
         ]
         await self._write(lease_token, changes, "submission", "added", f"added to {cluster_id}")
@@ -207,7 +197,7 @@ class Acts:
         now = self._clock.now()
         changes: list[Change] = []
         for workload, submission in rides:
-            over = replace(submission, state=SubmissionState.LOST, cause=why, ended_at=now)
+            over = not_added(submission, why, now=now)
             changes.append(Change(old=submission, new=over))
             changes.append(Change(old=workload, new=never_added(workload, over, now=now).workload))
         await self._write(lease_token, changes, "submission", "never_added", why)

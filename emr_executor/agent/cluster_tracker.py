@@ -9,7 +9,6 @@ its row comes back to be ended. Nothing is ever ended but what a row of ours nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -22,12 +21,11 @@ from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.config import Settings
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
-from emr_executor.core.observe import observe_cluster
+from emr_executor.core.observe import forgotten, never_shown, observe_cluster
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     USABLE_CLUSTER_STATES,
     ClusterState,
-    ClusterTarget,
 )
 from emr_executor.ports import Clock, EmrApi
 from emr_executor.store.faces import AgentFace
@@ -101,7 +99,8 @@ class ClusterTracker:
 
     def _fold(self, desk: Desk, cluster: Cluster, observed: ObservedCluster) -> None:
         now = self._clock.now()
-        self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
+        with desk.confined(cluster):
+            self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
 
     def _one_of(self, cluster: Cluster, shown: Sequence[ObservedCluster]) -> ObservedCluster:
         """The launch's cluster. A request that was doubled on its way left another, which is ended."""
@@ -157,13 +156,10 @@ class ClusterTracker:
             self._fold(desk, cluster, observed)
         elif missing_s >= GONE_AFTER_S:
             now = self._clock.now()
-            over = replace(
-                cluster,
-                state=ClusterState.TERMINATED_WITH_ERRORS,
-                ended_at=now,
-                reason=f"EMR has not known the cluster for {missing_s:.0f} s",
-            )
-            self._settling.cluster_seen(desk, cluster, over, now=now)
+            reason = f"EMR has not known the cluster for {missing_s:.0f} s"
+            with desk.confined(cluster):
+                over = forgotten(cluster, reason, now=now)
+                self._settling.cluster_seen(desk, cluster, over, now=now)
 
     def _give_up(self, desk: Desk, ages: Ages, cluster: Cluster) -> None:
         pool = self._settings.pool_named(cluster.cluster_pool)
@@ -172,8 +168,9 @@ class ClusterTracker:
             return
         now = self._clock.now()
         reason = f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)"
-        gone = replace(cluster, state=ClusterState.NEVER_LAUNCHED, ended_at=now, reason=reason)
-        self._settling.cluster_seen(desk, cluster, gone, now=now)
+        with desk.confined(cluster):
+            gone = never_shown(cluster, reason, now=now)
+            self._settling.cluster_seen(desk, cluster, gone, now=now)
 
     # -- shown, but not expected -----------------------------------------------------------------
 
@@ -201,15 +198,7 @@ class ClusterTracker:
     def _bring_back(self, desk: Desk, row: Cluster, observed: ObservedCluster) -> None:
         """Given up, and there after all: it is ours, it counts again, and it is ended."""
         desk.take(row)
-        back = replace(
-            row,
-            state=observed.state,
-            cluster_id=observed.cluster_id,
-            target=ClusterTarget.END,
-            ended_at=None,
-            reason=None,
-        )
-        self._settling.cluster_seen(desk, row, back, now=self._clock.now())
+        self._fold(desk, row, observed)
 
     def _tell_unknown(self, desk: Desk, shown: Sequence[ObservedCluster]) -> None:
         """A cluster with our deployment's name and no row: told once and left alone.

@@ -9,15 +9,13 @@ from datetime import datetime
 from emr_executor.agent.desk import Desk
 from emr_executor.core.ages import Ages
 from emr_executor.core.model import Cluster, ClusterUuid, Submission, Workload
+from emr_executor.core.observe import not_added
 from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     ClusterState,
-    SubmissionState,
-    WorkloadState,
 )
 from emr_executor.core.workload import WorkloadMove, after_submission, never_added
-from emr_executor.errors import InvalidTransition
 
 
 class Settling:
@@ -66,32 +64,32 @@ class Settling:
             cluster = desk.clusters.get(submission.cluster_uuid)
             if not submission.is_live or cluster is None or submission.submission_id in desk.busy:
                 continue
-            settled = settle(
-                submission,
-                cluster,
-                ages=ages,
-                loss_hold_s=self._loss_hold_s,
-                had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
-            )
-            if settled is None:
-                continue
-            over = replace(
-                submission,
-                state=settled.state,
-                cause=settled.cause,
-                ended_at=submission.ended_at or now,
-            )
-            self._move(desk, over, cluster, now=now)
+            with desk.confined(submission):
+                settled = settle(
+                    submission,
+                    cluster,
+                    ages=ages,
+                    loss_hold_s=self._loss_hold_s,
+                    had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
+                )
+                if settled is not None:
+                    over = replace(
+                        submission,
+                        state=settled.state,
+                        cause=settled.cause,
+                        ended_at=submission.ended_at or now,
+                    )
+                    self._move(desk, over, cluster, now=now)
 
     def never_added(self, desk: Desk, submission: Submission, why: str, *, now: datetime) -> None:
         """An INTENDED submission that EMR certainly does not have: the workload waits again."""
-        over = replace(submission, state=SubmissionState.LOST, cause=why, ended_at=now)
+        over = not_added(submission, why, now=now)
+        move = self._moved(desk, over, lambda workload: never_added(workload, over, now=now))
         desk.put(over)
         self._over.append(over)
         desk.note(now, "submission", over.submission_id, "never_added", why)
-        workload = desk.workloads.get(over.workload_id)
-        if workload is not None and workload.state is WorkloadState.SUBMITTED:
-            self._tell(desk, never_added(workload, over, now=now), now=now)
+        if move is not None:
+            self._tell(desk, move, now=now)
 
     def cluster_seen(self, desk: Desk, before: Cluster, after: Cluster, *, now: datetime) -> None:
         """Put an observed cluster; a change of state is told to those who wait for it."""
@@ -116,25 +114,37 @@ class Settling:
                 desk.tell(now, workload, text)
 
     def _move(self, desk: Desk, over: Submission, cluster: Cluster, *, now: datetime) -> None:
-        desk.put(over)
-        self._over.append(over)
-        text = f"{over.state.lower()}" + (f": {over.cause}" if over.cause else "")
-        desk.note(now, "submission", over.submission_id, over.state.lower(), text)
-        workload = desk.workloads.get(over.workload_id)
-        if workload is None:
-            return
-        try:
-            move = after_submission(
+        move = self._moved(
+            desk,
+            over,
+            lambda workload: after_submission(
                 workload,
                 over,
                 cluster_id=cluster.cluster_id,
                 max_submissions=self._max_submissions.get(cluster.cluster_pool, 1),
                 now=now,
-            )
-        except InvalidTransition as bug:
-            desk.note(now, "workload", workload.workload_id, "invalid_transition", str(bug))
-            return
-        self._tell(desk, move, now=now)
+            ),
+        )
+        desk.put(over)
+        self._over.append(over)
+        text = f"{over.state.lower()}" + (f": {over.cause}" if over.cause else "")
+        desk.note(now, "submission", over.submission_id, over.state.lower(), text)
+        if move is not None:
+            self._tell(desk, move, now=now)
+
+    def _moved(
+        self, desk: Desk, over: Submission, move: Callable[[Workload], WorkloadMove]
+    ) -> WorkloadMove | None:
+        """What the end of a submission makes of its workload; None where nothing is decided on that.
+
+        The end stands in any case: it was observed. A workload that has no edge for it is the one to blame.
+        """
+        workload = desk.workloads.get(over.workload_id)
+        if workload is None or workload.quarantine is not None:
+            return None
+        with desk.confined(workload):
+            return move(workload)
+        return None
 
     def _tell(self, desk: Desk, move: WorkloadMove, *, now: datetime) -> None:
         workload: Workload = move.workload

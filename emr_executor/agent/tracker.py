@@ -81,11 +81,15 @@ class Tracker:
                 await part(desk, ages)
             except TryAgain as error:
                 log.warning("look_failed", part=part.__name__, error=str(error))
+            except Exception:
+                # One look that fails for ever must not blind the others.
+                log.exception("look_failed_unexpectedly", part=part.__name__)
         now = self._clock.now()
         live_on = desk.live_by_cluster()
         for cluster in list(desk.clusters.values()):
             live = len(live_on.get(cluster.cluster_uuid, ()))
-            desk.put(observe_idleness(cluster, live_submissions=live, now=now))
+            with desk.confined(cluster):
+                desk.put(observe_idleness(cluster, live_submissions=live, now=now))
         self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now)
 
     # -- records ---------------------------------------------------------------------------------
@@ -100,6 +104,10 @@ class Tracker:
         await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
 
     async def _apply_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
+        with desk.confined(submission):
+            await self._fold_record(desk, submission, record)
+
+    async def _fold_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
         output = await self._new_output(submission, record.chunks)
         chunks = submission.output_chunks + len(output)
         now = self._clock.now()
@@ -159,11 +167,12 @@ class Tracker:
         now = self._clock.now()
         for submission_id, submission in wanted.items():
             its_steps = found.get(submission_id)
-            if its_steps:
-                step = self._one_of(cluster_id, submission, its_steps)
-                self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
-            elif submission.step_id is None and ages.of(Fact.INTENDED, submission_id) > STEP_UNKNOWN_S:
-                self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+            with desk.confined(submission):
+                if its_steps:
+                    step = self._one_of(cluster_id, submission, its_steps)
+                    self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
+                elif _was_never_added(submission, ages):
+                    self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
 
     def _one_of(
         self, cluster_id: ClusterId, submission: Submission, its_steps: Sequence[ObservedStep]
@@ -178,6 +187,12 @@ class Tracker:
             log.error("step_is_there_twice", submission=submission.submission_id, cancelling=others)
             self._cancel(cluster_id, others)
         return step
+
+
+def _was_never_added(submission: Submission, ages: Ages) -> bool:
+    if submission.step_id is not None or submission.quarantine is not None:
+        return False
+    return ages.of(Fact.INTENDED, submission.submission_id) > STEP_UNKNOWN_S
 
 
 def _needs_a_sweep(submission: Submission) -> bool:

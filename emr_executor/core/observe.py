@@ -118,10 +118,9 @@ def never_shown(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
     return replace(cluster, state=_move(cluster, ClusterSeen.NEVER_SHOWN), ended_at=now, reason=why)
 
 
-def forgotten(cluster: Cluster, *, now: datetime) -> Cluster:
+def forgotten(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
     """The cluster whose id EMR does not know any more: over."""
-    state = _move(cluster, ClusterSeen.FORGOTTEN)
-    return replace(cluster, state=state, ended_at=now, reason="EMR no longer knows the cluster")
+    return replace(cluster, state=_move(cluster, ClusterSeen.FORGOTTEN), ended_at=now, reason=why)
 
 
 def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -> Cluster:

@@ -10,6 +10,7 @@ the command failed by itself on a cluster that is not ending           FAILED: t
 it was over without last words, and the cluster ends within the hold   LOST: run elsewhere
 it was over without last words, and the cluster stayed                 FAILED or CANCELLED by hand
 its cluster is over, and EMR's last word on its steps was read         LOST: run elsewhere
+it is in quarantine, and its cluster is over                           LOST, unless it ended well
 =====================================================================  =========================
 
 A dying primary node reports its steps CANCELLED, FAILED or INTERRUPTED before EMR shows the
@@ -24,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.machine import step
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
@@ -32,6 +34,8 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
+from emr_executor.core.tables import SUBMISSION
+from emr_executor.core.tables import SubmissionSeen as Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,33 +55,38 @@ def settle(
     """
     if not submission.is_live:
         return None
-    if _ended_well(submission):
-        return Settled(state=SubmissionState.COMPLETED)
     cluster_over = cluster.state in OVER_CLUSTER_STATES
-    if not cluster_over and not _step_over(submission):
+    if submission.quarantine is not None:
+        return _settle_quarantined(submission, cluster) if cluster_over and had_last_look else None
+    if _ended_well(submission):
+        return _settled(submission, Seen.ENDED_WELL)
+    is_knowable = had_last_look if cluster_over else _step_over(submission)
+    if not is_knowable:
         return None
-    if cluster_over and not had_last_look:
-        return None
+    return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s)
+
+
+def _settle_badly(
+    submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float
+) -> Settled | None:
+    """Over, and not well: by whom."""
     if submission.cancel_asked_at is not None:
-        return Settled(state=SubmissionState.CANCELLED, cause=submission.cause)
+        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
     if submission.timed_out:
-        return Settled(state=SubmissionState.FAILED, cause=submission.cause or "execution_timeout reached")
-    if cluster_over:
-        return Settled(state=SubmissionState.LOST, cause=lost_because(cluster))
+        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
+    if cluster.state in OVER_CLUSTER_STATES:
+        return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
     if cluster.state is ClusterState.TERMINATING:
         return None
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
-        return Settled(state=SubmissionState.FAILED, cause=submission.cause)
+        return _settled(submission, Seen.ENDED_BADLY, submission.cause)
     if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
         return None
     if submission.step_state is StepState.CANCELLED:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
-        return Settled(state=SubmissionState.CANCELLED, cause=text)
-    state = submission.step_state or "ended"
-    return Settled(
-        state=SubmissionState.FAILED,
-        cause=submission.cause or f"EMR reports the step {state} and its wrapper left no last words",
-    )
+        return _settled(submission, Seen.CANCELLED_BY_HAND, text)
+    text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper left no last words"
+    return _settled(submission, Seen.ENDED_SILENTLY, submission.cause or text)
 
 
 def lost_because(cluster: Cluster) -> str:
@@ -87,6 +96,17 @@ def lost_because(cluster: Cluster) -> str:
         return f"cluster {name} never came up" + (f": {cluster.reason}" if cluster.reason else "")
     why = ": ".join(part for part in (cluster.reason_code, cluster.reason) if part)
     return f"cluster {name} ended" + (f" ({why})" if why else "")
+
+
+def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:
+    return Settled(state=step(SUBMISSION, submission.state, seen, row=submission.submission_id), cause=cause)
+
+
+def _settle_quarantined(submission: Submission, cluster: Cluster) -> Settled:
+    # Why it failed is in doubt, that it ended well is not: what is done is not done again.
+    if _ended_well(submission):
+        return _settled(submission, Seen.ENDED_WELL)
+    return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
 
 
 def _ended_well(submission: Submission) -> bool:
