@@ -197,6 +197,10 @@ class EmrModel:
         """Clusters that are not TERMINATED*, in the order of their launches."""
         return tuple(cluster.cluster_id for cluster in self._life.clusters.values() if not cluster.is_over)
 
+    def name_of(self, cluster_id: str) -> str:
+        """The cluster's Name. Raises EmrApiError for an unknown id."""
+        return self._cluster(cluster_id).name
+
     @property
     def live_processes(self) -> int:
         """Step processes that were started and not yet reported as ended."""

@@ -42,6 +42,7 @@ class Gate:
     ) -> None:
         self.name = name
         self.is_dead = False
+        self._thawed: asyncio.Event | None = None
         self._weather, self._rng, self._on_crash = weather, rng, on_crash
 
     def crash(self, where: str) -> None:
@@ -63,9 +64,24 @@ class Gate:
         if port in _LOSABLE and self._weather.happens("answer_lost", port, self._rng):
             raise _REFUSALS[port](f"simulated: the answer of {port}.{call} was lost")
 
+    def freeze(self) -> None:
+        """The process stands still (SIGSTOP, a blocked loop): no call begins or returns until ``thaw``."""
+        if self._thawed is None:
+            self._thawed = asyncio.Event()
+
+    def thaw(self) -> None:
+        """It goes on, as if nothing had been."""
+        if self._thawed is not None:
+            self._thawed.set()
+            self._thawed = None
+
     async def _meet(self, port: str, call: str, moment: str) -> None:
         if self.is_dead:
             await self._never()
+        while self._thawed is not None:
+            await self._thawed.wait()
+            if self.is_dead:
+                await self._never()
         if self._weather.happens("crash", port, self._rng):
             self.crash(f"{moment} {port}.{call}")
             await self._never()

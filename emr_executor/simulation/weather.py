@@ -23,6 +23,7 @@ class Weather:
     records_*: by submission, or by listing
     api_*: by call of Airflow's Execution API
     *_per_h: events an hour, at random moments
+    down: ports that are away altogether for now
     """
 
     crash: float = 0.0
@@ -58,12 +59,15 @@ class Weather:
     marked_per_h: float = 0.0
     run_timed_out_per_h: float = 0.0
     outage_per_h: float = 0.0
-    is_calm: bool = field(default=False)
+    down: set[str] = field(default_factory=set)
+    is_calm: bool = False
 
     def happens(self, what: str, port: str, rng: random.Random) -> bool:
         """Whether a fault that is drawn by call happens now."""
         if self.is_calm:
             return False
+        if what == "refused" and port in self.down:
+            return True
         chance: float = getattr(self, what)
         if what == "crash" and port == "host":
             # One call there is a whole phase.
@@ -80,10 +84,25 @@ class Weather:
     def calm(self) -> None:
         """No fault from now on."""
         self.is_calm = True
+        self.down.clear()
+
+    @property
+    def may_silence(self) -> bool:
+        """Whether it may keep every agent from heartbeating for as long as Airflow waits (300 s)."""
+        return bool(
+            self.crash
+            or self.agent_killed_per_h
+            or self.agent_hangs_per_h
+            or self.outage_per_h
+            or self.api_refused
+            or self.api_answer_lost
+            or self.refused
+        )
 
     def told(self) -> str:
         """The faults of this weather, for the story."""
-        parts = [f"{one.name}={value:.3g}" for one in fields(self) if (value := getattr(self, one.name))]
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
+        parts = [f"{name}={value:.3g}" for name, value in values if value and isinstance(value, float | bool)]
         return " ".join(parts) or "no faults"
 
 

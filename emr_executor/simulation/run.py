@@ -1,0 +1,28 @@
+"""One seed, from its number to its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emr_executor.simulation import loop
+from emr_executor.simulation.complaints import heard
+from emr_executor.simulation.scenario import DEPLOYMENT, Scenario, draw_scenario
+from emr_executor.simulation.stores import Faces, in_memory, on_sqlite
+from emr_executor.simulation.world import Outcome, World
+
+STORES: dict[str, Callable[[], Faces]] = {"memory": lambda: in_memory(DEPLOYMENT), "sqlite": on_sqlite}
+
+
+def run_seed(seed: int, *, workloads: int, store: str = "memory") -> Outcome:
+    """Live the world of a seed."""
+    return run_scenario(draw_scenario(seed, workloads=workloads), STORES[store]())
+
+
+def run_scenario(scenario: Scenario, faces: Faces) -> Outcome:
+    """Live a world as it was planned."""
+
+    async def live() -> Outcome:
+        return await World(scenario, faces, complaints).live()
+
+    with heard() as complaints:
+        return loop.run(live(), seed=scenario.seed)
