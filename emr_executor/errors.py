@@ -20,7 +20,8 @@ EmrExecutorError
 ├─ TaskGone                    Airflow no longer wants this try: cancel, report nothing
 ├─ StaleWriter                 the lease, claim or row version was lost: drop the result
 └─ Bug
-   └─ InvalidTransition        an edge that no table has: quarantine the row, go on with all others
+   ├─ InvalidTransition        an edge that no table has: quarantine the row, go on with all others
+   └─ Contradiction            rows that cannot be true together: the same
 """
 
 from __future__ import annotations
@@ -119,6 +120,10 @@ class StaleWriter(EmrExecutorError):
 
 class Bug(EmrExecutorError):
     """A state that the design excludes."""
+
+
+class Contradiction(Bug):
+    """Rows that cannot be true together (``core.contradictions``)."""
 
 
 class InvalidTransition(Bug):

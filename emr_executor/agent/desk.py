@@ -26,7 +26,7 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState
+from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState, WorkloadTarget
 from emr_executor.core.tables import Row, check_change, entity_of, id_of
 from emr_executor.errors import Bug, EmrExecutorError, InvalidTransition
 from emr_executor.ports import TaskLog
@@ -147,6 +147,8 @@ class Desk:
         elif key not in self._quarantined:
             self._saved.setdefault(key, (table, stored))
             self._quarantined[key] = error
+            if isinstance(stored, Workload) and _is_in_line(stored):
+                self._ready_waiting -= 1
             table[key] = quarantined(stored, error)
             self.note(self._read_at, entity_of(row), key, "quarantined", reason_of(error))
             self._tell_quarantine(stored, error)
@@ -202,3 +204,7 @@ class Desk:
         if isinstance(value, Submission):
             return self.submissions, value.submission_id
         return self.workloads, value.workload_id
+
+
+def _is_in_line(workload: Workload) -> bool:
+    return workload.state is WorkloadState.READY and workload.target is WorkloadTarget.RUN

@@ -2,6 +2,12 @@
 
 A pure function of the snapshot, its time included. The plan of a state to which the plan was
 applied is empty. Nothing here acts: the agent writes each intent first and then acts on it.
+
+**Quarantine.** Nothing is decided on a quarantined row, and what it may hide counts as alive: a
+cluster counts against ``max_clusters`` and gets no step; a submission holds its workload, and its
+cluster takes no more steps, so that it comes to an end and the submission with it. A workload
+waits for nothing and gets nothing, until Airflow does not want it any more: then it is cancelled
+like any other, as soon as no submission of it lives.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from emr_executor.core.model import (
 from emr_executor.core.placement import Placement, Waiting, place
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
     USABLE_CLUSTER_STATES,
     ClusterTarget,
     SubmissionState,
@@ -41,7 +48,7 @@ DEADLINE_GRACE_S = 60.0
 """The wrapper ends its step at the deadline; the agent steps in when it did not by then."""
 
 _NOTHING_ALIVE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
-"""No phase and no submission is alive in these states, so a cancelled workload is over at once."""
+"""No phase is alive in these states and no submission should be: a cancelled workload is over at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +112,15 @@ class Plan:
 def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> Plan:
     """Everything that should be done now. ``limits`` by cluster pool name."""
     live_on = Counter(submission.cluster_uuid for submission in snapshot.submissions)
-    retarget = tuple(_retargets(snapshot, limits, live_on, ages))
+    retarget = tuple(_retargets(snapshot, limits, ages))
     changed = {change.cluster_uuid for change in retarget}
-    ready = [workload for workload in snapshot.workloads if workload.state is WorkloadState.READY]
-    drop = tuple(
-        w.workload_id
-        for w in snapshot.workloads
-        if w.target is WorkloadTarget.CANCEL and w.state in _NOTHING_ALIVE
-    )
+    ready = [w for w in snapshot.workloads if w.state is WorkloadState.READY and w.quarantine is None]
+    riding = {submission.workload_id for submission in snapshot.submissions}
+    drop = tuple(w.workload_id for w in snapshot.workloads if _can_drop(w) and w.workload_id not in riding)
     expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits))
     gone = {*drop, *expire}
     wanting = [w for w in ready if w.workload_id not in gone]
-    keep = [c for c in snapshot.clusters if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed]
+    keep = [c for c in snapshot.clusters if _serves(c) and c.cluster_uuid not in changed]
     placements, waiting = place(
         wanting, keep, live_on, limits, blocked=_dying_keys(snapshot), now=snapshot.now
     )
@@ -130,6 +134,18 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         expire=expire,
         waiting=waiting,
     )
+
+
+def _can_drop(workload: Workload) -> bool:
+    if workload.target is not WorkloadTarget.CANCEL:
+        return False
+    # Whose submission has ended without a word to a quarantined workload, that is SUBMITTED still.
+    quarantined = workload.quarantine is not None and workload.state is WorkloadState.SUBMITTED
+    return quarantined or workload.state in _NOTHING_ALIVE
+
+
+def _serves(cluster: Cluster) -> bool:
+    return cluster.target is ClusterTarget.KEEP and cluster.quarantine is None
 
 
 def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> bool:
@@ -162,6 +178,8 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: 
         if workload.target is WorkloadTarget.CANCEL:
             why = workload.cancel_reason or "no longer wanted"
             cancels.append(Cancel(submission_id=submission.submission_id, why=why))
+        elif workload.quarantine is not None:
+            continue
         elif _overdue(submission, workload, ages):
             cancels.append(
                 Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
@@ -173,6 +191,8 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: 
 
 
 def _may_ask(submission: Submission, ages: Ages) -> bool:
+    if submission.quarantine is not None:
+        return False
     if submission.state not in (SubmissionState.PENDING, SubmissionState.RUNNING):
         return False
     asked = submission.cancel_asked_at is not None
@@ -186,17 +206,16 @@ def _overdue(submission: Submission, workload: Workload, ages: Ages) -> bool:
     return ages.of(Fact.RUNNING, submission.submission_id) > timeout_s + DEADLINE_GRACE_S
 
 
-def _retargets(
-    snapshot: Snapshot,
-    limits: Mapping[str, ClusterPoolLimits],
-    live_on: Mapping[ClusterUuid, int],
-    ages: Ages,
-) -> list[Retarget]:
-    wanted_pools = {w.cluster_pool for w in snapshot.workloads if w.state is WorkloadState.READY}
+def _retargets(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> list[Retarget]:
+    haunted = {s.cluster_uuid for s in snapshot.submissions if s.quarantine is not None}
+    busy = {s.cluster_uuid for s in snapshot.submissions if not _is_dead_in_quarantine(s)}
+    wanted_pools = {
+        w.cluster_pool
+        for w in snapshot.workloads
+        if w.state is WorkloadState.READY and w.target is WorkloadTarget.RUN and w.quarantine is None
+    }
     idle_left = Counter(
-        c.cluster_pool
-        for c in snapshot.clusters
-        if c.state in USABLE_CLUSTER_STATES and c.target is ClusterTarget.KEEP
+        c.cluster_pool for c in snapshot.clusters if c.state in USABLE_CLUSTER_STATES and _serves(c)
     )
     changes = []
     for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
@@ -204,13 +223,15 @@ def _retargets(
             cluster,
             ages=ages,
             limits=limits,
-            live_on=live_on,
+            busy=cluster.cluster_uuid in busy,
+            haunted=cluster.cluster_uuid in haunted,
             left=idle_left,
             wanted_pools=wanted_pools,
         )
         if change is not None:
             changes.append(change)
-            if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP:
+            is_up = cluster.state in USABLE_CLUSTER_STATES
+            if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP and is_up:
                 idle_left[cluster.cluster_pool] -= 1
     return changes
 
@@ -220,17 +241,20 @@ def _retarget(
     *,
     ages: Ages,
     limits: Mapping[str, ClusterPoolLimits],
-    live_on: Mapping[ClusterUuid, int],
+    busy: bool,
+    haunted: bool,
     left: Mapping[str, int],
     wanted_pools: AbstractSet[str],
 ) -> Retarget | None:
-    if cluster.target is ClusterTarget.END or cluster.cluster_id is None:
+    if cluster.target is ClusterTarget.END or cluster.cluster_id is None or cluster.quarantine is not None:
         return None
-    busy = live_on.get(cluster.cluster_uuid, 0) > 0
     if cluster.target is ClusterTarget.DRAIN:
         if busy:
             return None
         return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why="drained")
+    if haunted:
+        why = "a step on it is in quarantine"
+        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
     pool = limits.get(cluster.cluster_pool)
     if pool is None:
         why = f"cluster pool {cluster.cluster_pool!r} is no longer configured"
@@ -247,11 +271,17 @@ def _retarget(
     return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
 
 
+def _is_dead_in_quarantine(submission: Submission) -> bool:
+    """Whether EMR itself shows the step over: then nothing of it need be waited for."""
+    return submission.quarantine is not None and submission.step_state in TERMINAL_STEP_STATES
+
+
 def _ends(snapshot: Snapshot, ages: Ages) -> list[ClusterUuid]:
     return [
         cluster.cluster_uuid
         for cluster in snapshot.clusters
         if cluster.target is ClusterTarget.END
+        and cluster.quarantine is None
         and cluster.cluster_id is not None
         and cluster.state in USABLE_CLUSTER_STATES
         and (cluster.end_asked_at is None or ages.of(Fact.END_ASKED, cluster.cluster_uuid) > END_AGAIN_S)
@@ -273,7 +303,7 @@ def _launches(
     launches = []
     for name in sorted(set(limits) - snapshot.launch_held):
         pool = limits[name]
-        keep = [c for c in clusters[name] if c.target is ClusterTarget.KEEP and c.cluster_uuid not in changed]
+        keep = [c for c in clusters[name] if _serves(c) and c.cluster_uuid not in changed]
         free = sum(max(0, c.slots - live_on.get(c.cluster_uuid, 0)) for c in keep)
         unserved = max(demand[name], snapshot.ready_waiting if len(limits) == 1 else 0) - free
         wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))
