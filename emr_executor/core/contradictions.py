@@ -1,0 +1,46 @@
+"""What rows must never say of each other, whatever happened: each finding is a bug of ours.
+
+A single row is held to its table (``core.tables``). These rules hold between rows, at every moment that a
+snapshot shows, since whoever changes one of them changes the others in the same transaction. A plan made
+from rows that contradict each other could run a step twice, so the workload is quarantined first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from emr_executor.core.model import Submission, Workload, WorkloadId
+from emr_executor.core.states import WorkloadState
+from emr_executor.errors import Contradiction
+
+_WITHOUT_A_RIDE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
+
+
+def contradictions(
+    workloads: Iterable[Workload], submissions: Iterable[Submission]
+) -> list[tuple[Workload, Contradiction]]:
+    """Workloads, not yet quarantined, that do not fit their live submissions, each with the reason.
+
+    submissions: all that are live
+    """
+    live: defaultdict[WorkloadId, list[Submission]] = defaultdict(list)
+    for submission in submissions:
+        live[submission.workload_id].append(submission)
+    found = []
+    for workload in workloads:
+        why = "" if workload.quarantine is not None else _why(workload, live.get(workload.workload_id, []))
+        if why:
+            found.append((workload, Contradiction(why)))
+    return found
+
+
+def _why(workload: Workload, live: list[Submission]) -> str:
+    name, state = f"workload {workload.workload_id}", workload.state
+    if len(live) > 1:
+        return f"{name} has {len(live)} live submissions: {', '.join(s.submission_id for s in live)}"
+    if live and state in _WITHOUT_A_RIDE:
+        return f"{name} is {state} and its submission {live[0].submission_id} is {live[0].state}"
+    if not live and state is WorkloadState.SUBMITTED:
+        return f"{name} is SUBMITTED and has no live submission"
+    return ""
