@@ -219,7 +219,7 @@ class Acts:
                 continue
             except StaleWriter as stale:
                 # The tracker finds the truth by the Name that the act carried.
-                log.warning("act_result_dropped", event=event, why=str(stale))
+                log.warning("act_result_dropped", what=event, why=str(stale))
             return
 
 
