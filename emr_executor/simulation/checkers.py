@@ -37,15 +37,18 @@ class Terms:
     """What the ledgers are judged by.
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
-    timed_out: tasks whose step was to be ended at its execution_timeout
+    ended_well: steps whose command ended with exit code 0, whatever EMR came to show of them
+    fails_after: task instances whose user code fails after a step that ended well
     open_tries: task instances that Airflow still held open at the end
-    absent_s: the longest time that no agent was there to send heartbeats
+    may_be_purged: no agent may have been there to heartbeat for as long as Airflow waits
     """
 
     deployment_id: str
     max_clusters: Mapping[str, int]
     max_submissions: int
     person_cancelled: frozenset[str] = frozenset()
+    ended_well: frozenset[str] = frozenset()
+    fails_after: frozenset[str] = frozenset()
     open_tries: tuple[str, ...] = ()
     may_be_purged: bool = False
 
@@ -224,18 +227,23 @@ def _truthful(read: _Read, airflow: Iterable[AirflowEntry], terms: Terms) -> lis
         if entry.event != "reported" or detail.get("by") == "prepare":
             continue
         lives = read.steps.get(entry.ti_id, [])
-        well = any(life.completed and (life.terminal_at or 0.0) <= entry.at for life in lives)
+        well = any(life.completed or life.step_id in terms.ended_well for life in lives)
         if detail.get("state") == "success" and not well:
-            text = f"try {entry.try_number} was reported as success, and no step of it was COMPLETED"
+            text = f"try {entry.try_number} was reported as success, and no step of it ended well"
             found.append(Violation(promise="truthful", subject=entry.task, text=text))
-        if detail.get("state") != "success" and (well or not _failed_for_a_reason(read, lives, terms)):
+        completed = any(life.completed for life in lives) and entry.ti_id not in terms.fails_after
+        if detail.get("state") != "success" and (completed or not _failed_for_a_reason(read, entry.ti_id, lives, terms)):
             ran = ", ".join(f"{life.step_id}: exit {life.exit_code}" for life in lives) or "no step"
             text = f"try {entry.try_number} was reported as {detail.get('state')} without a reason ({ran})"
             found.append(Violation(promise="truthful", subject=entry.task, text=text))
     return found
 
 
-def _failed_for_a_reason(read: _Read, lives: Sequence[_StepLife], terms: Terms) -> bool:
+def _failed_for_a_reason(
+    read: _Read, workload_id: str, lives: Sequence[_StepLife], terms: Terms
+) -> bool:
+    if workload_id in terms.fails_after:
+        return True
     by_itself = any(life.exit_code not in (None, 0) and not life.killed for life in lives)
     by_people = any(
         life.step_id in terms.person_cancelled or life.cluster_id in terms.person_cancelled for life in lives

@@ -64,6 +64,7 @@ class Cloud:
 
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
+    ended_well: steps whose command ended with exit code 0, whatever EMR came to show of them
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Cloud:
     ) -> None:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
+        self.ended_well: set[str] = set()
         self._clock, self._weather, self._rng, self._script_of = clock, weather, rng, script_of
         self._processes: dict[str, _Process] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -170,6 +172,8 @@ class Cloud:
         if process.timer is not None:
             process.timer.cancel()
         process.is_ending = True
+        if exit_code == 0:
+            self.ended_well.add(process.step_id)
         if process.script.writes and process.submission_id is not None:
             self.bucket.put_output(process.submission_id, OUTPUT)
         self._write(process, RecordPhase.ENDED, exit_code=exit_code, reason=reason)

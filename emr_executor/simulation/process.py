@@ -30,7 +30,8 @@ class SimProcess:
         self.name = name
         self.gate = Gate(name, weather, rng, on_crash=self._crashed)
         self._on_end = on_end
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # A dict as an ordered set: tasks hash by address, and their order is part of the story.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     @property
     def is_dead(self) -> bool:
@@ -49,8 +50,8 @@ class SimProcess:
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """A task that runs in this process."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda ended: self._tasks.pop(ended, None))
 
     def _crashed(self, _gate: Gate, where: str) -> None:
         # Not at once: the crash may be met by one of the tasks that are to be ended.

@@ -20,10 +20,11 @@ from typing import Any
 from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.aws.budget import EMR_BUCKETS, Budget
 from emr_executor.aws.emr import EmrClient
-from emr_executor.core.model import Identity, SubmissionId
+from emr_executor.core.model import HistoryEntry, Identity, SubmissionId
 from emr_executor.ports import PhaseJob
 from emr_executor.simulation.airflow import AirflowModel
 from emr_executor.simulation.airflow_api import AGENT_TIMEOUT_S, ApiFaults, ExecutionApi
+from emr_executor.simulation.airflow_entities import FinishEnd
 from emr_executor.simulation.airflow_session import SchedulerSession, SessionFaults
 from emr_executor.simulation.checkers import Terms, Violation, check
 from emr_executor.simulation.client import CallLimits, CloudClient
@@ -36,6 +37,7 @@ from emr_executor.simulation.process import SimProcess, task_factory
 from emr_executor.simulation.records import SimRecords
 from emr_executor.simulation.scenario import DEPLOYMENT, Scenario
 from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
+from emr_executor.simulation.story import story_of
 from emr_executor.simulation.stores import Faces
 from emr_executor.simulation.supervisor import PhaseSurroundings
 from emr_executor.simulation.task_api import SimTaskApi
@@ -46,6 +48,8 @@ LOOK_S = 20.0
 """How often the world looks whether everything has come to rest."""
 REST_WITHIN_S = 3 * 3600.0
 """Everything must have ended so long after the sky cleared."""
+STORIES = 3
+STORY_LINES = 30
 _RANDOM_PARTS = ("airflow", "cloud", "agents", "phases", "schedulers", "chaos", "ids")
 
 
@@ -53,12 +57,14 @@ _RANDOM_PARTS = ("airflow", "cloud", "agents", "phases", "schedulers", "chaos", 
 class Outcome:
     """What became of a world.
 
+    stories: what the ledgers tell of each violation's subject
     counts: what happened how often, by name
     virtual_s: how long it lived
     """
 
     seed: int
     violations: tuple[Violation, ...]
+    stories: dict[str, list[str]]
     counts: Counter[str]
     virtual_s: float
 
@@ -142,7 +148,7 @@ class World:
         await triggers
         is_at_rest = await self._rest()
         self._is_over = True
-        outcome = self._judge(is_at_rest=is_at_rest, virtual_s=self.clock.monotonic() - started)
+        outcome = await self._judge(is_at_rest=is_at_rest, virtual_s=self.clock.monotonic() - started)
         for process in [*self.agents.values(), *self.schedulers.values(), *self.phases]:
             process.kill("the end")
         return outcome
@@ -183,13 +189,15 @@ class World:
         """Whether a cluster carries this deployment's name."""
         return self.cloud.model.name_of(cluster_id).startswith(f"airflow-emr/{DEPLOYMENT}/")
 
-    def _judge(self, *, is_at_rest: bool, virtual_s: float) -> Outcome:
+    async def _judge(self, *, is_at_rest: bool, virtual_s: float) -> Outcome:
         scenario = self.scenario
         terms = Terms(
             deployment_id=DEPLOYMENT,
             max_clusters={pool.name: scenario.cap for pool in scenario.settings.cluster_pools},
             max_submissions=scenario.max_submissions,
             person_cancelled=frozenset(self.person_did),
+            ended_well=frozenset(self.cloud.ended_well),
+            fails_after=frozenset(self._fails_after()),
             open_tries=self.airflow.open_tries(),
             may_be_purged=self.weather.may_silence,
         )
@@ -201,9 +209,31 @@ class World:
             text = f"not at rest {REST_WITHIN_S:.0f} s after the sky cleared"
             violations.append(Violation(promise="never_lost", subject="world", text=text))
         self._count()
+        subjects = list(dict.fromkeys(violation.subject for violation in violations))[:STORIES]
         return Outcome(
-            seed=scenario.seed, violations=tuple(violations), counts=self.counts, virtual_s=virtual_s
+            seed=scenario.seed,
+            violations=tuple(violations),
+            stories={subject: await self._story(subject) for subject in subjects},
+            counts=self.counts,
+            virtual_s=virtual_s,
         )
+
+    async def _story(self, subject: str) -> list[str]:
+        emr, airflow = self.cloud.model.ledger, self.airflow.ledger
+        workloads = list(dict.fromkeys(entry.ti_id for entry in airflow if entry.task == subject))
+        ours: list[HistoryEntry] = []
+        for workload_id in workloads:
+            ours += await self.faces.agent.story("workload", workload_id, STORY_LINES)
+            for n in range(1, 12):
+                ours += await self.faces.agent.story("submission", f"{workload_id}-{n}", STORY_LINES)
+        return story_of(subject, emr, airflow, ours)
+
+    def _fails_after(self) -> Iterable[str]:
+        """Task instances whose script fails in the finish phase."""
+        for ti_id in {entry.ti_id for entry in self.airflow.ledger if entry.event == "reported"}:
+            script = self.airflow.script_of(ti_id)
+            if script is not None and script.finish is FinishEnd.RAISES:
+                yield ti_id
 
     def _count(self) -> None:
         for entry in self.cloud.model.ledger:
