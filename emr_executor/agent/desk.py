@@ -186,6 +186,10 @@ class Desk:
         found: Row | None = tables.get(bug.entity, {}).get(bug.row)
         return found
 
+    def live(self) -> list[Submission]:
+        """All live submissions."""
+        return [submission for submission in self.submissions.values() if submission.is_live]
+
     def live_on(self, cluster_uuid: ClusterUuid) -> list[Submission]:
         """Live submissions of one cluster."""
         return [s for s in self.submissions.values() if s.is_live and s.cluster_uuid == cluster_uuid]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeGuard, TypeVar
 
 import structlog
 
-from emr_executor.core.model import HistoryEntry
+from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.core.tables import Row, entity_of, id_of
 from emr_executor.errors import Bug, InvalidTransition
 from emr_executor.store.faces import AgentFace
@@ -17,6 +18,8 @@ STORY_LINES = 20
 LONGEST_LINE = 300
 
 log = structlog.get_logger(__name__)
+
+Kind = TypeVar("Kind", Workload, Submission, Cluster)
 
 
 def reason_of(error: Exception) -> str:
@@ -28,6 +31,11 @@ def reason_of(error: Exception) -> str:
 def quarantined(row: Row, error: Exception) -> Row:
     """The row as it is stored, with the reason why nothing is decided on it any more."""
     return replace(row, quarantine=reason_of(error))
+
+
+def is_free(row: Kind | None) -> TypeGuard[Kind]:
+    """Whether the row is there and nothing holds decisions on it back."""
+    return row is not None and row.quarantine is None
 
 
 async def with_story(store: AgentFace, row: Row) -> Row:

@@ -12,12 +12,14 @@ import structlog
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.quarantine import is_free
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
 from emr_executor.core.ages import Ages, FactKey, facts_of
+from emr_executor.core.contradictions import contradictions
 from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
@@ -28,8 +30,8 @@ from emr_executor.core.model import (
     WorkloadId,
     submission_id_of,
 )
-from emr_executor.core.placement import Placement, Waiting
-from emr_executor.core.plan import Cancel, Launch, Plan, plan
+from emr_executor.core.placement import Waiting
+from emr_executor.core.plan import Cancel, Launch, Plan, Retarget, plan
 from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
@@ -96,8 +98,10 @@ class Steering:
         facts = facts_of(desk.clusters.values(), desk.submissions.values(), busy=busy)
         ages = Ages(self._facts.look(facts, monotonic=self._clock.monotonic()))
         await self._tracker.look(desk, ages)
+        for workload, found in contradictions(desk.workloads.values(), desk.live()):
+            desk.quarantine(workload, found)
         await desk.save(self._store, lease_token, self._task_log)
-        await self._consume_records()
+        await self._consume_records(desk)
         now = self._clock.now()
         decided = plan(desk.snapshot(now, launch_held=self._holds.held()), self._limits, ages)
         after = self._write_intents(desk, decided, now)
@@ -106,8 +110,11 @@ class Steering:
         after.run(lease_token, desk, self._acts, intended_at)
         return bool(desk.submissions or desk.workloads or desk.clusters)
 
-    async def _consume_records(self) -> None:
-        await asyncio.gather(*map(self._consume_record, self._settling.take_over()))
+    async def _consume_records(self, desk: Desk) -> None:
+        """Those whose end was saved: one that is live still, after a dropped tick, needs its record."""
+        live = {submission.submission_id for submission in desk.live()}
+        over = [one for one in self._settling.take_over() if one.submission_id not in live]
+        await asyncio.gather(*map(self._consume_record, over))
 
     async def _consume_record(self, submission: Submission) -> None:
         try:
@@ -120,25 +127,28 @@ class Steering:
         for launch in decided.launch:
             acting.launches.extend(self._intend_launch(desk, launch, now))
         for placement in decided.place:
-            acting.rides[placement.cluster_uuid] = self._intend_steps(desk, placement, now)
+            for workload_id in placement.workload_ids:
+                with desk.confined(desk.workloads[workload_id]):
+                    ride = self._intend_step(desk, workload_id, placement.cluster_uuid, now)
+                    acting.rides.setdefault(placement.cluster_uuid, []).append(ride)
         for cancel in decided.cancel:
-            self._intend_cancel(desk, cancel, acting, now)
+            with desk.confined(desk.submissions[cancel.submission_id]):
+                self._intend_cancel(desk, cancel, acting, now)
         for change in decided.retarget:
-            cluster = desk.clusters[change.cluster_uuid]
-            desk.put(replace(cluster, target=change.target))
-            event = "draining" if change.target is ClusterTarget.DRAIN else "ending"
-            desk.note(
-                now, "cluster", cluster.cluster_uuid, event, f"{event} {cluster.cluster_id}: {change.why}"
-            )
+            with desk.confined(desk.clusters[change.cluster_uuid]):
+                self._retarget(desk, change, now)
         for cluster_uuid in decided.end:
             desk.put(replace(desk.clusters[cluster_uuid], end_asked_at=now))
             acting.ends.append(cluster_uuid)
         for workload_id in decided.drop:
-            self._move(desk, cancelled(desk.workloads[workload_id], now=now), now)
+            workload = desk.workloads[workload_id]
+            with desk.confined(workload):
+                self._move(desk, cancelled(workload, now=now), now)
         for workload_id in decided.expire:
             workload = desk.workloads[workload_id]
             timeout_s = self._limits[workload.cluster_pool].queue_timeout_s or 0.0
-            self._move(desk, waited_too_long(workload, queue_timeout_s=timeout_s), now)
+            with desk.confined(workload):
+                self._move(desk, waited_too_long(workload, queue_timeout_s=timeout_s), now)
         self._tell_waiting(desk, decided.waiting, now)
         return acting
 
@@ -161,29 +171,31 @@ class Steering:
             launched.append(cluster_uuid)
         return launched
 
-    def _intend_steps(
-        self, desk: Desk, placement: Placement, now: datetime
-    ) -> list[tuple[WorkloadId, SubmissionId]]:
-        cluster = desk.clusters[placement.cluster_uuid]
-        rides = []
-        for workload_id in placement.workload_ids:
-            workload = placed(desk.workloads[workload_id])
-            submission = Submission(
-                submission_id=submission_id_of(workload_id, workload.submissions),
-                workload_id=workload_id,
-                n=workload.submissions,
-                cluster_uuid=cluster.cluster_uuid,
-                state=SubmissionState.INTENDED,
-                intended_at=now,
-            )
-            desk.put(workload)
-            desk.put(submission)
-            desk.note(
-                now, "workload", workload_id, "placed", f"submission {submission.n} on {cluster.cluster_id}"
-            )
-            self._told_waiting.pop(workload_id, None)
-            rides.append((workload_id, submission.submission_id))
-        return rides
+    def _intend_step(
+        self, desk: Desk, workload_id: WorkloadId, cluster_uuid: ClusterUuid, now: datetime
+    ) -> tuple[WorkloadId, SubmissionId]:
+        workload, cluster = placed(desk.workloads[workload_id]), desk.clusters[cluster_uuid]
+        submission = Submission(
+            submission_id=submission_id_of(workload_id, workload.submissions),
+            workload_id=workload_id,
+            n=workload.submissions,
+            cluster_uuid=cluster_uuid,
+            state=SubmissionState.INTENDED,
+            intended_at=now,
+        )
+        desk.put(workload)
+        desk.put(submission)
+        where = f"submission {submission.n} on {cluster.cluster_id}"
+        desk.note(now, "workload", workload_id, "placed", where)
+        self._told_waiting.pop(workload_id, None)
+        return workload_id, submission.submission_id
+
+    def _retarget(self, desk: Desk, change: Retarget, now: datetime) -> None:
+        cluster = desk.clusters[change.cluster_uuid]
+        desk.put(replace(cluster, target=change.target))
+        event = "draining" if change.target is ClusterTarget.DRAIN else "ending"
+        text = f"{event} {cluster.cluster_id}: {change.why}"
+        desk.note(now, "cluster", cluster.cluster_uuid, event, text)
 
     def _intend_cancel(self, desk: Desk, cancel: Cancel, acting: _Acting, now: datetime) -> None:
         submission = desk.submissions[cancel.submission_id]
@@ -222,19 +234,24 @@ class _Acting:
         self.ends: list[ClusterUuid] = []
 
     def run(self, lease_token: int, desk: Desk, acts: Acts, intended_at: float) -> None:
-        """Start every act with the values as they were saved."""
+        """Start every act with the values as they were saved; none of a row that is in quarantine since."""
         for cluster_uuid in self.launches:
-            acts.launch(lease_token, desk.clusters[cluster_uuid], intended_at)
+            if is_free(cluster := desk.clusters.get(cluster_uuid)):
+                acts.launch(lease_token, cluster, intended_at)
         for cluster_uuid, rides in self.rides.items():
             pairs: list[tuple[Workload, Submission]] = [
-                (desk.workloads[workload_id], desk.submissions[submission_id])
+                (workload, submission)
                 for workload_id, submission_id in rides
+                if is_free(workload := desk.workloads.get(workload_id))
+                and is_free(submission := desk.submissions.get(submission_id))
             ]
-            acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs, intended_at)
+            if pairs:
+                acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs, intended_at)
         for cluster_uuid, submission_ids in self.cancels.items():
             cluster_id = desk.clusters[cluster_uuid].cluster_id
-            steps = [desk.submissions[s].step_id for s in submission_ids]
-            if cluster_id is not None:
-                acts.cancel(cluster_id, [step for step in steps if step is not None])
-        ends = [desk.clusters[cluster_uuid].cluster_id for cluster_uuid in self.ends]
+            asked = [s for one in submission_ids if is_free(s := desk.submissions.get(one))]
+            steps = [submission.step_id for submission in asked if submission.step_id is not None]
+            if cluster_id is not None and steps:
+                acts.cancel(cluster_id, steps)
+        ends = [c.cluster_id for one in self.ends if is_free(c := desk.clusters.get(one))]
         acts.terminate([cluster_id for cluster_id in ends if cluster_id is not None])
