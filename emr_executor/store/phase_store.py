@@ -36,7 +36,7 @@ from emr_executor.core.tables import WorkloadSeen
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order
 from emr_executor.store.history_store import append
-from emr_executor.store.rows import step_plan_json, workload_from
+from emr_executor.store.rows import as_dicts, step_plan_json, workload_from
 from emr_executor.store.schema import WORKLOAD
 
 CLAIMED_FROM: dict[WorkloadState, WorkloadState] = {
@@ -114,10 +114,12 @@ def claim(
     ``identity`` is kept for the try's life: only a workload that has none yet gets it. Each workload has a
     token of its own. Workloads that another transaction is claiming are passed over, and quarantined ones.
     ACCEPTED workloads that Airflow no longer wants become CANCELLED here: no user code of theirs has run.
+    One whose row cannot be read goes into quarantine, so that the line moves on.
     """
     if kind is WorkloadState.PREPARING:
         conn.execute(_CANCELLED_UNPREPARED, {"new_finished_at": now})
-    found = conn.execute(_waiting(kind), {"now": now, "at_most": limit}).mappings()
+    found = conn.execute(_waiting(kind), {"now": now, "at_most": limit})
+    waiting = [workload_from(row) for row in as_dicts(found)]
     claimed = tuple(
         replace(
             workload,
@@ -129,8 +131,12 @@ def claim(
             started_at=workload.started_at or now,
             phase_attempts=workload.phase_attempts + 1,
         )
-        for workload in map(workload_from, found)
+        for workload in waiting
+        if workload.quarantine is None
     )
+    for workload in waiting:
+        if workload.quarantine is not None:
+            conn.execute(_SET_ASIDE, {"its_id": workload.workload_id, "why": workload.quarantine})
     _write_claims(conn, claimed)
     return claimed
 
@@ -148,6 +154,11 @@ def _waiting(kind: WorkloadState) -> Select[Any]:
     )
 
 
+_SET_ASIDE = (
+    update(WORKLOAD)
+    .where(WORKLOAD.c.workload_id == bindparam("its_id"))
+    .values(quarantine=bindparam("why"), version=WORKLOAD.c.version + 1)
+)
 _CANCELLED_UNPREPARED = (
     update(WORKLOAD)
     .where(

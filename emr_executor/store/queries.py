@@ -37,6 +37,7 @@ from emr_executor.store.schema import (
     ReportState,
 )
 from emr_executor.store.snapshot_store import task_instance_id
+from emr_executor.store.unreadable import known_or_text
 
 _LIVE_SUBMISSIONS = tuple(sorted(LIVE_SUBMISSION_STATES))
 _PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
@@ -111,13 +112,13 @@ def status(conn: Connection) -> Status:
             WorkloadCount(
                 cluster_pool=row["cluster_pool"],
                 state=WorkloadState(row["state"]),
-                target=WorkloadTarget(row["target"]),
+                target=known_or_text(WorkloadTarget, row["target"]),
                 count=row["count"],
                 oldest=row["oldest"],
             )
             for row in conn.execute(counted).mappings()
         ),
-        clusters=tuple((row[0], ClusterState(row[1]), row[2]) for row in clusters),
+        clusters=tuple((row[0], known_or_text(ClusterState, row[1]), row[2]) for row in clusters),
         submissions=tuple((SubmissionState(row[0]), row[1]) for row in submissions),
         unread=conn.execute(select(func.count()).select_from(WORKLOAD).where(unread)).scalar_one(),
         steering=read_lease(conn, STEERING),
@@ -205,7 +206,7 @@ def last_heartbeat(conn: Connection) -> datetime | None:
     """When Airflow last heard of a parked try: only the agent that steers speaks for those."""
     newest = (
         select(func.max(TASK_INSTANCE.c.last_heartbeat_at))
-        .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn)))
+        .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name)))
         .where(WORKLOAD.c.state.in_(_PARKED), WORKLOAD.c.target == WorkloadTarget.RUN)
     )
     return conn.execute(newest).scalar_one()

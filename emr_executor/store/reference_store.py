@@ -7,15 +7,11 @@ from collections.abc import Callable, Collection
 from sqlalchemy import Connection, Text, cast, or_, select
 
 from emr_executor.core.model import SubmissionId
-from emr_executor.core.states import LIVE_SUBMISSION_STATES, SubmissionState
-from emr_executor.store.clauses import OVER_WORKLOAD_STATES
+from emr_executor.store.clauses import OVER_SUBMISSION_STATES, OVER_WORKLOAD_STATES
 from emr_executor.store.schema import SUBMISSION, WORKLOAD
 
 STEPS_AT_ONCE = 1000
 """Steps read by one statement; a step may be a few kilobytes."""
-
-# Whatever is not known to be over lives: also in a state that only a newer release knows.
-_OVER_SUBMISSIONS = tuple(state for state in SubmissionState if state not in LIVE_SUBMISSION_STATES)
 
 
 def named_by_live_steps(
@@ -23,7 +19,8 @@ def named_by_live_steps(
 ) -> set[str]:
     """What ``find`` finds in the steps, as JSON text, of all workloads that are not over.
 
-    The text is searched as it stands, so that a step of any release counts in full.
+    The text is searched as it stands, so that a step of any release counts in full; and what is not known
+    to be over lives, also in a state that only a newer release knows.
     """
     w = WORKLOAD.c
     asked = (
@@ -48,7 +45,7 @@ def live_submissions(conn: Connection, submission_ids: Collection[SubmissionId])
         .select_from(SUBMISSION.outerjoin(WORKLOAD, w.workload_id == s.workload_id))
         .where(
             s.submission_id.in_(list(submission_ids)),
-            or_(s.state.not_in(_OVER_SUBMISSIONS), w.state.not_in(OVER_WORKLOAD_STATES)),
+            or_(s.state.not_in(OVER_SUBMISSION_STATES), w.state.not_in(OVER_WORKLOAD_STATES)),
         )
     )
     return {SubmissionId(found) for found in conn.execute(asked).scalars()}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Uuid, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Uuid, and_, bindparam, cast, func, or_, select
 
 from emr_executor.core.model import Cluster, ClusterUuid, Identity, Snapshot, WorkloadId
 from emr_executor.core.states import (
-    LIVE_SUBMISSION_STATES,
     OVER_CLUSTER_STATES,
-    ClusterState,
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.store.clauses import BY_TURN, LIVE_WORKLOAD_STATES
+from emr_executor.store.clauses import BY_TURN, LIVE_WORKLOAD_STATES, OVER_SUBMISSION_STATES, is_none_of
 from emr_executor.store.rows import (
     BULKY_WORKLOAD_COLUMNS,
+    as_dicts,
     cluster_from,
     identity_from,
     lean_workload_from,
@@ -26,7 +26,6 @@ from emr_executor.store.rows import (
 )
 from emr_executor.store.schema import CLUSTER, SUBMISSION, TASK_INSTANCE, WORKLOAD
 
-_LIVE_CLUSTER_STATES = tuple(state for state in ClusterState if state not in OVER_CLUSTER_STATES)
 PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
 UNCLAIMED = (WorkloadState.ACCEPTED, *PARKED)
 WANTED_BY_AIRFLOW = ("queued", "running")
@@ -41,40 +40,49 @@ def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
     take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
     phase needs them, and its claim brings them.
     """
-    live_submissions = SUBMISSION.c.state.in_(sorted(LIVE_SUBMISSION_STATES))
-    # A cluster that is over still matters as long as a submission on it is not settled.
-    unsettled = CLUSTER.c.cluster_uuid.in_(select(SUBMISSION.c.cluster_uuid).where(live_submissions))
-    live_clusters = or_(CLUSTER.c.state.in_(_LIVE_CLUSTER_STATES), unsettled)
-    clusters = conn.execute(select(CLUSTER).where(live_clusters)).mappings()
-    submissions = conn.execute(select(SUBMISSION).where(live_submissions)).mappings()
-    ready, ready_waiting = _ready(conn, ready_limit)
+    clusters = conn.execute(_LIVE_CLUSTERS)
+    submissions = conn.execute(_LIVE_SUBMISSIONS)
+    ready = list(as_dicts(conn.execute(_READY_BY_TURN, {"at_most": ready_limit})))
+    # One whose step is broken is in quarantine though its row is not.
+    placeable = (w for w in map(lean_workload_from, ready) if w.quarantine is None)
     return Snapshot(
         now=now,
-        clusters=tuple(map(cluster_from, clusters)),
-        submissions=tuple(map(submission_from, submissions)),
-        workloads=tuple(map(lean_workload_from, (*ready, *_engaged(conn)))),
-        ready_waiting=ready_waiting,
+        clusters=tuple(map(cluster_from, as_dicts(clusters))),
+        submissions=tuple(map(submission_from, as_dicts(submissions))),
+        workloads=(*placeable, *map(lean_workload_from, as_dicts(conn.execute(_ENGAGED)))),
+        ready_waiting=ready[0]["how_many"] if ready else 0,
     )
 
 
-def _ready(conn: Connection, limit: int) -> tuple[list[Any], int]:
+def _ready_by_turn() -> Select[Any]:
     ready = and_(
         WORKLOAD.c.state == WorkloadState.READY,
         WORKLOAD.c.target == WorkloadTarget.RUN,
         WORKLOAD.c.quarantine.is_(None),
     )
     how_many = select(func.count()).select_from(WORKLOAD).where(ready).scalar_subquery().label("how_many")
-    by_turn = select(*_LEAN_COLUMNS, how_many).where(ready).order_by(*BY_TURN).limit(limit)
-    rows = list(conn.execute(by_turn).mappings())
-    return rows, rows[0]["how_many"] if rows else 0
+    return select(*_LEAN_COLUMNS, how_many).where(ready).order_by(*BY_TURN).limit(bindparam("at_most"))
 
 
-def _engaged(conn: Connection) -> list[Any]:
+def _live_clusters() -> Select[Any]:
+    # A cluster that is over still matters as long as a submission on it is not settled.
+    unsettled = CLUSTER.c.cluster_uuid.in_(select(SUBMISSION.c.cluster_uuid).where(_IS_LIVE))
+    return select(CLUSTER).where(or_(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES), unsettled))
+
+
+def _engaged() -> Select[Any]:
     engaged = or_(
         and_(WORKLOAD.c.state == WorkloadState.SUBMITTED, WORKLOAD.c.target == WorkloadTarget.RUN),
         and_(WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES), WORKLOAD.c.target == WorkloadTarget.CANCEL),
     )
-    return list(conn.execute(select(*_LEAN_COLUMNS).where(engaged).order_by(*BY_TURN)).mappings())
+    return select(*_LEAN_COLUMNS).where(engaged).order_by(*BY_TURN)
+
+
+_IS_LIVE = is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES)
+_LIVE_SUBMISSIONS = select(SUBMISSION).where(_IS_LIVE)
+_LIVE_CLUSTERS = _live_clusters()
+_READY_BY_TURN = _ready_by_turn()
+_ENGAGED = _engaged()
 
 
 def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
@@ -85,12 +93,13 @@ def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[
 
 def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ...]:
     """Parked tries that Airflow must hear of: nobody's phase does it for them."""
-    w = WORKLOAD.c
-    parked = select(w.workload_id, w.hostname, w.unixname, w.pid).where(
-        w.state.in_(PARKED), w.target == WorkloadTarget.RUN, w.hostname.is_not(None)
-    )
-    rows = conn.execute(parked).mappings()
+    rows = as_dicts(conn.execute(_SPOKEN_FOR))
     return tuple((WorkloadId(row["workload_id"]), identity_from(row)) for row in rows)
+
+
+_SPOKEN_FOR = select(*(WORKLOAD.c[name] for name in ("workload_id", "hostname", "unixname", "pid"))).where(
+    WORKLOAD.c.state.in_(PARKED), WORKLOAD.c.target == WorkloadTarget.RUN, WORKLOAD.c.hostname.is_not(None)
+)
 
 
 def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
@@ -100,11 +109,16 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
     and between its last call there and its last write here Airflow's state is ahead of ours by right. A try
     has an identity once its prepare phase was claimed; earlier than that there is nothing to stop.
     """
+    asked = _unwanted(conn.dialect.name)
+    return tuple((WorkloadId(row.workload_id), row.state) for row in conn.execute(asked))
+
+
+@cache
+def _unwanted(dialect_name: str) -> Select[Any]:
     w = WORKLOAD.c
-    its_task_instance = TASK_INSTANCE.c.id == task_instance_id(conn)
-    asked = (
+    return (
         select(w.workload_id, TASK_INSTANCE.c.state)
-        .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, its_task_instance))
+        .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(dialect_name)))
         .where(
             w.state.in_(UNCLAIMED),
             w.target == WorkloadTarget.RUN,
@@ -112,13 +126,12 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
             or_(TASK_INSTANCE.c.state.is_(None), TASK_INSTANCE.c.state.not_in(WANTED_BY_AIRFLOW)),
         )
     )
-    return tuple((WorkloadId(row.workload_id), row.state) for row in conn.execute(asked))
 
 
-def task_instance_id(conn: Connection) -> ColumnElement[Any]:
+def task_instance_id(dialect_name: str) -> ColumnElement[Any]:
     """A workload's id as Airflow's ``task_instance.id`` holds it."""
     # The conversion stands on our side of the comparison, so that Airflow's primary key is used: a native
     # uuid on PostgreSQL, 32 hexadecimal digits on SQLite (SQLAlchemy's Uuid).
-    if conn.dialect.name == "postgresql":
+    if dialect_name == "postgresql":
         return cast(WORKLOAD.c.workload_id, Uuid)
     return func.replace(WORKLOAD.c.workload_id, "-", "")
