@@ -1,0 +1,444 @@
+"""Poison control: one impossible row is put in quarantine, and all others go on in the same tick.
+
+What a quarantine means for safety is tested for each kind of row: nothing is decided on it, what it may
+hide counts as alive, and none of them stays for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Table, select, update
+from structlog.testing import capture_logs
+
+from emr_executor.agent.desk import Desk
+from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.core.model import Cluster, ObservedCluster, StepRecord, Submission, SubmissionId, Workload
+from emr_executor.core.states import (
+    ClusterState,
+    ClusterTarget,
+    RecordPhase,
+    StepState,
+    SubmissionState,
+    WorkloadState,
+    WorkloadTarget,
+)
+from emr_executor.errors import InvalidTransition, StaleWriter
+from emr_executor.store.change_store import Change
+from emr_executor.store.rows import cluster_from
+from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
+from tests.agent.fakes import FakeRecords, World
+from tests.builders import make_cluster, make_submission, make_workload
+from tests.store.builders import ME, store
+
+CANCEL = WorkloadTarget.CANCEL
+
+
+@pytest.fixture
+def world(engine: Engine, tmp_path: Path) -> World:
+    return World(engine, tmp_path / "logs")
+
+
+def ready(name: str, **changes: Any) -> Workload:
+    return make_workload(name, state=WorkloadState.READY, log_path=f"{name}.log", **changes)
+
+
+async def running(world: World, *names: str) -> None:
+    """Workloads of which each has a step that runs, on cluster j-1 while there is room."""
+    await world.begin(*map(ready, names))
+    await world.tick(times=2)
+    for cluster_id in list(world.emr.clusters):
+        world.emr.set_cluster(cluster_id, ClusterState.RUNNING)
+    for name in names:
+        step_id = world.submissions(name)[0].step_id
+        assert step_id is not None
+        world.emr.set_step(step_id, StepState.RUNNING)
+    await world.tick(times=2)
+
+
+def plant(world: World, table: Table, key: str, **columns: Any) -> None:
+    """Write what no code of ours would write."""
+    (name,) = table.primary_key.columns.keys()
+    with world.engine.begin() as conn:
+        conn.execute(update(table).where(table.c[name] == key).values(columns))
+
+
+def cluster(world: World, cluster_id: str) -> Cluster:
+    with world.engine.connect() as conn:
+        one = select(CLUSTER).where(CLUSTER.c.cluster_id == cluster_id)
+        return cluster_from(conn.execute(one).mappings().one())
+
+
+def last(world: World, name: str) -> Submission:
+    return world.submissions(name)[-1]
+
+
+def end(world: World, name: str, exit_code: int = 0) -> None:
+    world.records.write(last(world, name), RecordPhase.ENDED, exit_code=exit_code)
+
+
+def poison(world: World, name: str) -> None:
+    """A record of its wrapper that nothing can be made of."""
+    world.records.write(last(world, name), RecordPhase.ENDED, exit_code=1, tail=None)
+
+
+# -- the story, and who is told
+
+
+async def test_a_quarantine_is_logged_once_with_the_story_and_told_to_its_task(world: World) -> None:
+    await running(world, "w1")
+    plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
+    with capture_logs() as logs:
+        await world.tick(times=4)
+    (told,) = [line for line in logs if line["event"] == "quarantined"]
+    why = "workload w1 is READY and its submission w1-1 is RUNNING"
+    assert (told["log_level"], told["entity"], told["row"], told["why"]) == ("error", "workload", "w1", why)
+    reason, *story = (world.workload("w1").quarantine or "").split("\n")
+    assert (reason, story) == (why, told["story"])
+    assert [line.split(" ", 2)[2] for line in story] == ["placed: submission 1 on j-1"]
+    assert world.events().count("quarantined") == 1
+    assert world.log("w1.log").count("is in quarantine") == 1
+
+
+async def test_an_unexpected_error_keeps_its_traceback(world: World) -> None:
+    await running(world, "w1")
+    poison(world, "w1")
+    with capture_logs() as logs:
+        await world.tick()
+    (told,) = [line for line in logs if line["event"] == "quarantined"]
+    assert told["why"].startswith("AttributeError: ")
+    assert isinstance(told["exc_info"], AttributeError)
+
+
+# -- workloads
+
+
+async def test_a_workload_that_cannot_take_the_end_of_its_step_is_to_blame_and_not_the_step(
+    world: World,
+) -> None:
+    await running(world, "w1", "w2")
+    plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
+    end(world, "w1")
+    end(world, "w2")
+    await world.tick()
+    assert (world.workload("w1").quarantine or "").startswith(
+        "workload w1: no edge from READY on step_completed"
+    )
+    assert last(world, "w1").state is SubmissionState.COMPLETED
+    assert world.workload("w2").state is WorkloadState.FINISHABLE
+    await world.tick(times=10)
+    assert len(world.submissions("w1")) == 1
+    assert world.workload("w1").state is WorkloadState.READY
+
+
+async def test_a_quarantined_workload_is_kept_alive_in_airflow_and_no_phase_of_it_starts(
+    world: World,
+) -> None:
+    await world.begin(ready("w1", identity=ME, quarantine="why"))
+    await world.tick(times=5)
+    assert world.submissions("w1") == ()
+    assert world.emr.calls.count("run_job_flow") == 0
+    assert await world.store.heartbeat_targets() == (("w1", ME),)
+    plant(world, WORKLOAD, "w1", state=WorkloadState.FINISHABLE)
+    claimed = await world.store.claim(
+        WorkloadState.FINISHING, 1, ME, now=world.clock.now(), new_token=lambda: "t"
+    )
+    assert claimed == ()
+    assert await world.store.heartbeat_targets() == (("w1", ME),)
+
+
+async def test_clearing_a_quarantined_workload_cancels_its_live_step_and_then_the_workload(
+    world: World,
+) -> None:
+    await running(world, "w1")
+    plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
+    await world.tick()
+    await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
+    await world.tick(seconds=1)
+    assert world.workload("w1").state is WorkloadState.READY
+    await world.tick(times=6)
+    assert world.emr.calls.count("cancel_steps") == 1
+    assert last(world, "w1").state is SubmissionState.CANCELLED
+    assert (world.workload("w1").state, len(world.submissions("w1"))) == (WorkloadState.CANCELLED, 1)
+
+
+async def test_clearing_ends_a_quarantined_workload_whose_step_is_long_over(world: World) -> None:
+    await running(world, "w1")
+    plant(world, WORKLOAD, "w1", quarantine="why")
+    end(world, "w1")
+    await world.tick(times=3)
+    assert (world.workload("w1").state, last(world, "w1").state) == (
+        WorkloadState.SUBMITTED,
+        SubmissionState.COMPLETED,
+    )
+    await world.store.ask_cancel([world.workload("w1").workload_id], "marked success")
+    await world.tick()
+    assert world.workload("w1").state is WorkloadState.CANCELLED
+
+
+async def test_a_workload_submitted_without_a_submission_does_not_hang_unseen(world: World) -> None:
+    await world.begin(ready("w1"))
+    plant(world, WORKLOAD, "w1", state=WorkloadState.SUBMITTED)
+    await world.tick()
+    assert world.workload("w1").quarantine == "workload w1 is SUBMITTED and has no live submission"
+    await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
+    await world.tick()
+    assert world.workload("w1").state is WorkloadState.CANCELLED
+
+
+# -- submissions
+
+
+async def test_a_poisoned_submission_is_quarantined_while_others_go_on(world: World) -> None:
+    await running(world, "w1", "w2")
+    poison(world, "w1")
+    end(world, "w2")
+    await world.tick(times=3)
+    held = last(world, "w1")
+    assert (held.quarantine or "").startswith("AttributeError")
+    assert held.state is SubmissionState.RUNNING
+    assert world.workload("w1").quarantine is None
+    assert world.workload("w2").state is WorkloadState.FINISHABLE
+
+
+async def test_a_quarantined_submission_holds_its_workload_until_its_cluster_is_over(world: World) -> None:
+    await running(world, "w1")
+    poison(world, "w1")
+    await world.tick(times=60)
+    assert (len(world.submissions("w1")), last(world, "w1").is_live) == (1, True)
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED)
+    await world.tick(times=40)
+    first, second = world.submissions("w1")
+    assert (first.state, second.cluster_uuid) == (SubmissionState.LOST, "uuid-2")
+    assert world.workload("w1").losses == 1
+
+
+async def test_a_quarantined_submission_is_not_cancelled_and_blocks_the_next_try(world: World) -> None:
+    await running(world, "w1")
+    poison(world, "w1")
+    await world.tick()
+    await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
+    again = replace(ready("w9"), key=replace(world.workload("w1").key, try_number=2))
+    await world.begin(again)
+    await world.tick(times=20)
+    assert world.emr.calls.count("cancel_steps") == 0
+    assert world.submissions("w9") == ()
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED)
+    await world.tick(times=40)
+    assert world.workload("w1").state is WorkloadState.CANCELLED
+    assert len(world.submissions("w9")) == 1
+
+
+async def test_its_cluster_takes_no_more_steps_and_ends_when_emr_shows_the_step_over(world: World) -> None:
+    await running(world, "w1")
+    poison(world, "w1")
+    await world.tick()
+    assert cluster(world, "j-1").target is ClusterTarget.DRAIN
+    await world.begin(ready("w2"))
+    await world.tick(times=5)
+    assert last(world, "w2").cluster_uuid == "uuid-2"
+    assert world.emr.clusters["j-1"].state is ClusterState.RUNNING  # type: ignore[index]
+    step_id = last(world, "w1").step_id
+    assert step_id is not None
+    world.emr.set_step(step_id, StepState.FAILED)
+    await world.tick(times=60)
+    assert world.emr.clusters["j-1"].state is ClusterState.TERMINATED  # type: ignore[index]
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+
+
+async def test_what_ended_well_is_not_run_again_for_a_quarantine(world: World) -> None:
+    await running(world, "w1")
+    poison(world, "w1")
+    await world.tick()
+    step_id = last(world, "w1").step_id
+    assert step_id is not None
+    world.emr.set_step(step_id, StepState.COMPLETED)
+    await world.tick(times=60)
+    assert [s.state for s in world.submissions("w1")] == [SubmissionState.COMPLETED]
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+
+
+async def test_an_end_without_an_edge_is_a_quarantine_and_then_a_loss(world: World) -> None:
+    world.emr.lose_answers = {"add_steps"}
+    await world.begin(ready("w1"))
+    await world.tick()
+    await world.tick_and_die()
+    await world.restart()
+    plant(world, SUBMISSION, "w1-1", cancel_asked_at=world.clock.now())
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED)
+    with capture_logs() as logs:
+        await world.tick(times=20)
+    (told,) = [line for line in logs if line["event"] == "quarantined"]
+    assert told["why"] == "submission w1-1: no edge from INTENDED on cancelled_by_us"
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert last(world, "w1").n == 2
+
+
+# -- clusters
+
+
+async def test_an_impossible_cluster_is_quarantined_while_others_go_on(world: World) -> None:
+    await running(world, "w1")
+    world.emr.set_cluster("j-1", ClusterState.NEVER_LAUNCHED)
+    await world.begin(ready("w2"))
+    await world.tick(times=6)
+    reason = (cluster(world, "j-1").quarantine or "").split("\n")[0]
+    assert reason == "cluster uuid-1: no edge from RUNNING on shown_NEVER_LAUNCHED"
+    assert last(world, "w2").cluster_uuid == "uuid-2"
+    end(world, "w1")
+    await world.tick(times=2)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+
+
+async def test_a_quarantined_cluster_counts_against_the_cap_and_is_left_to_its_auto_termination(
+    world: World,
+) -> None:
+    await running(world, "w1")
+    plant(world, CLUSTER, "uuid-1", quarantine="why")
+    await world.begin(*(ready(f"x{i}") for i in range(9)))
+    await world.tick(times=10)
+    assert len(world.emr.clusters) == 2
+    assert [step.name for step in world.emr.steps["j-1"]] == ["airflow-emr/w1-1/d.w1"]  # type: ignore[index]
+    end(world, "w1")
+    await world.tick(times=100)
+    assert world.emr.clusters["j-1"].state is ClusterState.RUNNING  # type: ignore[index]
+    assert world.emr.requests[0]["AutoTerminationPolicy"]["IdleTimeout"] == 3600
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED, "ALL_STEPS_COMPLETED")
+    await world.tick(times=6)
+    assert cluster(world, "j-1").state is ClusterState.TERMINATED
+    assert len(world.emr.clusters) == 3
+
+
+async def test_steps_of_a_quarantined_cluster_run_elsewhere_once_it_is_over(world: World) -> None:
+    await running(world, "w1")
+    plant(world, CLUSTER, "uuid-1", quarantine="why")
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    await world.tick(times=40)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert last(world, "w1").cluster_uuid == "uuid-2"
+
+
+# -- the gate, and what is nobody's row
+
+
+async def saved(world: World, *rows: Any) -> Desk:
+    """A desk with rows that are stored."""
+    await world.begin()
+    with world.engine.begin() as conn:
+        store(conn, *rows)
+    return Desk(await world.store.snapshot(world.clock.now(), 10))
+
+
+async def test_a_change_that_no_table_has_is_held_back_and_all_others_are_written(world: World) -> None:
+    bad, good = make_workload("bad"), make_workload("good")
+    desk = await saved(world, bad, good)
+    desk.put(replace(bad, state=WorkloadState.FINISHED, airflow_state="success"))
+    desk.put(replace(good, state=WorkloadState.CANCELLED))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.workload("good").state is WorkloadState.CANCELLED
+    held = world.workload("bad")
+    assert (held.state, held.airflow_state) == (WorkloadState.READY, None)
+    assert held.quarantine == "workload bad: no edge from READY on a change to FINISHED"
+
+
+async def test_a_new_row_that_no_table_has_is_not_written_and_its_workload_does_not_wait_for_it(
+    world: World,
+) -> None:
+    workload, its_cluster = make_workload("w1"), make_cluster()
+    desk = await saved(world, workload, its_cluster)
+    desk.put(replace(workload, state=WorkloadState.SUBMITTED))
+    desk.put(make_submission(state=SubmissionState.RUNNING))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.submissions("w1") == ()
+    held = world.workload("w1")
+    assert held.state is WorkloadState.READY
+    assert held.quarantine == "submission w1-1: no edge from nothing on a change to RUNNING"
+
+
+async def test_the_store_itself_refuses_what_got_past_all_that(world: World) -> None:
+    workload = make_workload("w1")
+    await saved(world, workload)
+    change = Change(old=workload, new=replace(workload, state=WorkloadState.FINISHED))
+    with pytest.raises(InvalidTransition, match="workload w1"):
+        await world.store.apply(world.token, [change])
+    assert world.workload("w1") == workload
+
+
+async def test_a_value_made_before_the_quarantine_does_not_lift_it(world: World) -> None:
+    workload = make_workload("w1")
+    desk = await saved(world, workload)
+    with desk.confined(workload):
+        raise ZeroDivisionError
+    desk.put(replace(workload, state=WorkloadState.CANCELLED))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.workload("w1").state is WorkloadState.READY
+    assert (world.workload("w1").quarantine or "").startswith("ZeroDivisionError")
+
+
+async def test_what_the_caller_can_do_something_about_is_no_quarantine(world: World) -> None:
+    workload = make_workload("w1")
+    desk = await saved(world, workload)
+    with pytest.raises(StaleWriter), desk.confined(workload):
+        raise StaleWriter("gone on")
+    assert desk.workloads[workload.workload_id] == workload
+
+
+async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) -> None:
+    await running(world, "w1")
+
+    async def broken(**_: Any) -> tuple[ObservedCluster, ...]:
+        raise ValueError("a cluster like none before")
+
+    world.emr.list_clusters = broken  # type: ignore[method-assign]
+    end(world, "w1")
+    with capture_logs() as logs:
+        await world.tick(times=2)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert "look_failed_unexpectedly" in [line["event"] for line in logs]
+
+
+class Meddling(FakeRecords):
+    """While the agent reads records, somebody else writes the row that it is about to write."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.meddle = world, False
+
+    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
+        news = await super().changed(known)
+        if self.meddle:
+            plant(self.world, WORKLOAD, "w1", version=99)
+        return news
+
+
+async def test_the_record_of_a_tick_that_was_dropped_is_kept(world: World) -> None:
+    records = Meddling(world)
+    world.records = records
+    await world.begin()
+    await world.restart()
+    await running(world, "w1")
+    end(world, "w1")
+    records.meddle = True
+    with pytest.raises(StaleWriter):
+        await world.tick()
+    records.meddle = False
+    await world.tick(seconds=0.0)  # too soon for another look at records
+    assert (last(world, "w1").is_live, records.consumed) == (True, [])
+    await world.tick(times=2)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert records.consumed == ["w1-1"]
+
+
+async def test_the_history_tells_of_each_kind_of_row(world: World) -> None:
+    await running(world, "w1", "w2", "w3")
+    plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
+    poison(world, "w2")
+    world.emr.set_cluster("j-1", ClusterState.NEVER_LAUNCHED)
+    await world.tick(times=2)
+    with world.engine.connect() as conn:
+        told = conn.execute(select(HISTORY.c.subject).where(HISTORY.c.event == "quarantined")).scalars()
+        assert sorted(told) == ["cluster", "submission", "workload"]
