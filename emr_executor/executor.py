@@ -22,7 +22,7 @@ from airflow.exceptions import AirflowConfigException
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session
 
@@ -33,7 +33,7 @@ from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
-from emr_executor.store.schema import METADATA
+from emr_executor.store.revision import tables_problem
 
 if TYPE_CHECKING:
     from airflow.executors.workloads import ExecutorWorkload
@@ -80,7 +80,7 @@ class EmrExecutor(BaseExecutor):
         self._refuse_alone()
         try:
             self._refuse_unknown_airflow()
-            self._refuse_missing_tables()
+            self._refuse_other_tables()
             self._settings = load_settings()
         except ConfigError as error:
             self._refuse(str(error))
@@ -221,13 +221,9 @@ class EmrExecutor(BaseExecutor):
                 [f"this release knows Airflow {known}, this is Airflow {__version__}: upgrade emr-executor"]
             )
 
-    def _refuse_missing_tables(self) -> None:
-        def missing(session: Session) -> set[str]:
-            return METADATA.tables.keys() - set(inspect(session.connection()).get_table_names())
-
-        if tables := self._in_own_transaction(missing):
-            names = ", ".join(sorted(tables))
-            raise ConfigError([f"the database has no table {names}: run `airflow db migrate`"])
+    def _refuse_other_tables(self) -> None:
+        if problem := self._in_own_transaction(lambda session: tables_problem(session.connection())):
+            raise ConfigError([problem])
 
     def _refuse(self, text: str) -> None:
         self._refusal = text

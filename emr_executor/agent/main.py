@@ -22,6 +22,7 @@ from emr_executor.agent.clock import SystemClock
 from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.agent.expiry import Expiry, StoredNeeds
 from emr_executor.agent.loops import Agent
+from emr_executor.agent.tables_watch import check_tables, until_other_tables
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.session import open_aws
 from emr_executor.config import Settings
@@ -41,7 +42,10 @@ log = structlog.get_logger("emr_executor.agent")
 
 
 async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> None:
-    """Compose the agent, run it until SIGTERM, SIGINT or the parent's death, and end in order."""
+    """Compose the agent, run it until SIGTERM, SIGINT or the parent's death, and end in order.
+
+    Raises ConfigError where the database's tables are, or become, those of another release.
+    """
     from airflow.configuration import conf
     from airflow.utils.net import get_hostname
 
@@ -58,6 +62,7 @@ async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> No
         await host.start()
         api = HttpTaskApi(_execution_api_url(), token_mint())
         stack.push_async_callback(api.close)
+        await check_tables(runner)
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await store.deployment_id()
         records = aws.records_for(deployment_id, settings.staging_uri)
@@ -91,8 +96,13 @@ async def run_agent(settings: Settings, *, parent_pipe: int | None = None) -> No
         log.info(
             "agent_started", holder=holder, deployment_id=deployment_id, endpoint=settings.aws.endpoint_url
         )
+        other_tables = asyncio.create_task(until_other_tables(runner, clock))
+        other_tables.add_done_callback(lambda _: agent.stop())
         await agent.run()
         await agent.close()
+        if other_tables.done():
+            raise other_tables.result()
+        other_tables.cancel()
 
 
 def _execution_api_url() -> str:

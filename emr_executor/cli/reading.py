@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine
 
 from emr_executor.config import Settings
 from emr_executor.errors import ConfigError, EmrExecutorError
+from emr_executor.store.revision import tables_problem
 from emr_executor.store.runner import transact
-from emr_executor.store.schema import METADATA
 
 T = TypeVar("T")
 
@@ -22,13 +22,13 @@ class CannotTell(EmrExecutorError):
 def read(work: Callable[..., T], *args: Any, engine: Engine | None = None) -> T:
     """``work(connection, *args)`` on Airflow's own engine, in a transaction that only reads.
 
-    Raises CannotTell where our tables are missing, StoreBusy where the database does not answer.
+    Raises CannotTell where our tables are missing or of another release, StoreBusy where the database does
+    not answer.
     """
 
     def with_tables(conn: Connection) -> T:
-        missing = sorted(METADATA.tables.keys() - set(inspect(conn).get_table_names()))
-        if missing:
-            raise CannotTell(f"the database has no table {', '.join(missing)}: run `airflow db migrate`")
+        if problem := tables_problem(conn):
+            raise CannotTell(problem)
         return work(conn, *args)
 
     return transact(engine or _airflow_engine(), with_tables, read_only=True)

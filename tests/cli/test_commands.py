@@ -115,7 +115,7 @@ def test_missing_tables_name_the_command_that_makes_them(
     assert code_of(commands.status, parsed("status"), engine=empty) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("the database has no table emr_cluster, emr_deployment, ")
+    assert told.err.startswith("the database has no table emr_agent, emr_cluster, emr_deployment, ")
     assert told.err.endswith(": run `airflow db migrate`\n")
     empty.dispose()
 

@@ -14,13 +14,13 @@ from airflow.executors import workloads
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import delete, event, insert, select
+from sqlalchemy import Column, MetaData, String, Table, delete, event, insert, select
 
 from emr_executor.core.states import WorkloadState
 from emr_executor.executor import EmrExecutor
 from emr_executor.store import scheduler_store
 from emr_executor.store.rows import mapping_of
-from emr_executor.store.schema import AIRFLOW, METADATA, WORKLOAD
+from emr_executor.store.schema import AIRFLOW, METADATA, VERSION_TABLE, WORKLOAD
 from tests.agent.fakes import SETTINGS
 from tests.builders import NOW, make_workload
 
@@ -233,3 +233,17 @@ def test_a_database_without_our_tables_is_refused_with_the_command(beside_local:
         METADATA.create_all(airflow_settings.engine)
     assert executor.refusal is not None
     assert "run `airflow db migrate`" in executor.refusal
+
+
+def test_tables_of_a_newer_release_are_refused_with_what_to_do(beside_local: None) -> None:
+    version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32)))
+    with airflow_settings.engine.begin() as connection:
+        version.create(connection)
+        connection.execute(insert(version).values(version_num="9999"))
+    try:
+        executor = EmrExecutor()
+        executor.start()
+    finally:
+        version.drop(airflow_settings.engine)
+    assert executor.refusal is not None
+    assert "a newer release has migrated them. Upgrade the package emr-executor" in executor.refusal
