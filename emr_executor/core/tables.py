@@ -68,6 +68,8 @@ class WorkloadSeen(StrEnum):
     """EMR certainly does not have the step."""
     STEP_UNDONE = auto()
     """We cancelled its step, and Airflow wants the try again or its wait is over."""
+    STEP_LOST_UNSTARTED = auto()
+    """Its submission is LOST, and had not begun to run."""
     STEP_LOST = auto()
     """Its submission is LOST, and ``max_submissions`` is not reached."""
     STEP_LOST_TOO_OFTEN = auto()
@@ -164,6 +166,7 @@ WORKLOAD_EDGES: tuple[WorkloadEdge, ...] = (
     Edge(W.READY, WS.UNWANTED, W.CANCELLED, "Its step was on no cluster."),
     Edge(W.SUBMITTED, WS.STEP_NEVER_ADDED, W.READY, "No loss is counted."),
     Edge(W.SUBMITTED, WS.STEP_UNDONE, W.READY, "It waits again, as late as it was."),
+    Edge(W.SUBMITTED, WS.STEP_LOST_UNSTARTED, W.READY, "It runs elsewhere; no loss is counted."),
     Edge(W.SUBMITTED, WS.STEP_LOST, W.READY, "It runs elsewhere, without an Airflow retry."),
     Edge(W.SUBMITTED, WS.STEP_LOST_TOO_OFTEN, W.FINISHABLE, "The outcome is LOST."),
     Edge(W.SUBMITTED, WS.STEP_COMPLETED, W.FINISHABLE, "The outcome is SUCCEEDED."),

@@ -47,6 +47,10 @@ def after_submission(
         return cancelled(workload, now=now)
     where = f"{submission.step_id or 'no step'} on {cluster_id or 'no cluster'}"
     match seen:
+        case WorkloadSeen.STEP_LOST_UNSTARTED:
+            text = f"{submission.cause}, before the step had begun; it will run elsewhere"
+            ready = replace(workload, state=state, ready_at=now)
+            return WorkloadMove(workload=ready, event="requeued", text=text)
         case WorkloadSeen.STEP_LOST:
             losses = workload.losses + 1
             # Its place in the queue is its age; queue_timeout bounds each wait.
@@ -100,6 +104,9 @@ def _after(workload: Workload, seen: WorkloadSeen) -> WorkloadState:
 
 def _seen_of(workload: Workload, submission: Submission, max_submissions: int) -> WorkloadSeen:
     if submission.state is SubmissionState.LOST:
+        if submission.started_at is None:
+            # A cluster that never came up says nothing of the task, however often that happens.
+            return WorkloadSeen.STEP_LOST_UNSTARTED
         too_often = workload.losses + 1 >= max_submissions
         return WorkloadSeen.STEP_LOST_TOO_OFTEN if too_often else WorkloadSeen.STEP_LOST
     if submission.timed_out:

@@ -122,6 +122,10 @@ class EmrModel:
         """The next ``count`` launches are accepted and then fail in this way."""
         self._launch_failures.extend([kind] * count)
 
+    def forget_launch_failures(self) -> None:
+        """Launches succeed again."""
+        self._launch_failures.clear()
+
     def lose_cluster(
         self,
         cluster_id: str,

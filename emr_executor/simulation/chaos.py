@@ -55,6 +55,7 @@ class Chaos:
         """No more of it; what was held is let go."""
         for task in self._tasks:
             task.cancel()
+        self._world.cloud.model.forget_launch_failures()
         held, self._held = self._held, []
         for release in held:
             release()

@@ -248,7 +248,8 @@ def _failed_for_a_reason(
     by_people = any(
         life.step_id in terms.person_cancelled or life.cluster_id in terms.person_cancelled for life in lives
     )
-    over = sum(1 for life in lives if life.cluster_id in read.over_at or life.cluster_id in read.lost)
+    begun = (life for life in lives if life.started_at is not None)
+    over = sum(1 for life in begun if life.cluster_id in read.over_at or life.cluster_id in read.lost)
     return by_itself or by_people or over >= terms.max_submissions
 
 

@@ -41,7 +41,7 @@ class Gate:
         self, name: str, weather: Weather, rng: random.Random, *, on_crash: Callable[[Gate, str], None]
     ) -> None:
         self.name = name
-        self.is_dead = False
+        self.is_dead = self.is_buried = False
         self._thawed: asyncio.Event | None = None
         self._weather, self._rng, self._on_crash = weather, rng, on_crash
 
@@ -91,8 +91,10 @@ class Gate:
             if self.is_dead:
                 await self._never()
 
-    @staticmethod
-    async def _never() -> NoReturn:
+    async def _never(self) -> NoReturn:
+        if self.is_buried:
+            # A task that had swallowed its cancellation (asyncio.wait_for of Python 3.11 does at times).
+            raise asyncio.CancelledError
         await asyncio.get_running_loop().create_future()
         raise AssertionError("a dead process went on")
 

@@ -58,6 +58,7 @@ class SimProcess:
         asyncio.get_running_loop().call_soon(self._bury, where, context=contextvars.Context())
 
     def _bury(self, where: str) -> None:
+        self.gate.is_buried = True
         for task in list(self._tasks):
             task.cancel()
         self._on_end(self, where)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from emr_executor.core.model import StepId
 from emr_executor.core.states import (
     ClusterState,
     RecordPhase,
@@ -85,6 +86,8 @@ async def test_a_lost_cluster_runs_its_step_elsewhere_and_not_before_it_is_over(
     await world.begin(ready())
     await world.tick(times=2)
     await up(world)
+    world.emr.set_step(StepId("s-1"), StepState.RUNNING)
+    await world.tick(times=5)
     world.emr.set_cluster("j-1", ClusterState.TERMINATING, "INSTANCE_FAILURE")
     world.emr.set_step(world.submissions("w1")[0].step_id or "", StepState.CANCELLED)  # type: ignore[arg-type]
     await world.tick(times=20)
@@ -95,6 +98,16 @@ async def test_a_lost_cluster_runs_its_step_elsewhere_and_not_before_it_is_over(
     first, second = world.submissions("w1")
     assert (first.state, second.cluster_uuid) == (SubmissionState.LOST, "uuid-2")
     assert "will run again elsewhere (loss 1 of 2)" in world.log("w1.log")
+
+
+async def test_clusters_that_never_come_up_cost_a_task_nothing(world: World) -> None:
+    await world.begin(ready())
+    for number in range(1, 6):
+        await world.tick(seconds=100, times=12)
+        world.emr.set_cluster(f"j-{number}", ClusterState.TERMINATED_WITH_ERRORS, "INTERNAL_ERROR")
+    await world.tick(seconds=100, times=12)
+    assert (world.workload("w1").losses, world.workload("w1").outcome) == (0, None)
+    assert len(world.emr.submissions()) == 6
 
 
 @pytest.mark.parametrize("restart", [False, True])
