@@ -8,13 +8,13 @@ export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := emr_executor tests dags jobs
+CODE := emr_executor tests dags jobs docs
 # Name a Python to build .venv with: make PYTHON=/path/to/python3.12 demo
 PYTHON ?=
 # More for pytest: make test ARGS="-k config"
 ARGS ?=
 
-.PHONY: help demo up down test test-all check format lint types clean
+.PHONY: help demo up down test test-all check format lint types docs clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@$(BIN)/mypy
+
+docs: $(STAMP) ## Write docs/states.md from the tables of states
+	@$(BIN)/python docs/make_states.py
 
 clean: ## Remove .venv, the state of `make up` and caches
 	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m emr_executor.local.demo down; fi

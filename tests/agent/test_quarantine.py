@@ -6,84 +6,29 @@ hide counts as alive, and none of them stays for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Table, select, update
+from sqlalchemy import Engine, select
 from structlog.testing import capture_logs
 
-from emr_executor.agent.desk import Desk
-from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.core.model import Cluster, ObservedCluster, StepRecord, Submission, SubmissionId, Workload
 from emr_executor.core.states import (
     ClusterState,
     ClusterTarget,
-    RecordPhase,
     StepState,
     SubmissionState,
     WorkloadState,
-    WorkloadTarget,
 )
-from emr_executor.errors import InvalidTransition, StaleWriter
-from emr_executor.store.change_store import Change
-from emr_executor.store.rows import cluster_from
 from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
-from tests.agent.fakes import FakeRecords, World
-from tests.builders import make_cluster, make_submission, make_workload
-from tests.store.builders import ME, store
-
-CANCEL = WorkloadTarget.CANCEL
+from tests.agent.fakes import World
+from tests.agent.impossible import cluster, end, last, plant, poison, ready, running
+from tests.store.builders import ME
 
 
 @pytest.fixture
 def world(engine: Engine, tmp_path: Path) -> World:
     return World(engine, tmp_path / "logs")
-
-
-def ready(name: str, **changes: Any) -> Workload:
-    return make_workload(name, state=WorkloadState.READY, log_path=f"{name}.log", **changes)
-
-
-async def running(world: World, *names: str) -> None:
-    """Workloads of which each has a step that runs, on cluster j-1 while there is room."""
-    await world.begin(*map(ready, names))
-    await world.tick(times=2)
-    for cluster_id in list(world.emr.clusters):
-        world.emr.set_cluster(cluster_id, ClusterState.RUNNING)
-    for name in names:
-        step_id = world.submissions(name)[0].step_id
-        assert step_id is not None
-        world.emr.set_step(step_id, StepState.RUNNING)
-    await world.tick(times=2)
-
-
-def plant(world: World, table: Table, key: str, **columns: Any) -> None:
-    """Write what no code of ours would write."""
-    (name,) = table.primary_key.columns.keys()
-    with world.engine.begin() as conn:
-        conn.execute(update(table).where(table.c[name] == key).values(columns))
-
-
-def cluster(world: World, cluster_id: str) -> Cluster:
-    with world.engine.connect() as conn:
-        one = select(CLUSTER).where(CLUSTER.c.cluster_id == cluster_id)
-        return cluster_from(conn.execute(one).mappings().one())
-
-
-def last(world: World, name: str) -> Submission:
-    return world.submissions(name)[-1]
-
-
-def end(world: World, name: str, exit_code: int = 0) -> None:
-    world.records.write(last(world, name), RecordPhase.ENDED, exit_code=exit_code)
-
-
-def poison(world: World, name: str) -> None:
-    """A record of its wrapper that nothing can be made of."""
-    world.records.write(last(world, name), RecordPhase.ENDED, exit_code=1, tail=None)
 
 
 # -- the story, and who is told
@@ -320,117 +265,6 @@ async def test_steps_of_a_quarantined_cluster_run_elsewhere_once_it_is_over(worl
     await world.tick(times=40)
     assert world.submissions("w1")[0].state is SubmissionState.LOST
     assert last(world, "w1").cluster_uuid == "uuid-2"
-
-
-# -- the gate, and what is nobody's row
-
-
-async def saved(world: World, *rows: Any) -> Desk:
-    """A desk with rows that are stored."""
-    await world.begin()
-    with world.engine.begin() as conn:
-        store(conn, *rows)
-    return Desk(await world.store.snapshot(world.clock.now(), 10))
-
-
-async def test_a_change_that_no_table_has_is_held_back_and_all_others_are_written(world: World) -> None:
-    bad, good = make_workload("bad"), make_workload("good")
-    desk = await saved(world, bad, good)
-    desk.put(replace(bad, state=WorkloadState.FINISHED, airflow_state="success"))
-    desk.put(replace(good, state=WorkloadState.CANCELLED))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
-    assert world.workload("good").state is WorkloadState.CANCELLED
-    held = world.workload("bad")
-    assert (held.state, held.airflow_state) == (WorkloadState.READY, None)
-    assert held.quarantine == "workload bad: no edge from READY on a change to FINISHED"
-
-
-async def test_a_new_row_that_no_table_has_is_not_written_and_its_workload_does_not_wait_for_it(
-    world: World,
-) -> None:
-    workload, its_cluster = make_workload("w1"), make_cluster()
-    desk = await saved(world, workload, its_cluster)
-    desk.put(replace(workload, state=WorkloadState.SUBMITTED))
-    desk.put(make_submission(state=SubmissionState.RUNNING))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
-    assert world.submissions("w1") == ()
-    held = world.workload("w1")
-    assert held.state is WorkloadState.READY
-    assert held.quarantine == "submission w1-1: no edge from nothing on a change to RUNNING"
-
-
-async def test_the_store_itself_refuses_what_got_past_all_that(world: World) -> None:
-    workload = make_workload("w1")
-    await saved(world, workload)
-    change = Change(old=workload, new=replace(workload, state=WorkloadState.FINISHED))
-    with pytest.raises(InvalidTransition, match="workload w1"):
-        await world.store.apply(world.token, [change])
-    assert world.workload("w1") == workload
-
-
-async def test_a_value_made_before_the_quarantine_does_not_lift_it(world: World) -> None:
-    workload = make_workload("w1")
-    desk = await saved(world, workload)
-    with desk.confined(workload):
-        raise ZeroDivisionError
-    desk.put(replace(workload, state=WorkloadState.CANCELLED))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
-    assert world.workload("w1").state is WorkloadState.READY
-    assert (world.workload("w1").quarantine or "").startswith("ZeroDivisionError")
-
-
-async def test_what_the_caller_can_do_something_about_is_no_quarantine(world: World) -> None:
-    workload = make_workload("w1")
-    desk = await saved(world, workload)
-    with pytest.raises(StaleWriter), desk.confined(workload):
-        raise StaleWriter("gone on")
-    assert desk.workloads[workload.workload_id] == workload
-
-
-async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) -> None:
-    await running(world, "w1")
-
-    async def broken(**_: Any) -> tuple[ObservedCluster, ...]:
-        raise ValueError("a cluster like none before")
-
-    world.emr.list_clusters = broken  # type: ignore[method-assign]
-    end(world, "w1")
-    with capture_logs() as logs:
-        await world.tick(times=2)
-    assert world.workload("w1").state is WorkloadState.FINISHABLE
-    assert "look_failed_unexpectedly" in [line["event"] for line in logs]
-
-
-class Meddling(FakeRecords):
-    """While the agent reads records, somebody else writes the row that it is about to write."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world, self.meddle = world, False
-
-    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
-        news = await super().changed(known)
-        if self.meddle:
-            plant(self.world, WORKLOAD, "w1", version=99)
-        return news
-
-
-async def test_the_record_of_a_tick_that_was_dropped_is_kept(world: World) -> None:
-    records = Meddling(world)
-    world.records = records
-    await world.begin()
-    await world.restart()
-    await running(world, "w1")
-    end(world, "w1")
-    records.meddle = True
-    with pytest.raises(StaleWriter):
-        await world.tick()
-    records.meddle = False
-    await world.tick(seconds=0.0)  # too soon for another look at records
-    assert (last(world, "w1").is_live, records.consumed) == (True, [])
-    await world.tick(times=2)
-    assert world.workload("w1").state is WorkloadState.FINISHABLE
-    assert records.consumed == ["w1-1"]
 
 
 async def test_the_history_tells_of_each_kind_of_row(world: World) -> None:

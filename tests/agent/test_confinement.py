@@ -1,0 +1,140 @@
+"""Where an error is held: at the row on the desk, at the gate of the store, at one look of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from structlog.testing import capture_logs
+
+from emr_executor.agent.desk import Desk
+from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.core.model import ObservedCluster, StepRecord, SubmissionId
+from emr_executor.core.states import (
+    SubmissionState,
+    WorkloadState,
+)
+from emr_executor.errors import InvalidTransition, StaleWriter
+from emr_executor.store.change_store import Change
+from emr_executor.store.schema import WORKLOAD
+from tests.agent.fakes import FakeRecords, World
+from tests.agent.impossible import end, last, plant, running
+from tests.builders import make_cluster, make_submission, make_workload
+from tests.store.builders import store
+
+
+@pytest.fixture
+def world(engine: Engine, tmp_path: Path) -> World:
+    return World(engine, tmp_path / "logs")
+
+
+async def saved(world: World, *rows: Any) -> Desk:
+    """A desk with rows that are stored."""
+    await world.begin()
+    with world.engine.begin() as conn:
+        store(conn, *rows)
+    return Desk(await world.store.snapshot(world.clock.now(), 10))
+
+
+async def test_a_change_that_no_table_has_is_held_back_and_all_others_are_written(world: World) -> None:
+    bad, good = make_workload("bad"), make_workload("good")
+    desk = await saved(world, bad, good)
+    desk.put(replace(bad, state=WorkloadState.FINISHED, airflow_state="success"))
+    desk.put(replace(good, state=WorkloadState.CANCELLED))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.workload("good").state is WorkloadState.CANCELLED
+    held = world.workload("bad")
+    assert (held.state, held.airflow_state) == (WorkloadState.READY, None)
+    assert held.quarantine == "workload bad: no edge from READY on a change to FINISHED"
+
+
+async def test_a_new_row_that_no_table_has_is_not_written_and_its_workload_does_not_wait_for_it(
+    world: World,
+) -> None:
+    workload, its_cluster = make_workload("w1"), make_cluster()
+    desk = await saved(world, workload, its_cluster)
+    desk.put(replace(workload, state=WorkloadState.SUBMITTED))
+    desk.put(make_submission(state=SubmissionState.RUNNING))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.submissions("w1") == ()
+    held = world.workload("w1")
+    assert held.state is WorkloadState.READY
+    assert held.quarantine == "submission w1-1: no edge from nothing on a change to RUNNING"
+
+
+async def test_the_store_itself_refuses_what_got_past_all_that(world: World) -> None:
+    workload = make_workload("w1")
+    await saved(world, workload)
+    change = Change(old=workload, new=replace(workload, state=WorkloadState.FINISHED))
+    with pytest.raises(InvalidTransition, match="workload w1"):
+        await world.store.apply(world.token, [change])
+    assert world.workload("w1") == workload
+
+
+async def test_a_value_made_before_the_quarantine_does_not_lift_it(world: World) -> None:
+    workload = make_workload("w1")
+    desk = await saved(world, workload)
+    with desk.confined(workload):
+        raise ZeroDivisionError
+    desk.put(replace(workload, state=WorkloadState.CANCELLED))
+    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    assert world.workload("w1").state is WorkloadState.READY
+    assert (world.workload("w1").quarantine or "").startswith("ZeroDivisionError")
+
+
+async def test_what_the_caller_can_do_something_about_is_no_quarantine(world: World) -> None:
+    workload = make_workload("w1")
+    desk = await saved(world, workload)
+    with pytest.raises(StaleWriter), desk.confined(workload):
+        raise StaleWriter("gone on")
+    assert desk.workloads[workload.workload_id] == workload
+
+
+async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) -> None:
+    await running(world, "w1")
+
+    async def broken(**_: Any) -> tuple[ObservedCluster, ...]:
+        raise ValueError("a cluster like none before")
+
+    world.emr.list_clusters = broken  # type: ignore[method-assign]
+    end(world, "w1")
+    with capture_logs() as logs:
+        await world.tick(times=2)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert "look_failed_unexpectedly" in [line["event"] for line in logs]
+
+
+class Meddling(FakeRecords):
+    """While the agent reads records, somebody else writes the row that it is about to write."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.meddle = world, False
+
+    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
+        news = await super().changed(known)
+        if self.meddle:
+            plant(self.world, WORKLOAD, "w1", version=99)
+        return news
+
+
+async def test_the_record_of_a_tick_that_was_dropped_is_kept(world: World) -> None:
+    records = Meddling(world)
+    world.records = records
+    await world.begin()
+    await world.restart()
+    await running(world, "w1")
+    end(world, "w1")
+    records.meddle = True
+    with pytest.raises(StaleWriter):
+        await world.tick()
+    records.meddle = False
+    await world.tick(seconds=0.0)  # too soon for another look at records
+    assert (last(world, "w1").is_live, records.consumed) == (True, [])
+    await world.tick(times=2)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert records.consumed == ["w1-1"]
