@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Insert, Table, Update, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
@@ -83,7 +84,7 @@ def merged(changes: Iterable[Change]) -> dict[str, Change]:
 
 def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -> None:
     try:
-        conn.execute(insert(mapping.table), [mapping.columns(value) for value in values])
+        conn.execute(_insert_into(mapping.table), [mapping.columns(value) for value in values])
     except IntegrityError as e:
         keys = ", ".join(key_of(value) for value in values[:_NAMED_AT_MOST])
         raise StaleWriter(f"one of these rows of {mapping.table.name} exists already: {keys}") from e
@@ -118,13 +119,6 @@ def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> No
 def _update_alike(
     conn: Connection, mapping: TableMapping, names: Sequence[str], rows: Sequence[_Update]
 ) -> None:
-    version = mapping.table.c.version
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-    statement = (
-        update(mapping.table)
-        .where(mapping.key_column == bindparam("its_key"), version == bindparam("its_version"))
-        .values(values | {"version": version + 1})
-    )
     parameters = [
         {
             "its_key": key_of(old),
@@ -133,5 +127,22 @@ def _update_alike(
         }
         for old, columns in rows
     ]
-    if conn.execute(statement, parameters).rowcount != len(rows):
+    if conn.execute(_update_of(mapping.table, tuple(names)), parameters).rowcount != len(rows):
         raise StaleWriter(f"{mapping.table.name} moved on although its rows were locked")
+
+
+@lru_cache(maxsize=256)
+def _update_of(table: Table, names: tuple[str, ...]) -> Update:
+    # A tick writes the same few shapes again and again, and making a statement takes longer than running it.
+    (key,) = table.primary_key.columns
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    return (
+        update(table)
+        .where(key == bindparam("its_key"), table.c.version == bindparam("its_version"))
+        .values(values | {"version": table.c.version + 1})
+    )
+
+
+@cache
+def _insert_into(table: Table) -> Insert:
+    return insert(table)

@@ -19,6 +19,9 @@ PURGE_BATCH = 1000
 """Rows that one transaction deletes from each table at most."""
 
 
+_NEW_LINE = insert(HISTORY)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
     """What one purge deleted; ``more`` when a batch was full, so that it should be called again."""
@@ -33,7 +36,7 @@ class Purged:
 def append(conn: Connection, entries: Sequence[HistoryEntry]) -> None:
     """Add lines to the story."""
     if entries:
-        conn.execute(insert(HISTORY), [history_columns(entry) for entry in entries])
+        conn.execute(_NEW_LINE, [history_columns(entry) for entry in entries])
 
 
 def purge(conn: Connection, now: datetime, keep_s: float, batch: int = PURGE_BATCH) -> Purged:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from emr_executor.errors import StaleWriter
 from emr_executor.store.dialect import upsert
@@ -23,6 +23,13 @@ class LeaseRow:
     holder: str | None = None
     token: int = 0
     beat: int = 0
+
+
+_HELD = (
+    select(LEASE.c.token)
+    .where(LEASE.c.name == bindparam("its_name"), LEASE.c.token == bindparam("its_token"))
+    .with_for_update(read=True)
+)
 
 
 def read_lease(conn: Connection, name: str) -> LeaseRow:
@@ -71,8 +78,5 @@ def release_lease(conn: Connection, name: str, holder: str, token: int) -> None:
 
 def hold_lease(conn: Connection, token: int, name: str = STEERING) -> None:
     """Keep the lease from changing hands until this transaction ends. Raises StaleWriter when it is lost."""
-    held = (
-        select(LEASE.c.token).where(LEASE.c.name == name, LEASE.c.token == token).with_for_update(read=True)
-    )
-    if conn.execute(held).scalar_one_or_none() is None:
+    if conn.execute(_HELD, {"its_name": name, "its_token": token}).scalar_one_or_none() is None:
         raise StaleWriter(f"the lease {name!r} with token {token} is lost: another agent has taken over")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, Row, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, Row, and_, bindparam, case, or_, select, update
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
@@ -94,7 +94,7 @@ def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[R
     ran, and an event may be dropped (airflow/jobs/scheduler_job_runner.py, ``process_executor_events``).
     Clearing gives the task instance a new id, so it is found by its key.
     """
-    found = conn.execute(_unread(scheduler_job_id, limit)).all()
+    found = conn.execute(_unread(), {"its_job": scheduler_job_id, "at_most": limit}).all()
     outcomes: list[Reported] = []
     offered: list[str] = []
     done: list[str] = []
@@ -110,7 +110,8 @@ def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[R
     return outcomes
 
 
-def _unread(scheduler_job_id: int, limit: int) -> Any:
+@cache
+def _unread() -> Any:
     same_try = and_(
         WORKLOAD.c.state == WorkloadState.CANCELLED,
         TASK_INSTANCE.c.dag_id == WORKLOAD.c.dag_id,
@@ -134,13 +135,13 @@ def _unread(scheduler_job_id: int, limit: int) -> Any:
         )
         .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, same_try))
         .where(
-            WORKLOAD.c.scheduler_job_id == scheduler_job_id,
+            WORKLOAD.c.scheduler_job_id == bindparam("its_job"),
             WORKLOAD.c.reported.in_((ReportState.UNREAD, ReportState.OFFERED)),
             WORKLOAD.c.state.in_(OVER_WORKLOAD_STATES),
         )
         # Those that were never read go first: repeats must not starve them.
         .order_by(WORKLOAD.c.reported, WORKLOAD.c.finished_at, WORKLOAD.c.workload_id)
-        .limit(limit)
+        .limit(bindparam("at_most"))
         # A row that is handed over again, or purged, between being read and being marked would be marked
         # for an end that it no longer has; its next end would never be read. Busy rows are read next time.
         .with_for_update(of=WORKLOAD, skip_locked=True)
