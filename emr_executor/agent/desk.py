@@ -53,7 +53,13 @@ class Desk:
         self._history: list[HistoryEntry] = []
         self._lines: dict[str, list[dict[str, Any]]] = {}
 
-    def snapshot(self, now: datetime, *, launch_held: frozenset[str] = frozenset()) -> Snapshot:
+    def snapshot(
+        self,
+        now: datetime,
+        *,
+        launch_held: frozenset[str] = frozenset(),
+        stalled: frozenset[ClusterUuid] = frozenset(),
+    ) -> Snapshot:
         """The state as it now stands on the desk."""
         return Snapshot(
             now=now,
@@ -62,6 +68,7 @@ class Desk:
             workloads=tuple(w for w in self.workloads.values() if w.state not in _OVER),
             ready_waiting=self._ready_waiting,
             launch_held=launch_held,
+            stalled=stalled,
         )
 
     def put(self, value: Row) -> None:

@@ -103,7 +103,11 @@ class Steering:
         await desk.save(self._store, lease_token, self._task_log)
         await self._consume_records(desk)
         now = self._clock.now()
-        decided = plan(desk.snapshot(now, launch_held=self._holds.held()), self._limits, ages)
+        decided = plan(
+            desk.snapshot(now, launch_held=self._holds.held(), stalled=self._tracker.stalled),
+            self._limits,
+            ages,
+        )
         after = self._write_intents(desk, decided, now)
         intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)

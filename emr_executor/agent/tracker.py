@@ -33,7 +33,13 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.observe import observe_idleness, observe_record, observe_step
-from emr_executor.core.states import OVER_CLUSTER_STATES, TERMINAL_STEP_STATES, SubmissionState
+from emr_executor.core.states import (
+    OVER_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
+    ClusterState,
+    StepState,
+    SubmissionState,
+)
 from emr_executor.errors import ClusterGone, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
@@ -46,6 +52,9 @@ STALE_READ_S = 30.0
 STEP_UNKNOWN_S = 60.0
 """A step that a complete ListSteps does not show after this was never added: longer than an act may wait
 before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
+
+STALL_S = 300.0
+"""A cluster that is up, with pending steps and none running, for this long starts none any more."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,10 +81,20 @@ class Tracker:
         self._clock, self._settings, self._masks, self._cancel = clock, settings, masks, cancel
         self._due, self._sweeps = Due(clock), Due(clock)
         self._last_looked: set[ClusterUuid] = set()
+        self._idle_slots_since: dict[ClusterUuid, float] = {}
+        self._stalled: set[ClusterUuid] = set()
+
+    @property
+    def stalled(self) -> frozenset[ClusterUuid]:
+        """Clusters whose last sweeps showed pending steps, and none running, for ``STALL_S``."""
+        return frozenset(self._stalled)
 
     async def look(self, desk: Desk, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
         self._last_looked &= desk.clusters.keys()
+        self._stalled &= desk.clusters.keys()
+        for gone in self._idle_slots_since.keys() - desk.clusters.keys():
+            del self._idle_slots_since[gone]
         for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
             try:
                 await part(desk, ages)
@@ -141,7 +160,8 @@ class Tracker:
             live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
             if not live or cluster.cluster_id is None or not self._is_time(cluster, live, ages):
                 continue
-            await self._sweep(desk, ages, cluster.cluster_id, live)
+            steps = await self._sweep(desk, ages, cluster.cluster_id, live)
+            self._watch_stall(cluster, steps)
             if cluster.state in OVER_CLUSTER_STATES:
                 self._last_looked.add(cluster.cluster_uuid)
 
@@ -154,7 +174,22 @@ class Tracker:
             return self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)
         return self._sweeps.is_due(cluster.cluster_uuid, self._settings.sweep_interval_s)
 
-    async def _sweep(self, desk: Desk, ages: Ages, cluster_id: ClusterId, live: Sequence[Submission]) -> None:
+    def _watch_stall(self, cluster: Cluster, steps: Sequence[ObservedStep]) -> None:
+        """A cluster whose slots are free and stay so (seen of steps that were cancelled) must be replaced."""
+        key, now = cluster.cluster_uuid, self._clock.monotonic()
+        states = {step.state for step in steps}
+        is_up = cluster.state in (ClusterState.RUNNING, ClusterState.WAITING)
+        if is_up and StepState.PENDING in states and StepState.RUNNING not in states:
+            if now - self._idle_slots_since.setdefault(key, now) >= STALL_S:
+                self._stalled.add(key)
+        else:
+            self._idle_slots_since.pop(key, None)
+            self._stalled.discard(key)
+
+    async def _sweep(
+        self, desk: Desk, ages: Ages, cluster_id: ClusterId, live: Sequence[Submission]
+    ) -> Sequence[ObservedStep]:
+        """Fold what ListSteps shows of these submissions; what it showed."""
         wanted = {submission.submission_id: submission for submission in live}
         try:
             steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE)
@@ -163,7 +198,7 @@ class Tracker:
                 steps = await self._emr.list_steps(cluster_id)
                 found = _by_submission(steps)
         except ClusterGone:
-            return
+            return ()
         now = self._clock.now()
         for submission_id, submission in wanted.items():
             its_steps = found.get(submission_id)
@@ -173,6 +208,7 @@ class Tracker:
                     self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
                 elif _was_never_added(submission, ages):
                     self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+        return steps
 
     def _one_of(
         self, cluster_id: ClusterId, submission: Submission, its_steps: Sequence[ObservedStep]

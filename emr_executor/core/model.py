@@ -118,6 +118,7 @@ class Workload:
     losses: how many of them died with their cluster; bounded by the pool's max_submissions
     not_before: no phase and no placement earlier than this
     cancel_reason: why target is CANCEL
+    airflow_state: what Airflow was told of the try; before that, what a phase was about to tell it
     quarantine: what went wrong with this row, and under it the row's story; None: nothing did
     """
 
@@ -246,6 +247,7 @@ class Snapshot:
         ones in READY only those with target CANCEL
     ready_waiting: how many READY workloads wait, also those beyond the snapshot's bound
     launch_held: cluster pools that must not launch now, since recent launches failed
+    stalled: clusters that are up and on which EMR has shown pending steps, and none running, for too long
     """
 
     now: datetime
@@ -254,6 +256,7 @@ class Snapshot:
     workloads: tuple[Workload, ...]
     ready_waiting: int = 0
     launch_held: frozenset[str] = frozenset()
+    stalled: frozenset[ClusterUuid] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

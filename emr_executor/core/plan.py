@@ -187,6 +187,9 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: 
         elif submission.state is SubmissionState.PENDING and _expired(workload, snapshot, limits):
             # Cancelled it is READY again, as late as it was, and expires.
             cancels.append(Cancel(submission_id=submission.submission_id, why="queue_timeout"))
+        elif submission.state is SubmissionState.PENDING and submission.cluster_uuid in snapshot.stalled:
+            why = "its cluster starts no step; it will run elsewhere"
+            cancels.append(Cancel(submission_id=submission.submission_id, why=why))
     return cancels
 
 
@@ -224,7 +227,7 @@ def _retargets(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages
             ages=ages,
             limits=limits,
             busy=cluster.cluster_uuid in busy,
-            haunted=cluster.cluster_uuid in haunted,
+            unfit=_unfit(cluster, haunted, snapshot.stalled),
             left=idle_left,
             wanted_pools=wanted_pools,
         )
@@ -236,13 +239,22 @@ def _retargets(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages
     return changes
 
 
+def _unfit(
+    cluster: Cluster, haunted: AbstractSet[ClusterUuid], stalled: AbstractSet[ClusterUuid]
+) -> str | None:
+    """Why a cluster takes no more steps for a fault of its own, or None."""
+    if cluster.cluster_uuid in haunted:
+        return "a step on it is in quarantine"
+    return "it starts none of its pending steps" if cluster.cluster_uuid in stalled else None
+
+
 def _retarget(
     cluster: Cluster,
     *,
     ages: Ages,
     limits: Mapping[str, ClusterPoolLimits],
     busy: bool,
-    haunted: bool,
+    unfit: str | None,
     left: Mapping[str, int],
     wanted_pools: AbstractSet[str],
 ) -> Retarget | None:
@@ -252,9 +264,8 @@ def _retarget(
         if busy:
             return None
         return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why="drained")
-    if haunted:
-        why = "a step on it is in quarantine"
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
+    if unfit:
+        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=unfit)
     pool = limits.get(cluster.cluster_pool)
     if pool is None:
         why = f"cluster pool {cluster.cluster_pool!r} is no longer configured"

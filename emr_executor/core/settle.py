@@ -70,11 +70,13 @@ def _settle_badly(
     submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float
 ) -> Settled | None:
     """Over, and not well: by whom."""
-    if submission.cancel_asked_at is not None:
+    cluster_over = cluster.state in OVER_CLUSTER_STATES
+    if submission.cancel_asked_at is not None and not submission.timed_out:
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
-    if submission.timed_out:
+    # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
+    if submission.timed_out and (submission.wrapper_reason == "timeout" or not cluster_over):
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
-    if cluster.state in OVER_CLUSTER_STATES:
+    if cluster_over:
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
     if cluster.state is ClusterState.TERMINATING:
         return None

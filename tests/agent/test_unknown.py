@@ -151,6 +151,19 @@ async def test_a_successor_whose_clock_differs_waits_as_long(world: World, skew:
     assert world.emr.submissions() == ["w1-1"]
 
 
+async def test_a_cluster_that_starts_none_of_its_steps_is_replaced(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
+    await world.tick(times=100)
+    assert world.emr.submissions() == ["w1-1"], "it may start them yet"
+    await world.tick(times=100)
+    first, second = world.submissions("w1")
+    assert (first.state, second.cluster_uuid) == (SubmissionState.CANCELLED, "uuid-2")
+    assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.TERMINATED
+    assert world.workload("w1").losses == 0
+
+
 async def test_an_act_that_was_held_up_for_too_long_is_not_begun(world: World) -> None:
     await world.begin(ready())
     await world.tick()

@@ -82,6 +82,18 @@ def test_a_deadline_is_a_failure_that_says_so() -> None:
     assert settled == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
 
 
+def test_a_step_that_died_with_its_cluster_did_not_reach_its_deadline() -> None:
+    asked = {"cancel_asked_at": ago(5), "timed_out": True}
+    lost = judge(asked, LOST_CLUSTER)
+    assert lost is not None
+    assert lost.state is SubmissionState.LOST
+    by_wrapper = judge(
+        {**ENDED, "exit_code": 124, "timed_out": True, "wrapper_reason": "timeout"}, LOST_CLUSTER
+    )
+    assert by_wrapper is not None
+    assert by_wrapper.state is SubmissionState.FAILED
+
+
 def test_a_loss_names_its_cluster_and_the_reason() -> None:
     settled = judge({}, LOST_CLUSTER)
     assert settled == Settled(state=SubmissionState.LOST, cause=LOST_TEXT)
