@@ -14,6 +14,7 @@ from emr_executor.cli.airflow_side import AirflowFacts, read_airflow
 from emr_executor.cli.airflow_words import airflow_sentences
 from emr_executor.cli.our_side import OurFacts, read_ours
 from emr_executor.cli.our_words import our_sentences
+from emr_executor.cli.quarantine import kept_story
 from emr_executor.cli.tables import clock, labelled
 from emr_executor.config import Settings
 from emr_executor.store import queries
@@ -69,9 +70,21 @@ def explanation_view(facts: Explanation) -> RenderableType:
     head = f"{airflow.dag_id}.{airflow.task_id}{mapped} of run {airflow.run_id}"
     parts: list[RenderableType] = [Text(head, style="bold", overflow="fold")]
     parts.extend(Padding(Text(sentence, overflow="fold"), (0, 0, 0, 2)) for sentence in facts.sentences)
+    if kept := _kept_story(facts.ours):
+        parts.extend((Text(""), Text("What happened before its quarantine (UTC)", style="bold")))
+        parts.extend(Text(line, overflow="fold") for line in kept)
     if facts.ours.story:
         lines: list[tuple[str, RenderableType]] = [
             (clock(entry.at, facts.now), Text(entry.text)) for entry in facts.ours.story
         ]
         parts.extend((Text(""), Text("What happened (UTC)", style="bold"), labelled(lines)))
     return Group(*parts)
+
+
+def _kept_story(ours: OurFacts) -> list[str]:
+    """What the quarantined workload keeps of its past, where the history is purged."""
+    workload = ours.workload
+    if workload is None or workload.quarantine is None:
+        return []
+    told = any(line.event == "quarantined" and line.subject == "workload" for line in ours.story)
+    return [] if told else kept_story(workload.quarantine)

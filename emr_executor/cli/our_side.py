@@ -37,7 +37,7 @@ PAST_CLUSTERS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
-    """One time that the workload was put on a cluster."""
+    """One time that the workload was put on a cluster; ``quarantine``: of the submission."""
 
     n: int
     cluster_id: str | None
@@ -50,6 +50,8 @@ class Stay:
     ended_at: datetime | None
     exit_code: int | None
     cause: str
+    quarantine: str | None = None
+    cluster_quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class WorkloadFacts:
     finished_at: datetime | None
     outcome: StepOutcome | None
     stays: tuple[Stay, ...]
+    quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +203,7 @@ def _workload_facts(
         airflow_state=workload.airflow_state,
         finished_at=workload.finished_at,
         outcome=workload.outcome,
+        quarantine=workload.quarantine,
         stays=tuple(_stay(submission, clusters.get(submission.cluster_uuid)) for submission in submissions),
     )
 
@@ -217,6 +221,8 @@ def _stay(submission: Submission, cluster: Cluster | None) -> Stay:
         ended_at=submission.ended_at,
         exit_code=submission.exit_code,
         cause=submission.cause,
+        quarantine=submission.quarantine,
+        cluster_quarantine=cluster.quarantine if cluster else None,
     )
 
 

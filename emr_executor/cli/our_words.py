@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from emr_executor.cli import quarantine
 from emr_executor.cli.airflow_side import WAITING_STATES, AirflowFacts
 from emr_executor.cli.our_side import OurFacts, PoolFacts, Stay, WorkloadFacts
 from emr_executor.cli.status import NO_AGENT, START_AGENT
@@ -31,8 +32,30 @@ def our_sentences(airflow: AirflowFacts, ours: OurFacts, now: datetime) -> list[
         said.append(f"Nothing moves: {NO_AGENT}; {START_AGENT}.")
     if workload.target == WorkloadTarget.CANCEL and workload.state not in _OVER:
         said.append(f"It is being cancelled: {workload.cancel_reason or 'no longer wanted'}.")
-    said.extend(_by_state(ours, workload, now))
+    said.extend(_quarantines(workload))
+    held = workload.quarantine is not None and workload.state == WorkloadState.READY
+    said.extend([] if held else _by_state(ours, workload, now))
     said.extend(_losses(ours, workload))
+    return said
+
+
+def _quarantines(workload: WorkloadFacts) -> list[str]:
+    """The bug that holds the task, where one does."""
+    if workload.state in _OVER:
+        return []
+    said = []
+    if workload.quarantine is not None:
+        why = quarantine.reason(workload.quarantine)
+        remedy = quarantine.what_to_do("workload", target=workload.target)
+        said.append(f"It is in quarantine, since the executor met a bug on it: {why}. {remedy}")
+    for stay in workload.stays:
+        if stay.state not in LIVE_SUBMISSION_STATES:
+            continue
+        for entity, why_held in (("submission", stay.quarantine), ("cluster", stay.cluster_quarantine)):
+            if why_held is not None:
+                name = f"Its submission {stay.n}" if entity == "submission" else f"Cluster {stay.cluster_id}"
+                remedy = quarantine.what_to_do(entity, cluster_id=stay.cluster_id)
+                said.append(f"{name} is in quarantine: {quarantine.reason(why_held)}. {remedy}")
     return said
 
 

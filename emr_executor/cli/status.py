@@ -11,13 +11,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from sqlalchemy import Connection
 
+from emr_executor.cli import quarantine
 from emr_executor.cli.tables import clock, counted, labelled, since, span, table
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, WorkloadState, WorkloadTarget
 from emr_executor.store import queries
 from emr_executor.store.lease_store import LeaseRow
-from emr_executor.store.queries import WorkloadCount
+from emr_executor.store.queries import Held, WorkloadCount
 
 HISTORY_READ = 1000
 """Lines of history in which the last problems are looked for."""
@@ -38,8 +39,10 @@ _PROBLEMS = frozenset(
         ("workload", "step_lost"),
         ("workload", "step_timed_out"),
         ("workload", "phase_retried"),
-        ("workload", "invalid_transition"),
+        ("workload", "quarantined"),
+        ("submission", "quarantined"),
         ("submission", "never_added"),
+        ("cluster", "quarantined"),
         ("cluster", "never_launched"),
         ("cluster", "terminated_with_errors"),
     }
@@ -78,6 +81,7 @@ class StatusFacts:
     last_history_at, last_heartbeat_at: the agent's newest traces, in our history and on parked tries
     ready: workloads that wait for a slot; oldest_ready_at: since when the first of them
     unread: ends that their scheduler has not read yet
+    quarantine: rows on which nothing is decided any more, since a bug was met on them
     wrong: full sentences; the command's exit code is 1 when there is one
     """
 
@@ -91,6 +95,7 @@ class StatusFacts:
     ready: int
     oldest_ready_at: datetime | None
     unread: int
+    quarantine: tuple[Held, ...]
     problems: tuple[Problem, ...]
     config_problems: tuple[str, ...]
     wrong: tuple[str, ...]
@@ -110,6 +115,7 @@ def read_status(
         if settings
         else Settings.model_fields["task_heartbeat_interval_s"].default
     )
+    held = queries.quarantined(conn)
     wrong = _wrong_agent(
         status, [at for at in (last_history_at, last_heartbeat_at) if at], SILENT_BEATS * interval_s, now
     )
@@ -121,12 +127,13 @@ def read_status(
         workloads=status.workloads,
         clusters=_pools(status, settings),
         steps=dict(status.submissions),
-        ready=sum(w.count for w in ready),
+        ready=sum(w.count - w.quarantined for w in ready),
         oldest_ready_at=min((w.oldest for w in ready), default=None),
         unread=status.unread,
+        quarantine=held,
         problems=_problems(conn, history),
         config_problems=tuple(config_problems),
-        wrong=(*wrong, *_wrong_config(config_problems)),
+        wrong=(*wrong, *quarantine.wrong(held), *_wrong_config(config_problems)),
     )
 
 
@@ -141,6 +148,8 @@ def status_view(facts: StatusFacts) -> RenderableType:
     ]
     if facts.unread:
         parts.append(("Unread", f"{counted(facts.unread, 'end')} not yet read by a scheduler"))
+    if facts.quarantine:
+        parts.append(("Quarantine", _quarantine_lines(facts)))
     parts.append(("Problems", _problem_lines(facts)))
     parts.extend(("WRONG", Text(sentence, style="red")) for sentence in facts.wrong)
     return labelled(parts)
@@ -248,6 +257,13 @@ def _waiting_line(facts: StatusFacts) -> str:
     return (
         f"{counted(facts.ready, 'step')} for a slot, the first for {since(facts.oldest_ready_at, facts.now)}"
     )
+
+
+def _quarantine_lines(facts: StatusFacts) -> RenderableType:
+    lines = [quarantine.line(held) for held in facts.quarantine[: quarantine.SHOWN]]
+    if len(facts.quarantine) > quarantine.SHOWN:
+        lines.append(f"and {len(facts.quarantine) - quarantine.SHOWN} more (all of them with `-o json`)")
+    return Group(*(Text(one, overflow="fold") for one in lines))
 
 
 def _problem_lines(facts: StatusFacts) -> RenderableType:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, case, func, or_, select, tuple_
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, TaskKey, Workload, WorkloadId
 from emr_executor.core.states import (
@@ -46,13 +46,17 @@ _KEY_COLUMNS = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadCount:
-    """How many live workloads of a cluster pool stand in a state, and since when the first of them."""
+    """How many live workloads of a cluster pool stand in a state, and since when the first of them.
+
+    quarantined: how many of them are in quarantine
+    """
 
     cluster_pool: str
     state: WorkloadState
     target: WorkloadTarget
     count: int
     oldest: datetime
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,23 @@ class Status:
     submissions: tuple[tuple[SubmissionState, int], ...]
     unread: int
     steering: LeaseRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A row in quarantine that is not over.
+
+    quarantine: the reason, and under it the row's story
+    target: of a workload or a cluster
+    """
+
+    entity: str
+    row_id: str
+    state: str
+    quarantine: str
+    target: str | None = None
+    key: TaskKey | None = None
+    cluster_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +119,9 @@ def status(conn: Connection) -> Status:
     """Counts of what lives, in a handful of statements."""
     w = WORKLOAD.c
     group = (w.cluster_pool, w.state, w.target)
+    held = func.count(w.quarantine).label("quarantined")
     counted = (
-        select(*group, func.count().label("count"), func.min(w.accepted_at).label("oldest"))
+        select(*group, func.count().label("count"), func.min(w.accepted_at).label("oldest"), held)
         .where(w.state.in_(LIVE_WORKLOAD_STATES))
         .group_by(*group)
         .order_by(*group)
@@ -115,6 +137,7 @@ def status(conn: Connection) -> Status:
                 target=known_or_text(WorkloadTarget, row["target"]),
                 count=row["count"],
                 oldest=row["oldest"],
+                quarantined=row["quarantined"],
             )
             for row in conn.execute(counted).mappings()
         ),
@@ -122,6 +145,47 @@ def status(conn: Connection) -> Status:
         submissions=tuple((SubmissionState(row[0]), row[1]) for row in submissions),
         unread=conn.execute(select(func.count()).select_from(WORKLOAD).where(unread)).scalar_one(),
         steering=read_lease(conn, STEERING),
+    )
+
+
+def quarantined(conn: Connection) -> tuple[Held, ...]:
+    """Rows in quarantine that are not over: workloads, submissions, clusters, each by its id."""
+    w, s, c = WORKLOAD.c, SUBMISSION.c, CLUSTER.c
+    rides = SUBMISSION.join(WORKLOAD, w.workload_id == s.workload_id).outerjoin(
+        CLUSTER, c.cluster_uuid == s.cluster_uuid
+    )
+    workloads = conn.execute(
+        select(w.workload_id.label("row_id"), w.state, w.quarantine, w.target, *_KEY_COLUMNS)
+        .where(w.state.in_(LIVE_WORKLOAD_STATES), w.quarantine.is_not(None))
+        .order_by(w.workload_id)
+    ).mappings()
+    submissions = conn.execute(
+        select(s.submission_id.label("row_id"), s.state, s.quarantine, c.cluster_id, *_KEY_COLUMNS)
+        .select_from(rides)
+        .where(s.state.in_(_LIVE_SUBMISSIONS), s.quarantine.is_not(None))
+        .order_by(s.submission_id)
+    ).mappings()
+    clusters = conn.execute(
+        select(c.cluster_uuid.label("row_id"), c.state, c.quarantine, c.target, c.cluster_id)
+        .where(c.state.not_in(_over_clusters()), c.quarantine.is_not(None))
+        .order_by(c.cluster_uuid)
+    ).mappings()
+    return (
+        *(_held("workload", row) for row in workloads),
+        *(_held("submission", row) for row in submissions),
+        *(_held("cluster", row) for row in clusters),
+    )
+
+
+def _held(entity: str, row: RowMapping) -> Held:
+    return Held(
+        entity=entity,
+        row_id=row["row_id"],
+        state=row["state"],
+        quarantine=row["quarantine"],
+        target=row.get("target"),
+        key=task_key_from(row) if "dag_id" in row else None,
+        cluster_id=row.get("cluster_id"),
     )
 
 

@@ -251,6 +251,8 @@ def test_the_story_is_told_with_its_times_and_as_json(world: World, settings: Se
             "ended_at": None,
             "exit_code": None,
             "cause": "",
+            "quarantine": None,
+            "cluster_quarantine": None,
         }
     ]
     assert told["sentences"] == list(facts.sentences)

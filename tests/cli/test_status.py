@@ -67,7 +67,14 @@ def test_the_same_as_json(world: World, settings: Settings) -> None:
         "last_history_at": "2031-05-06T07:09:09.123456+00:00",
         "last_heartbeat_at": "2031-05-06T07:09:19.123456+00:00",
         "workloads": [
-            {**pool, "state": state, "target": target, "count": count, "oldest": f"2031-05-06T07:08:{oldest}"}
+            {
+                **pool,
+                "state": state,
+                "target": target,
+                "count": count,
+                "oldest": f"2031-05-06T07:08:{oldest}",
+                "quarantined": 0,
+            }
             for state, target, count, oldest in (
                 ("READY", "CANCEL", 1, "10.123456+00:00"),
                 ("READY", "RUN", 2, "49.123456+00:00"),
@@ -81,6 +88,7 @@ def test_the_same_as_json(world: World, settings: Settings) -> None:
         "ready": 2,
         "oldest_ready_at": "2031-05-06T07:08:49.123456+00:00",
         "unread": 1,
+        "quarantine": [],
         "problems": [
             {
                 "at": "2031-05-06T07:08:59.123456+00:00",
