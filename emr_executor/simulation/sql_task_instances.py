@@ -6,7 +6,20 @@ import uuid
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Delete, Engine, Insert, and_, bindparam, delete, insert, or_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Engine,
+    Insert,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    update,
+)
 
 from emr_executor.core.model import TaskKey
 from emr_executor.store.runner import transact
@@ -39,21 +52,37 @@ class SqlTaskInstances:
         transact(self._engine, lambda conn: conn.execute(_removed(), {"its_id": uuid.UUID(ti_id)}))
 
 
-def _put(conn: Any, row: dict[str, Any]) -> None:
-    older = {f"its_{name}": row[name] for name in ("id", *_PLACE)}
-    conn.execute(_replaced(), older)
-    conn.execute(_inserted(), row)
+def _put(conn: Connection, row: dict[str, Any]) -> None:
+    its = {f"its_{name}": row[name] for name in ("id", *_PLACE)}
+    # Most of the time it is there and only its state is new.
+    changed = {"new_try_number": row["try_number"], "new_state": row["state"]}
+    if not conn.execute(_changed(), its | changed).rowcount:
+        conn.execute(_replaced(), its)
+        conn.execute(_inserted(), row)
 
 
 @cache
 def _removed() -> Delete:
-    return delete(TASK_INSTANCE).where(TASK_INSTANCE.c.id == bindparam("its_id"))
+    return delete(TASK_INSTANCE).where(_same_id())
+
+
+@cache
+def _changed() -> Update:
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("try_number", "state")}
+    return update(TASK_INSTANCE).where(_same_id(), _same_place()).values(values)
 
 
 @cache
 def _replaced() -> Delete:
-    same_place = and_(*(TASK_INSTANCE.c[name] == bindparam(f"its_{name}") for name in _PLACE))
-    return delete(TASK_INSTANCE).where(or_(TASK_INSTANCE.c.id == bindparam("its_id"), same_place))
+    return delete(TASK_INSTANCE).where(or_(_same_id(), _same_place()))
+
+
+def _same_id() -> ColumnElement[bool]:
+    return TASK_INSTANCE.c.id == bindparam("its_id")
+
+
+def _same_place() -> ColumnElement[bool]:
+    return and_(*(TASK_INSTANCE.c[name] == bindparam(f"its_{name}") for name in _PLACE))
 
 
 @cache

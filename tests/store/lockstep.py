@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from emr_executor.core.model import (
@@ -23,6 +24,7 @@ from emr_executor.core.model import (
     Snapshot,
     StepId,
     StepOutcome,
+    StepPlan,
     Submission,
     SubmissionId,
     TaskKey,
@@ -153,7 +155,11 @@ class Lockstep:
 
     async def do_cancel(self, a: int, b: int, c: int) -> None:
         ids = [WORKLOADS[a % TASKS], WORKLOADS[b % TASKS]][: c % 2 + 1]
-        await self.both("cancel", lambda store: store.agent.ask_cancel(ids, f"reason {c}"))
+        if c % 3:
+            await self.both("cancel", lambda store: store.agent.ask_cancel(ids, f"reason {c}"))
+        else:
+            job = a % 2 + 1
+            await self.both("drop", lambda store: store.scheduler.ask_cancel(ids, f"reason {c}", job))
 
     # -- phases ----------------------------------------------------------------------------------
 
@@ -178,19 +184,28 @@ class Lockstep:
 
     async def do_parked(self, a: int, b: int, _: int) -> None:
         workload_id, token, _beat = self._claim(a)
-        step = replace(STEP, execution_timeout_s=float(b))
-        await self.both(
-            "parked", lambda store: store.phase.record_parked(workload_id, token, step, at(self.now_s))
+        await self._park(workload_id, token, replace(STEP, execution_timeout_s=float(b)))
+
+    async def _park(self, workload_id: WorkloadId, token: str, step: StepPlan) -> Any:
+        now = at(self.now_s)
+        return await self.both(
+            "parked", lambda store: store.phase.record_parked(workload_id, token, step, now)
         )
 
     async def do_over(self, a: int, b: int, _: int) -> None:
         workload_id, token, _beat = self._claim(a)
         # Ends at the same moment, and ends that come out of order.
-        end = at(self.now_s // 3 - b % 3)
-        face = "agent" if b % 2 else "phase"
+        await self._over("agent" if b % 2 else "phase", workload_id, token, at(self.now_s // 3 - b % 3))
+
+    async def _over(self, face: str, workload_id: WorkloadId, token: str, end: datetime) -> None:
         await self.both(
             "over", lambda store: getattr(store, face).record_over(workload_id, token, "success", end)
         )
+
+    async def do_intent(self, a: int, b: int, _: int) -> None:
+        workload_id, token, _beat = self._claim(a)
+        face, state = "agent" if b % 2 else "phase", ("success", "failed", "up_for_retry")[b % 3]
+        await self.both("intent", lambda store: getattr(store, face).record_intent(workload_id, token, state))
 
     async def do_retry(self, a: int, b: int, _: int) -> None:
         workload_id, token, _beat = self._claim(a)
@@ -216,13 +231,8 @@ class Lockstep:
         await self.do_claim(a, 3, c)
         held = await self.both("claims", lambda store: store.agent.claims(), ordered=False)
         for workload_id, token, _ in sorted(held):
-            now = at(self.now_s)
-            if await self.both(
-                "parked", lambda store, w=workload_id, t=token: store.phase.record_parked(w, t, STEP, now)
-            ):
-                await self.both(
-                    "over", lambda store, w=workload_id, t=token: store.phase.record_over(w, t, "failed", now)
-                )
+            if await self._park(workload_id, token, STEP):
+                await self._over("phase", workload_id, token, at(self.now_s))
 
     def _claim(self, a: int) -> tuple[WorkloadId, str, int]:
         """One of the last claims, more often than not the latest."""
@@ -249,9 +259,12 @@ class Lockstep:
         seen = await self.both("snapshot", lambda store: _snapshot(store, self.now_s, limit))
         self.snapshots.append(seen)
         for workload in seen.workloads:
+            self.seen[f"quarantined {workload.quarantine is not None}"] += 1
             self.seen[f"snapshot {workload.state} {workload.target}"] += 1
         await self.both("heartbeats", lambda store: store.agent.heartbeat_targets(), ordered=False)
         await self.both("unwanted", lambda store: store.agent.unwanted(), ordered=False)
+        about = ("workload", WORKLOADS[a % TASKS]) if a % 2 else ("agent", "me")
+        await self.both("story", lambda store: store.agent.story(*about, limit=a % 4))
         await self.both("clusters", lambda store: store.agent.clusters(CLUSTERS[:2]), ordered=False)
 
     async def do_tick(self, a: int, b: int, c: int) -> None:
@@ -282,6 +295,8 @@ class Lockstep:
                 moves.append(Change(old=cluster, new=self._driven(cluster, dice)))
         if dice.random() < 0.3:
             moves.append(Change(old=None, new=self._new_cluster(dice)))
+        if dice.random() < 0.15:
+            moves += [Change(old=w, new=self._touched(w)) for w in snapshot.workloads[:2]]
         if moves and dice.random() < 0.2:
             again = dice.choice(moves)
             moves.append(Change(old=again.new, new=self._touched(again.new)))
@@ -341,7 +356,8 @@ class Lockstep:
     def _touched(self, value: Stored) -> Stored:
         match value:
             case Workload():
-                return replace(value, not_before=at(self.now_s))
+                held = f"by hand at {self.now_s}" if self.now_s % 2 and value.quarantine is None else None
+                return replace(value, not_before=at(self.now_s), quarantine=held)
             case Submission():
                 return replace(value, record_mark=f"mark {self.now_s}", cause="exit code 1")
             case Cluster():

@@ -100,11 +100,11 @@ def test_many_long_walks(sqlite_in_memory: Engine) -> None:
     assert not EXPECTED - seen.keys()
 
 
-SEEDS, LENGTH = 200, 40
+SEEDS, LENGTH = 150, 40
 small = st.integers(0, 39)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ops=st.lists(st.tuples(st.sampled_from(NAMES), small, small, small), min_size=10, max_size=60))
 def test_any_walk(sqlite_in_memory: Engine, ops: list[Op]) -> None:
     walk(sqlite_in_memory, ops)
