@@ -22,6 +22,7 @@ from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, m
 
 HELD: dict[str, Any] = {"quarantine": "why"}
 CANCEL = WorkloadTarget.CANCEL
+OVER = {"state": ClusterState.TERMINATED}
 
 
 def decide(*rows: Any, **limits: Any) -> Plan:
@@ -94,14 +95,10 @@ def test_a_held_cluster_is_none_of_the_clusters_that_are_kept() -> None:
     [
         ({"wrapper_ended": True, "exit_code": 0}, {}, None),
         ({"step_state": StepState.FAILED, "ended_at": ago(999)}, {}, None),
-        ({"cancel_asked_at": ago(5)}, {"state": ClusterState.TERMINATED}, SubmissionState.LOST),
-        ({"timed_out": True}, {"state": ClusterState.TERMINATED}, SubmissionState.LOST),
-        ({"exit_code": 1, "wrapper_ended": True}, {"state": ClusterState.TERMINATED}, SubmissionState.LOST),
-        (
-            {"exit_code": 0, "wrapper_ended": True},
-            {"state": ClusterState.TERMINATED},
-            SubmissionState.COMPLETED,
-        ),
+        ({"cancel_asked_at": ago(5)}, OVER, SubmissionState.LOST),
+        ({"timed_out": True}, OVER, SubmissionState.LOST),
+        ({"exit_code": 1, "wrapper_ended": True}, OVER, SubmissionState.LOST),
+        ({"exit_code": 0, "wrapper_ended": True}, OVER, SubmissionState.COMPLETED),
         ({"state": SubmissionState.INTENDED}, {"state": ClusterState.NEVER_LAUNCHED}, SubmissionState.LOST),
     ],
 )

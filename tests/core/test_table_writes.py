@@ -42,6 +42,7 @@ ELSEWHERE = {
     "store/unreadable.py: WorkloadState.SUBMITTED": "a stand-in of a row that cannot be read, never written",
     "store/unreadable.py: SubmissionState.RUNNING": "the same",
     "store/unreadable.py: ClusterState.RUNNING": "the same",
+    "store/queries.py: row['state']": "read, not written",
     "store/queries.py: WorkloadState(row['state'])": "read, not written",
     "store/rows.py: WorkloadState(row['state'])": "read, not written",
     "store/rows.py: SubmissionState(row['state'])": "read, not written",
