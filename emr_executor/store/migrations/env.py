@@ -7,6 +7,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection
 
+from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import METADATA, VERSION_TABLE
 
 
@@ -47,7 +48,11 @@ def _run() -> None:
         return
     from airflow import settings
 
-    with settings.get_engine().connect() as connection:
+    engine = settings.get_engine()
+    if engine.dialect.name == "sqlite":
+        # Airflow's engine would commit each CREATE TABLE by itself: ours makes a revision one transaction.
+        engine = engine_for(str(engine.url))
+    with engine.connect() as connection:
         _migrate(connection)
 
 
