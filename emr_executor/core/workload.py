@@ -15,6 +15,10 @@ from emr_executor.core.model import ClusterId, StepOutcome, Submission, Workload
 from emr_executor.core.states import SubmissionState, Verdict, WorkloadState, WorkloadTarget
 from emr_executor.core.tables import WORKLOAD, WorkloadSeen
 
+HANDED_OVER_AGAIN = frozenset({"scheduled", "queued"})
+"""Airflow's states of a task instance that was taken back from us, stuck in queued, and that we get again
+under the same id (airflow/jobs/scheduler_job_runner.py, ``_reschedule_stuck_task``)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadMove:
@@ -96,6 +100,21 @@ def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMo
     text = f"no cluster ran the step within queue_timeout ({queue_timeout_s:g} s)"
     late = replace(workload, state=_after(workload, WorkloadSeen.WAITED_TOO_LONG))
     return _finishable(late, None, None, verdict=Verdict.FAILED, cause=text, text=text)
+
+
+def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restarting: bool) -> WorkloadSeen:
+    """REPORTED, TO_REPEAT or GONE: what it means for a phase that the Execution API refuses its try.
+
+    intent: the state that Airflow was about to be told, by this process or by one before it
+    airflow_state: of the task instance with the workload's id; None where it has none, or another id by now
+    is_restarting: the try was cleared while it ran
+    """
+    if airflow_state in HANDED_OVER_AGAIN:
+        return WorkloadSeen.TO_REPEAT
+    # A failure with retries left gives the task instance another id (models/taskinstance.py,
+    # prepare_db_for_next_try), and so does clearing it later.
+    has_arrived = airflow_state == intent or (airflow_state is None and not is_restarting)
+    return WorkloadSeen.REPORTED if intent is not None and has_arrived else WorkloadSeen.GONE
 
 
 def _after(workload: Workload, seen: WorkloadSeen) -> WorkloadState:

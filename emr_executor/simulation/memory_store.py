@@ -8,10 +8,9 @@ in lock-step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from emr_executor.core.model import (
     Cluster,
@@ -19,26 +18,25 @@ from emr_executor.core.model import (
     HistoryEntry,
     Identity,
     Snapshot,
-    StepPlan,
     Workload,
     WorkloadId,
 )
 from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.core.workload import HANDED_OVER_AGAIN
 from emr_executor.simulation.memory_database import MemoryDatabase
+from emr_executor.simulation.memory_phases import NO_CLAIM, MemoryPhaseStore
 from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES
 from emr_executor.store.faces import Change, LeaseRow, Purged, Reported, Stored
 from emr_executor.store.history_store import PURGE_BATCH
 from emr_executor.store.phase_store import CLAIMED_FROM
-from emr_executor.store.scheduler_store import RESTARTING
 from emr_executor.store.schema import ReportState
-from emr_executor.store.snapshot_store import PARKED, UNCLAIMED, WANTED_BY_AIRFLOW
+from emr_executor.store.snapshot_store import PARKED, RESTARTING, UNCLAIMED, WANTED_BY_AIRFLOW
 
 _RUN, _CANCEL = WorkloadTarget.RUN, WorkloadTarget.CANCEL
 _ENGAGED = (
     (WorkloadState.SUBMITTED, _RUN),
     *((state, _CANCEL) for state in LIVE_WORKLOAD_STATES),
 )
-_NO_CLAIM: dict[str, Any] = {"claim_token": None, "claim_beat": 0}
 
 
 class _Caller:
@@ -51,73 +49,14 @@ class _Caller:
         """The identity of this deployment."""
         return self._db.deployment_id
 
-    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
-        running = [workload for workload in self._db.live(workload_ids) if workload.target is _RUN]
+    def _cancel(self, workloads: Iterable[Workload], reason: str) -> int:
+        """Set the target of those that are to run to CANCEL; how many."""
+        running = [workload for workload in workloads if workload.target is _RUN]
         for workload in running:
             self._db.workloads.put(
                 replace(workload, target=_CANCEL, cancel_reason=reason, version=workload.version + 1)
             )
         return len(running)
-
-
-class MemoryPhaseStore:
-    """``PhaseFace`` in memory."""
-
-    def __init__(self, database: MemoryDatabase) -> None:
-        self._db = database
-
-    async def renew_claim(self, workload_id: WorkloadId, token: str) -> None:
-        """The phase's sign of life."""
-        workload = self._db.claimed(workload_id, token)
-        self._db.workloads.put(replace(workload, claim_beat=workload.claim_beat + 1))
-
-    async def record_parked(self, workload_id: WorkloadId, token: str, step: StepPlan, now: datetime) -> None:
-        """PREPARING -> READY with its step."""
-        workload = self._db.claimed(workload_id, token, WorkloadState.PREPARING)
-        self._end_phase(
-            workload,
-            state=WorkloadState.READY,
-            step=step,
-            ready_at=workload.ready_at or now,
-            phase_attempts=0,
-            not_before=None,
-        )
-
-    async def record_over(
-        self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
-    ) -> None:
-        """Airflow has its state for this try."""
-        workload = self._db.claimed(workload_id, token)
-        self._end_phase(workload, state=WorkloadState.FINISHED, airflow_state=airflow_state, finished_at=now)
-
-    async def record_retry(
-        self, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
-    ) -> None:
-        """The phase must run again, not earlier than ``not_before``."""
-        workload = self._db.claimed(workload_id, token)
-        self._end_phase(workload, state=CLAIMED_FROM[workload.state], not_before=not_before)
-        self._tell(now, workload_id, "phase_retried", note)
-
-    async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try."""
-        workload = self._db.claimed(workload_id, token)
-        no_step = workload.step is None
-        self._end_phase(
-            workload,
-            target=_CANCEL,
-            cancel_reason=reason,
-            state=WorkloadState.CANCELLED if no_step else WorkloadState.READY,
-            finished_at=now if no_step else None,
-        )
-        self._tell(now, workload_id, "no_longer_wanted", reason)
-
-    def _end_phase(self, workload: Workload, **changes: Any) -> None:
-        self._db.workloads.put(replace(workload, version=workload.version + 1, **_NO_CLAIM, **changes))
-
-    def _tell(self, at: datetime, workload_id: WorkloadId, event: str, text: str) -> None:
-        line = HistoryEntry(at=at, subject="workload", subject_id=workload_id, event=event, text=text)
-        self._db.story.append([line])
 
 
 class MemorySchedulerStore(_Caller):
@@ -176,6 +115,13 @@ class MemorySchedulerStore(_Caller):
     async def live(self, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
         """Those that are known and not over."""
         return {workload.workload_id for workload in self._db.live(workload_ids)}
+
+    async def ask_cancel(
+        self, workload_ids: Collection[WorkloadId], reason: str, scheduler_job_id: int
+    ) -> int:
+        """Set the target of workloads to CANCEL that this scheduler owns."""
+        known = self._db.live(workload_ids)
+        return self._cancel((w for w in known if w.scheduler_job_id == scheduler_job_id), reason)
 
 
 class MemoryAgentStore(_Caller):
@@ -278,10 +224,14 @@ class MemoryAgentStore(_Caller):
             state=CLAIMED_FROM[workload.state],
             not_before=not_before,
             version=workload.version + 1,
-            **_NO_CLAIM,
+            **NO_CLAIM,
         )
         self._db.workloads.put(freed)
         return True
+
+    async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+        """Airflow is about to be told this state."""
+        await self._phases.record_intent(workload_id, token, airflow_state)
 
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
@@ -290,7 +240,7 @@ class MemoryAgentStore(_Caller):
         await self._phases.record_over(workload_id, token, airflow_state, now)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try."""
+        """The Execution API refuses the try."""
         await self._phases.record_gone(workload_id, token, reason, now)
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
@@ -338,9 +288,15 @@ class MemoryAgentStore(_Caller):
         )
         return tuple(pair for pair in stopped if pair[1] not in WANTED_BY_AIRFLOW)
 
+    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
+        """Set the target of workloads to CANCEL, unless Airflow is about to hand them over again."""
+        state_of, known = self._db.task_instances.state_of, self._db.live(workload_ids)
+        return self._cancel((w for w in known if state_of(w.workload_id) not in HANDED_OVER_AGAIN), reason)
+
     async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
         """The last lines on one row, oldest first."""
-        return self._db.story.of(subject, subject_id)[-limit:]
+        lines = self._db.story.of(subject, subject_id)
+        return lines[max(0, len(lines) - limit) :]
 
     async def append(self, entries: Sequence[HistoryEntry]) -> None:
         """Add lines to the story."""

@@ -8,7 +8,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from emr_executor.simulation.memory_database import MemoryDatabase
-from emr_executor.simulation.memory_store import MemoryAgentStore, MemoryPhaseStore, MemorySchedulerStore
+from emr_executor.simulation.memory_phases import MemoryPhaseStore
+from emr_executor.simulation.memory_store import MemoryAgentStore, MemorySchedulerStore
 from emr_executor.simulation.sql_task_instances import SqlTaskInstances
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.faces import AgentFace, PhaseFace, SchedulerFace, TaskInstances

@@ -83,6 +83,10 @@ class AgentStore:
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
 
+    async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+        """Airflow is about to be told this state. Raises StaleWriter: the claim is lost."""
+        await self._runner.run(phase_store.record_intent, workload_id, token, airflow_state)
+
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
     ) -> None:
@@ -90,7 +94,7 @@ class AgentStore:
         await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try. Raises StaleWriter: the claim is lost."""
+        """The Execution API refuses the try. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_gone, workload_id, token, reason, now)
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
@@ -119,8 +123,8 @@ class AgentStore:
         return await self._runner.read(snapshot_store.unwanted)
 
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
-        return await self._runner.run(scheduler_store.ask_cancel, workload_ids, reason)
+        """Set the target of workloads to CANCEL that Airflow does not hand over again; how many."""
+        return await self._runner.run(scheduler_store.ask_cancel_unless_queued, workload_ids, reason)
 
     async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
         """The last lines on one row, oldest first."""

@@ -92,6 +92,10 @@ class AgentFace(Protocol):
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         ...
 
+    async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+        """Airflow is about to be told this state; a sign of life as well. Raises StaleWriter."""
+        ...
+
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
     ) -> None:
@@ -99,7 +103,7 @@ class AgentFace(Protocol):
         ...
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try. Raises StaleWriter: the claim is lost."""
+        """As ``PhaseFace.record_gone``. Raises StaleWriter: the claim is lost."""
         ...
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
@@ -139,7 +143,10 @@ class AgentFace(Protocol):
         ...
 
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
+        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet.
+
+        A try whose task instance is SCHEDULED or QUEUED is left: it is handed over again.
+        """
         ...
 
     async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:
@@ -187,8 +194,10 @@ class SchedulerFace(Protocol):
         """Those of the workloads that are known and not over."""
         ...
 
-    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet."""
+    async def ask_cancel(
+        self, workload_ids: Collection[WorkloadId], reason: str, scheduler_job_id: int
+    ) -> int:
+        """As ``AgentFace.ask_cancel``, of those that this scheduler owns, whatever Airflow's state is."""
         ...
 
 
@@ -206,6 +215,10 @@ class PhaseFace(Protocol):
         """PREPARING -> READY with its step; the claim is over. StaleWriter also from FINISHING."""
         ...
 
+    async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+        """Airflow is about to be told this state; a sign of life as well. Raises StaleWriter."""
+        ...
+
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
     ) -> None:
@@ -219,7 +232,12 @@ class PhaseFace(Protocol):
         ...
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try: CANCELLED without a step, else READY with target CANCEL."""
+        """The Execution API refuses the try.
+
+        FINISHED where Airflow has the state that was recorded as intent; back to be claimed, after a pause,
+        where it is SCHEDULED or QUEUED; else Airflow no longer wants it: CANCELLED without a step, else READY
+        with target CANCEL.
+        """
         ...
 
 

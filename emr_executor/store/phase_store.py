@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -33,11 +33,13 @@ from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, 
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.core.tables import WORKLOAD as TABLE
 from emr_executor.core.tables import WorkloadSeen
+from emr_executor.core.workload import seen_in_refusal
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order
 from emr_executor.store.history_store import append
 from emr_executor.store.rows import as_dicts, step_plan_json, workload_from
 from emr_executor.store.schema import WORKLOAD
+from emr_executor.store.snapshot_store import state_of_try
 
 CLAIMED_FROM: dict[WorkloadState, WorkloadState] = {
     phase: waiting for waiting, phase in TABLE.ends(WorkloadSeen.CLAIMED).items() if waiting is not None
@@ -71,6 +73,9 @@ def _ending(*conditions: ColumnElement[bool], **columns: Any) -> Update:
     return update(WORKLOAD).where(_ITS_PHASE, *conditions).values(values)
 
 
+_REFUSED_PAUSE_S, _REFUSED_PAUSE_MAX_S = 5.0, 60.0
+"""Before a try that Airflow took back and hands over again is looked at again: doubled with each attempt."""
+
 _RENEWED = update(WORKLOAD).where(_ITS_PHASE).values(claim_beat=WORKLOAD.c.claim_beat + 1)
 _PARKED = _ending(
     WORKLOAD.c.state == WorkloadState.PREPARING,
@@ -79,7 +84,18 @@ _PARKED = _ending(
     ready_at=func.coalesce(WORKLOAD.c.ready_at, _now("ready_at")),
     phase_attempts=0,
     not_before=None,
+    airflow_state=None,
 )
+_INTENT = (
+    update(WORKLOAD)
+    .where(_ITS_PHASE)
+    .values(
+        airflow_state=_now("airflow_state"),
+        claim_beat=WORKLOAD.c.claim_beat + 1,
+        version=WORKLOAD.c.version + 1,
+    )
+)
+_REFUSED = select(WORKLOAD.c.airflow_state, WORKLOAD.c.phase_attempts).where(_ITS_PHASE).with_for_update()
 _OVER = _ending(
     state=_ends(WorkloadSeen.REPORTED),
     airflow_state=_now("airflow_state"),
@@ -217,6 +233,11 @@ def record_parked(
     _write(conn, _PARKED, workload_id, token, new_step=step_plan_json(step), new_ready_at=now)
 
 
+def record_intent(conn: Connection, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+    """Airflow is about to be told this state for the try; a sign of life as well. Raises StaleWriter."""
+    _write(conn, _INTENT, workload_id, token, new_airflow_state=airflow_state)
+
+
 def record_over(
     conn: Connection, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
 ) -> None:
@@ -233,12 +254,44 @@ def record_retry(
 
 
 def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-    """Airflow no longer wants the try: CANCELLED where no step was made, else READY with target CANCEL.
+    """The Execution API refuses the try; what that means is looked up in Airflow's row. Raises StaleWriter.
 
-    Raises StaleWriter.
+    Airflow has the state that was recorded as intent: FINISHED. It is about to hand the try over again: back
+    to be claimed. Else it no longer wants it: CANCELLED where no step was made, or READY with target CANCEL.
     """
-    _write(conn, _UNWANTED, workload_id, token, new_cancel_reason=reason, new_finished_at=now)
-    append(conn, [_story(now, workload_id, "no_longer_wanted", reason)])
+    # The row is locked before Airflow's is read: the scheduler sets QUEUED and takes the try over in one
+    # transaction, so that what is read then is of one moment.
+    held = conn.execute(_REFUSED, {"its_id": workload_id, "its_token": token}).one_or_none()
+    if held is None:
+        raise _lost(workload_id)
+    state, is_restarting = state_of_try(conn, workload_id)
+    match seen_in_refusal(intent=held.airflow_state, airflow_state=state, is_restarting=is_restarting):
+        case WorkloadSeen.REPORTED:
+            record_over(conn, workload_id, token, held.airflow_state, now)
+            append(conn, [_story(now, workload_id, "told_before", told_before(held.airflow_state))])
+        case WorkloadSeen.TO_REPEAT:
+            not_before = now + refused_pause(held.phase_attempts)
+            record_retry(conn, workload_id, token, not_before, handed_over_again(reason), now=now)
+        case _:
+            _write(conn, _UNWANTED, workload_id, token, new_cancel_reason=reason, new_finished_at=now)
+            append(conn, [_story(now, workload_id, "no_longer_wanted", reason)])
+
+
+def refused_pause(attempts: int) -> timedelta:
+    """How long a try rests that Airflow took back and hands over again, after so many attempts."""
+    return timedelta(
+        seconds=min(_REFUSED_PAUSE_MAX_S, _REFUSED_PAUSE_S * 2.0 ** min(max(attempts - 1, 0), 16))
+    )
+
+
+def told_before(airflow_state: str) -> str:
+    """The line on an end whose report had arrived though nobody had heard the answer."""
+    return f"Airflow has the try as {airflow_state}: it was told so before, and the answer was not heard"
+
+
+def handed_over_again(reason: str) -> str:
+    """The line on a phase that waits until the scheduler has queued the try again."""
+    return f"Airflow took the try back (stuck in queued) and queues it again: {reason}"
 
 
 def claims(conn: Connection) -> tuple[tuple[WorkloadId, str, int], ...]:
@@ -259,9 +312,13 @@ def free_claim(
 
 def _write(conn: Connection, statement: Update, workload_id: WorkloadId, token: str, **values: Any) -> None:
     if not conn.execute(statement, {"its_id": workload_id, "its_token": token, **values}).rowcount:
-        raise StaleWriter(
-            f"the claim of workload {workload_id} is lost: its phase runs elsewhere, drop the result"
-        )
+        raise _lost(workload_id)
+
+
+def _lost(workload_id: WorkloadId) -> StaleWriter:
+    return StaleWriter(
+        f"the claim of workload {workload_id} is lost: its phase runs elsewhere, drop the result"
+    )
 
 
 def _story(at: datetime, workload_id: WorkloadId, event: str, text: str) -> HistoryEntry:

@@ -13,17 +13,33 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, Row, and_, bindparam, case, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Row,
+    Update,
+    and_,
+    bindparam,
+    case,
+    or_,
+    select,
+    update,
+)
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES, in_lock_order
+from emr_executor.core.workload import HANDED_OVER_AGAIN
+from emr_executor.store.clauses import (
+    LIVE_WORKLOAD_STATES,
+    OVER_WORKLOAD_STATES,
+    in_lock_order,
+)
 from emr_executor.store.dialect import upsert
 from emr_executor.store.rows import mapping_of, task_key_from
 from emr_executor.store.schema import DEPLOYMENT, TASK_INSTANCE, WORKLOAD, ReportState
+from emr_executor.store.snapshot_store import RESTARTING, task_instance_id
 
-RESTARTING = "restarting"
-"""TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
 _OWNERSHIP = ("scheduler_job_id", "priority_weight")
 _DEPLOYMENT_ROW = 1
 
@@ -187,17 +203,53 @@ def live(conn: Connection, workload_ids: Collection[WorkloadId]) -> set[Workload
     return set(conn.execute(select(WORKLOAD.c.workload_id).where(_live(workload_ids))).scalars())
 
 
-def ask_cancel(conn: Connection, workload_ids: Iterable[WorkloadId], reason: str) -> int:
-    """Set the target of workloads to CANCEL; how many were not over and not cancelled yet. One statement."""
+def ask_cancel(
+    conn: Connection, workload_ids: Iterable[WorkloadId], reason: str, scheduler_job_id: int | None = None
+) -> int:
+    """Set the target of workloads to CANCEL; how many were not over and not cancelled yet. One statement.
+
+    With ``scheduler_job_id`` only of those that this scheduler still owns: its word comes late, and another
+    one may have taken the try over meanwhile.
+    """
     ids = list(workload_ids)
     if not ids:
         return 0
-    result = conn.execute(
-        update(WORKLOAD)
-        .where(in_lock_order(_live(ids), WORKLOAD.c.target == WorkloadTarget.RUN))
-        .values(target=WorkloadTarget.CANCEL, cancel_reason=reason, version=WORKLOAD.c.version + 1)
+    wanted = [_live(ids), WORKLOAD.c.target == WorkloadTarget.RUN]
+    if scheduler_job_id is not None:
+        wanted.append(WORKLOAD.c.scheduler_job_id == scheduler_job_id)
+    return conn.execute(_to_cancel(in_lock_order(*wanted), reason)).rowcount
+
+
+def ask_cancel_unless_queued(conn: Connection, workload_ids: Iterable[WorkloadId], reason: str) -> int:
+    """``ask_cancel`` for who learnt earlier that Airflow does not want these tries: it is looked at again.
+
+    A try whose task instance is SCHEDULED or QUEUED under the same id is not cancelled: it was taken back
+    (stuck in queued) and is handed over again. The rows are locked before Airflow's are read: the scheduler
+    sets QUEUED and takes the try over in one transaction, so that what is read then is of one moment.
+    """
+    ids = list(workload_ids)
+    if not ids:
+        return 0
+    w = WORKLOAD.c
+    of_them = select(w.workload_id).where(_live(ids), w.target == WorkloadTarget.RUN).order_by(w.workload_id)
+    locked = conn.execute(of_them.with_for_update()).scalars().all()
+    if not locked:
+        return 0
+    handed_over = (
+        select(TASK_INSTANCE.c.id)
+        .where(
+            TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name),
+            TASK_INSTANCE.c.state.in_(sorted(HANDED_OVER_AGAIN)),
+        )
+        .correlate(WORKLOAD)
+        .exists()
     )
-    return result.rowcount
+    return conn.execute(_to_cancel(w.workload_id.in_(locked) & ~handed_over, reason)).rowcount
+
+
+def _to_cancel(which: ColumnElement[bool], reason: str) -> Update:
+    changes = {"target": WorkloadTarget.CANCEL, "cancel_reason": reason}
+    return update(WORKLOAD).where(which).values(**changes, version=WORKLOAD.c.version + 1)
 
 
 def _live(workload_ids: Iterable[WorkloadId]) -> ColumnElement[bool]:

@@ -15,6 +15,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.workload import HANDED_OVER_AGAIN
 from emr_executor.store.clauses import BY_TURN, LIVE_WORKLOAD_STATES, OVER_SUBMISSION_STATES, is_none_of
 from emr_executor.store.rows import (
     BULKY_WORKLOAD_COLUMNS,
@@ -28,8 +29,10 @@ from emr_executor.store.schema import CLUSTER, SUBMISSION, TASK_INSTANCE, WORKLO
 
 PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
 UNCLAIMED = (WorkloadState.ACCEPTED, *PARKED)
-WANTED_BY_AIRFLOW = ("queued", "running")
+WANTED_BY_AIRFLOW = ("running", *sorted(HANDED_OVER_AGAIN))
 """TaskInstanceState values of a try that should go on."""
+RESTARTING = "restarting"
+"""TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
 _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS)
 
 
@@ -126,6 +129,23 @@ def _unwanted(dialect_name: str) -> Select[Any]:
             or_(TASK_INSTANCE.c.state.is_(None), TASK_INSTANCE.c.state.not_in(WANTED_BY_AIRFLOW)),
         )
     )
+
+
+def state_of_try(conn: Connection, workload_id: WorkloadId) -> tuple[str | None, bool]:
+    """Airflow's state for a workload's task instance, and whether its try was cleared and waits for our word.
+
+    Clearing gives the task instance a new id, so that one is found by its key.
+    """
+    w, same_task = WORKLOAD.c, ("dag_id", "task_id", "run_id", "map_index", "try_number")
+    its_own = TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name)
+    its_try = and_(*(TASK_INSTANCE.c[name] == w[name] for name in same_task))
+    asked = (
+        select(its_own.label("is_its_own"), TASK_INSTANCE.c.state)
+        .select_from(WORKLOAD.join(TASK_INSTANCE, or_(its_own, its_try)))
+        .where(w.workload_id == workload_id)
+    )
+    found = {bool(row.is_its_own): row.state for row in conn.execute(asked)}
+    return found.get(True), RESTARTING in found.values()
 
 
 def task_instance_id(dialect_name: str) -> ColumnElement[Any]:

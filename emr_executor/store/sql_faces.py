@@ -42,9 +42,11 @@ class SchedulerStore:
         """Those that are known and not over."""
         return await self._runner.read(scheduler_store.live, workload_ids)
 
-    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL."""
-        return await self._runner.run(scheduler_store.ask_cancel, workload_ids, reason)
+    async def ask_cancel(
+        self, workload_ids: Collection[WorkloadId], reason: str, scheduler_job_id: int
+    ) -> int:
+        """Set the target of workloads to CANCEL that this scheduler owns."""
+        return await self._runner.run(scheduler_store.ask_cancel, workload_ids, reason, scheduler_job_id)
 
 
 class PhaseStore:
@@ -61,6 +63,10 @@ class PhaseStore:
         """PREPARING -> READY with its step."""
         await self._runner.run(phase_store.record_parked, workload_id, token, step, now)
 
+    async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
+        """Airflow is about to be told this state."""
+        await self._runner.run(phase_store.record_intent, workload_id, token, airflow_state)
+
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
     ) -> None:
@@ -75,5 +81,5 @@ class PhaseStore:
         await self._runner.run(work, workload_id, token, not_before, note)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """Airflow no longer wants the try."""
+        """The Execution API refuses the try."""
         await self._runner.run(phase_store.record_gone, workload_id, token, reason, now)

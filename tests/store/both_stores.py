@@ -9,7 +9,8 @@ from sqlalchemy import Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.simulation.memory_database import MemoryDatabase
-from emr_executor.simulation.memory_store import MemoryAgentStore, MemoryPhaseStore, MemorySchedulerStore
+from emr_executor.simulation.memory_phases import MemoryPhaseStore
+from emr_executor.simulation.memory_store import MemoryAgentStore, MemorySchedulerStore
 from emr_executor.simulation.sql_task_instances import SqlTaskInstances
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.faces import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances

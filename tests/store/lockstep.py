@@ -155,7 +155,7 @@ class Lockstep:
 
     async def do_cancel(self, a: int, b: int, c: int) -> None:
         ids = [WORKLOADS[a % TASKS], WORKLOADS[b % TASKS]][: c % 2 + 1]
-        if c % 3:
+        if c % 3 == 0:
             await self.both("cancel", lambda store: store.agent.ask_cancel(ids, f"reason {c}"))
         else:
             job = a % 2 + 1

@@ -104,7 +104,7 @@ def test_parked_tries_are_heartbeaten_under_their_identity(conn: Connection) -> 
     assert sorted(heartbeat_targets(conn)) == sorted((w.workload_id, ME) for w in parked)
 
 
-@pytest.mark.parametrize("state", ["queued", "running"])
+@pytest.mark.parametrize("state", ["scheduled", "queued", "running"])
 def test_a_try_that_airflow_wants_is_left_alone(conn: Connection, state: str) -> None:
     workload = a_parked()
     store(conn, workload)
@@ -112,7 +112,7 @@ def test_a_try_that_airflow_wants_is_left_alone(conn: Connection, state: str) ->
     assert unwanted(conn) == ()
 
 
-@pytest.mark.parametrize("state", ["success", "failed", "restarting", "up_for_retry", "removed", "scheduled"])
+@pytest.mark.parametrize("state", ["success", "failed", "restarting", "up_for_retry", "removed"])
 def test_a_try_that_airflow_took_to_another_state_is_unwanted(conn: Connection, state: str) -> None:
     workload = a_parked(state=WorkloadState.SUBMITTED)
     store(conn, workload)

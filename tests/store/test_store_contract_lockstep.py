@@ -23,12 +23,13 @@ WEIGHTS = {
     "task": 3,
     "outcomes": 4,
     "adopt": 1,
-    "cancel": 1,
+    "cancel": 2,
     "claim": 5,
     "forward": 4,
     "claims": 1,
     "renew": 2,
     "parked": 3,
+    "intent": 2,
     "over": 3,
     "retry": 1,
     "gone": 1,
@@ -39,7 +40,7 @@ WEIGHTS = {
     "purge": 1,
     "rows": 1,
 }
-WRITES_OF_A_PHASE = ("renew", "parked", "over", "retry", "gone")
+WRITES_OF_A_PHASE = ("renew", "parked", "intent", "over", "retry", "gone")
 NAMES = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
 START: list[Op] = [
     ("lease", 2, 0, 0),

@@ -208,11 +208,101 @@ async def test_a_try_that_is_gone_is_over_where_it_has_no_step(
     assert [(line.event, line.text) for line in store.rows().history] == [("no_longer_wanted", "404")]
 
 
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_what_airflow_is_about_to_be_told_is_written_under_the_claim(
+    store: Store, kind: WorkloadState
+) -> None:
+    workload, other = a_claimed(kind), a_claimed(kind)
+    await store.put(workload, other)
+    await store.phase.record_intent(workload.workload_id, "mine", "success")
+    await store.agent.record_intent(other.workload_id, "mine", "failed")
+    for told, state in ((workload, "success"), (other, "failed")):
+        assert store.workload(told.workload_id) == replace(told, airflow_state=state, claim_beat=4, version=6)
+    await store.phase.record_retry(workload.workload_id, "mine", NOW, "no answer", now=NOW)
+    assert store.workload(workload.workload_id).airflow_state == "success"
+
+
+async def test_a_parked_try_has_told_nothing(store: Store) -> None:
+    """Prepare was about to tell its failure, was not heard, and parks when it runs again."""
+    workload = a_claimed(airflow_state="failed")
+    await store.put(workload)
+    await store.phase.record_parked(workload.workload_id, "mine", STEP, NOW)
+    assert store.workload(workload.workload_id).airflow_state is None
+
+
+@pytest.mark.parametrize(
+    ("intent", "ti_state", "told"),
+    [
+        ("success", "success", True),
+        ("failed", "failed", True),
+        ("success", "gone", True),
+        ("up_for_retry", "gone", True),
+        ("success", "failed", False),
+        ("success", "running", False),
+        ("success", "cleared", False),
+        (None, "success", False),
+        (None, "gone", False),
+    ],
+)
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_refused_try_whose_report_had_arrived_is_finished(
+    store: Store, kind: WorkloadState, intent: str | None, ti_state: str, told: bool
+) -> None:
+    """The answer was lost, or the phase died behind its report: what it was about to say stands in the row.
+
+    A failure with retries left, like a clearing, gives the task instance another id.
+    """
+    workload = a_claimed(kind, airflow_state=intent)
+    await store.put(workload)
+    if ti_state == "cleared":
+        store.task_instances.put(UNKNOWN, workload.key, "restarting")
+    elif ti_state != "gone":
+        store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    await store.phase.record_gone(workload.workload_id, "mine", "409 invalid_state", NOW)
+    found = store.workload(workload.workload_id)
+    if told:
+        assert found == replace(
+            workload,
+            state=WorkloadState.FINISHED,
+            finished_at=NOW,
+            claim_token=None,
+            claim_beat=0,
+            version=6,
+        )
+    else:
+        assert (found.target, found.cancel_reason) == (WorkloadTarget.CANCEL, "409 invalid_state")
+    assert [line.event for line in store.rows().history] == ["told_before" if told else "no_longer_wanted"]
+
+
+@pytest.mark.parametrize(("attempts", "pause_s"), [(1, 5), (3, 20), (9, 60)])
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued"])
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_refused_try_that_airflow_queues_again_waits_where_it_stands(
+    store: Store, kind: WorkloadState, ti_state: str, attempts: int, pause_s: int
+) -> None:
+    """Stuck in queued: SCHEDULED and then QUEUED again, under the same id and number."""
+    workload = a_claimed(kind, phase_attempts=attempts)
+    await store.put(workload)
+    store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    await store.phase.record_gone(workload.workload_id, "mine", "409 invalid_state", NOW)
+    assert store.workload(workload.workload_id) == replace(
+        workload,
+        state=CLAIMED[kind],
+        not_before=at(pause_s),
+        claim_token=None,
+        claim_beat=0,
+        version=6,
+    )
+    assert [line.event for line in store.rows().history] == ["phase_retried"]
+
+
 def phase_writes(store: Store, workload_id: WorkloadId, token: str) -> dict[str, Any]:
     phase, agent = store.phase, store.agent
     return {
         "renew": lambda: phase.renew_claim(workload_id, token),
         "parked": lambda: phase.record_parked(workload_id, token, STEP, NOW),
+        "intent": lambda: phase.record_intent(workload_id, token, "success"),
+        "agent intent": lambda: agent.record_intent(workload_id, token, "failed"),
         "over": lambda: phase.record_over(workload_id, token, "success", NOW),
         "retry": lambda: phase.record_retry(workload_id, token, NOW, "note", now=NOW),
         "gone": lambda: phase.record_gone(workload_id, token, "why", NOW),

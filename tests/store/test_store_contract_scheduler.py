@@ -83,7 +83,10 @@ async def test_cancelling_is_asked_once_and_never_of_what_is_over(store: Store, 
     workload = an_over(state) if state in OVER else a_parked(state=state, version=7)
     await store.put(workload)
     ids = [workload.workload_id, workload.workload_id, UNKNOWN]
-    asked = [await store.agent.ask_cancel(ids, "cleared"), await store.scheduler.ask_cancel(ids, "again")]
+    asked = [
+        await store.agent.ask_cancel(ids, "cleared"),
+        await store.scheduler.ask_cancel(ids, "again", SCHEDULER),
+    ]
     if state in OVER:
         assert asked == [0, 0]
         assert store.workload(workload.workload_id) == workload
@@ -93,6 +96,29 @@ async def test_cancelling_is_asked_once_and_never_of_what_is_over(store: Store, 
             workload, target=WorkloadTarget.CANCEL, cancel_reason="cleared", version=8
         )
     assert await store.agent.ask_cancel([], "none") == 0
+
+
+async def test_a_scheduler_cancels_what_it_owns_whatever_airflow_says(store: Store) -> None:
+    """Its word comes a loop late: meanwhile another scheduler may have taken the same try over."""
+    mine, theirs, nobodys = a_parked(), a_parked(scheduler_job_id=12), a_parked(scheduler_job_id=None)
+    await store.put(mine, theirs, nobodys)
+    store.task_instances.put(mine.workload_id, mine.key, "queued")
+    ids = [w.workload_id for w in (mine, theirs, nobodys)]
+    assert await store.scheduler.ask_cancel(ids, "purged", SCHEDULER) == 1
+    assert store.workload(mine.workload_id).cancel_reason == "purged"
+    assert [store.workload(w.workload_id) for w in (theirs, nobodys)] == [theirs, nobodys]
+
+
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued", "running", "restarting", "failed", None])
+async def test_an_agent_does_not_cancel_what_airflow_hands_over_again(store: Store, ti_state: Any) -> None:
+    """It learnt before that the try is not wanted; between that and its word the same id was queued again."""
+    parked = a_parked()
+    await store.put(parked)
+    store.task_instances.put(parked.workload_id, parked.key, ti_state)
+    again = ti_state in {"scheduled", "queued"}
+    assert await store.agent.ask_cancel([parked.workload_id], "not_running") == (0 if again else 1)
+    target = WorkloadTarget.RUN if again else WorkloadTarget.CANCEL
+    assert store.workload(parked.workload_id).target is target
 
 
 async def test_adopting_takes_what_is_known_and_not_over(store: Store) -> None:
@@ -155,8 +181,10 @@ async def test_another_try_being_restarted_repeats_nothing(store: Store, change:
     assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
 
 
-@pytest.mark.parametrize("ti_state", ["queued", "running", "restarting", "up_for_retry", "success", None])
-async def test_airflow_no_longer_wants_what_is_neither_queued_nor_running(
+@pytest.mark.parametrize(
+    "ti_state", ["scheduled", "queued", "running", "restarting", "up_for_retry", "success", None]
+)
+async def test_airflow_no_longer_wants_what_is_neither_to_be_queued_nor_running(
     store: Store, ti_state: Any
 ) -> None:
     parked = a_parked()
@@ -164,7 +192,7 @@ async def test_airflow_no_longer_wants_what_is_neither_queued_nor_running(
     store.task_instances.put(parked.workload_id, parked.key, "running")
     assert await store.agent.unwanted() == ()
     store.task_instances.put(parked.workload_id, parked.key, ti_state)
-    wanted = ti_state in {"queued", "running"}
+    wanted = ti_state in {"scheduled", "queued", "running"}
     assert await store.agent.unwanted() == (() if wanted else ((parked.workload_id, ti_state),))
 
 
