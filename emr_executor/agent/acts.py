@@ -142,8 +142,12 @@ class Acts:
             return
         except (LaunchRefused, TryAgain) as error:
             over = refused(cluster, str(error), now=now())
-            self._holds.cluster_over(over)
-            log.error("launch_refused", cluster_pool=pool.name, error=str(error))
+            if isinstance(error, TryAgain):
+                self._holds.not_sent(pool.name)
+                log.warning("launch_not_sent", cluster_pool=pool.name, error=str(error))
+            else:
+                self._holds.cluster_over(over)
+                log.error("launch_refused", cluster_pool=pool.name, error=str(error))
             await self._write(
                 lease_token, [Change(old=cluster, new=over)], "cluster", "never_launched", str(error)
             )

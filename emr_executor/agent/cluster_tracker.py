@@ -65,6 +65,12 @@ class ClusterTracker:
         self._due = Due(clock)
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
+        self._seen_at = clock.monotonic()
+
+    @property
+    def unseen_s(self) -> float:
+        """How long ago EMR last showed its clusters."""
+        return self._clock.monotonic() - self._seen_at
 
     async def look(self, desk: Desk, ages: Ages) -> None:
         """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
@@ -76,6 +82,7 @@ class ClusterTracker:
         ):
             return
         seen = await self._emr.list_clusters(name_prefix=cluster_name_prefix(self._deployment_id))
+        self._seen_at = self._clock.monotonic()
         by_uuid = self._by_uuid(seen)
         vanished = []
         for cluster in living:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
+from emr_executor.agent.dependencies import Dependencies, watched
 from emr_executor.agent.expiry import Expiry
 from emr_executor.agent.heartbeats import Heartbeats
 from emr_executor.agent.housekeeping import Housekeeping
@@ -19,6 +20,7 @@ from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tracker import Tracker
 from emr_executor.config import Settings
+from emr_executor.core.health import Dependency
 from emr_executor.core.model import ClusterUuid, Identity
 from emr_executor.ports import Clock, EmrApi, StepRecords, TaskApi, TaskHost, TaskLog
 from emr_executor.store.faces import AgentFace
@@ -33,6 +35,7 @@ class Surroundings:
     holder: names this agent in the lease, unique for its life
     new_id: a fresh UUID as text, for clusters and claims
     expiry: what ends old objects in S3; None: nothing does
+    dependencies: where is kept what cannot be reached; None: the agent keeps its own
     """
 
     settings: Settings
@@ -50,11 +53,17 @@ class Surroundings:
     deployment_id: str
     new_id: Callable[[], str]
     expiry: Expiry | None = None
+    dependencies: Dependencies | None = None
 
 
 def compose(around: Surroundings) -> Agent:
     """An agent that has done nothing yet."""
-    settings, clock, store, task_log = around.settings, around.clock, around.store, around.task_log
+    settings, clock, task_log = around.settings, around.clock, around.task_log
+    dependencies = around.dependencies or Dependencies(clock)
+    store = watched(around.store, Dependency.DATABASE, dependencies)
+    api = watched(around.api, Dependency.API, dependencies)
+    emr = watched(around.emr, Dependency.EMR, dependencies)
+    records = watched(around.records, Dependency.S3, dependencies)
     wake_steering, wake_phases = asyncio.Event(), asyncio.Event()
 
     def wake_all() -> None:
@@ -64,7 +73,7 @@ def compose(around: Surroundings) -> Agent:
     phases = Phases(
         store=store,
         host=around.host,
-        api=around.api,
+        api=api,
         task_log=task_log,
         clock=clock,
         settings=settings,
@@ -80,7 +89,7 @@ def compose(around: Surroundings) -> Agent:
         on_cluster_ready=holds.cluster_ready,
     )
     acts = Acts(
-        emr=around.emr,
+        emr=emr,
         store=store,
         task_log=task_log,
         clock=clock,
@@ -92,10 +101,10 @@ def compose(around: Surroundings) -> Agent:
         wake=wake_steering.set,
     )
     tracker = Tracker(
-        emr=around.emr,
-        records=around.records,
+        emr=emr,
+        records=records,
         clusters=ClusterTracker(
-            emr=around.emr,
+            emr=emr,
             store=store,
             settling=settling,
             clock=clock,
@@ -115,12 +124,13 @@ def compose(around: Surroundings) -> Agent:
         settling=settling,
         acts=acts,
         holds=holds,
-        records=around.records,
+        records=records,
         task_log=task_log,
         clock=clock,
         limits=limits_of(settings),
         deployment_id=around.deployment_id,
         new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
+        held=dependencies.held,
     )
     lease = LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s)
     return Agent(
@@ -130,7 +140,9 @@ def compose(around: Surroundings) -> Agent:
         steering=steering,
         acts=acts,
         phases=phases,
-        heartbeats=Heartbeats(store, around.api, clock, wake=wake_steering.set),
+        heartbeats=Heartbeats(
+            store, api, clock, interval_s=settings.task_heartbeat_interval_s, wake=wake_steering.set
+        ),
         housekeeping=Housekeeping(
             store=store, expiry=around.expiry, lease=lease, clock=clock, settings=settings
         ),

@@ -38,6 +38,11 @@ class LaunchHolds:
         self._failures[cluster.cluster_pool] = failures
         self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_after_s(failures)
 
+    def not_sent(self, cluster_pool: str) -> None:
+        """RunJobFlow reached nobody: that says nothing of the template, so the hold does not grow."""
+        until = self._clock.monotonic() + FIRST_HOLD_S
+        self._until[cluster_pool] = max(until, self._until.get(cluster_pool, until))
+
     def cluster_ready(self, cluster: Cluster) -> None:
         """A cluster came up: the pool's template works."""
         self._failures.pop(cluster.cluster_pool, None)

@@ -62,7 +62,7 @@ class Agent:
             loops.create_task(self._every(self._lease.step, self._lease.beat_interval_s))
             loops.create_task(self._steer())
             loops.create_task(self._fill_phases())
-            loops.create_task(self._every(self._beat, settings.task_heartbeat_interval_s))
+            loops.create_task(self._beat())
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
             loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
             loops.create_task(self._every(self._housekeeping.round, ROUND_INTERVAL_S))
@@ -101,8 +101,17 @@ class Agent:
             await self._pause(self._wake_phases, self._settings.tick_interval_s)
 
     async def _beat(self) -> None:
-        if self._lease.token is not None:
-            await self._heartbeats.beat()
+        # An agent that has just taken the lease beats at once: its predecessor may have been silent for long.
+        while not self._stopping.is_set():
+            pause_s = self._lease.beat_interval_s
+            if self._lease.token is not None:
+                try:
+                    pause_s = await self._heartbeats.beat()
+                except TryAgain as error:
+                    log.debug("heartbeats_failed", error=str(error))
+                except Exception:
+                    log.exception("heartbeats_failed_unexpectedly")
+            await self._pause(self._stopping, pause_s, clear=False)
 
     async def _look(self) -> None:
         if self._lease.token is not None:

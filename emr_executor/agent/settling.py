@@ -54,11 +54,18 @@ class Settling:
                 desk.note(now, "submission", after.submission_id, "running", f"running as {where}")
 
     def settle_all(
-        self, desk: Desk, ages: Ages, *, last_looked: Collection[ClusterUuid], now: datetime
+        self,
+        desk: Desk,
+        ages: Ages,
+        *,
+        last_looked: Collection[ClusterUuid],
+        now: datetime,
+        blind_s: float = 0.0,
     ) -> None:
         """Settle every live submission that can be settled.
 
         last_looked: clusters that are over and whose steps were listed for the last time
+        blind_s: how long ago EMR's clusters or the records were last seen: the hold goes on for that long
         """
         for submission in list(desk.submissions.values()):
             cluster = desk.clusters.get(submission.cluster_uuid)
@@ -69,7 +76,7 @@ class Settling:
                     submission,
                     cluster,
                     ages=ages,
-                    loss_hold_s=self._loss_hold_s,
+                    loss_hold_s=self._loss_hold_s + blind_s,
                     had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
                 )
                 if settled is not None:

@@ -64,7 +64,10 @@ def limits_of(settings: Settings) -> dict[str, ClusterPoolLimits]:
 
 
 class Steering:
-    """One tick at a time; every write carries the lease's token."""
+    """One tick at a time; every write carries the lease's token.
+
+    held: why nothing may be launched or placed now, as while EMR is away; None: nothing is in the way
+    """
 
     def __init__(
         self,
@@ -80,11 +83,12 @@ class Steering:
         limits: Mapping[str, ClusterPoolLimits],
         deployment_id: str,
         new_cluster_uuid: Callable[[], ClusterUuid],
+        held: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store, self._tracker, self._settling, self._acts = store, tracker, settling, acts
         self._holds, self._records, self._task_log, self._clock = holds, records, task_log, clock
         self._limits, self._deployment_id = dict(limits), deployment_id
-        self._new_cluster_uuid = new_cluster_uuid
+        self._new_cluster_uuid, self._held = new_cluster_uuid, held
         self._told_waiting: dict[WorkloadId, str] = {}
         self._facts: StaleWatch[FactKey] = StaleWatch()
 
@@ -108,6 +112,8 @@ class Steering:
             self._limits,
             ages,
         )
+        if why := self._held():
+            decided = _without_new(decided, why)
         after = self._write_intents(desk, decided, now)
         intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)
@@ -226,6 +232,12 @@ class Steering:
         gone = self._told_waiting.keys() - desk.workloads.keys()
         for workload_id in gone:
             del self._told_waiting[workload_id]
+
+
+def _without_new(decided: Plan, why: str) -> Plan:
+    """The plan without what would begin in EMR."""
+    waiting = [Waiting(workload_id=w, why=why) for placement in decided.place for w in placement.workload_ids]
+    return replace(decided, launch=(), place=(), waiting=(*decided.waiting, *waiting))
 
 
 class _Acting:

@@ -56,6 +56,9 @@ before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads l
 STALL_S = 300.0
 """A cluster that is up, with pending steps and none running, for this long starts none any more."""
 
+WORDS_HOLD_S = 900.0
+"""How much longer a silent step is held for an S3 that cannot be read; EMR's own word counts after that."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -81,6 +84,7 @@ class Tracker:
         self._clock, self._settings, self._masks, self._cancel = clock, settings, masks, cancel
         self._due, self._sweeps = Due(clock), Due(clock)
         self._last_looked: set[ClusterUuid] = set()
+        self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
 
@@ -109,16 +113,23 @@ class Tracker:
             live = len(live_on.get(cluster.cluster_uuid, ()))
             with desk.confined(cluster):
                 desk.put(observe_idleness(cluster, live_submissions=live, now=now))
-        self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now)
+        # While the cluster's end, or the wrapper's last words, could not have been seen, the hold goes on.
+        records_unseen_s = self._clock.monotonic() - self._records_seen_at
+        blind_s = max(self._clusters.unseen_s, min(records_unseen_s, WORDS_HOLD_S))
+        self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now, blind_s=blind_s)
 
     # -- records ---------------------------------------------------------------------------------
 
     async def _look_at_records(self, desk: Desk, _ages: Ages) -> None:
         live = {s.submission_id: s for s in desk.submissions.values() if s.is_live}
-        if not live or not self._due.is_due("records", self._settings.records_interval_s):
+        if not live:
+            self._records_seen_at = self._clock.monotonic()
+            return
+        if not self._due.is_due("records", self._settings.records_interval_s):
             return
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
         changed = await self._records.changed(known)
+        self._records_seen_at = self._clock.monotonic()
         news = [record for record in changed if record.submission_id in live.keys() - desk.busy]
         await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select
 
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
+from emr_executor.agent.dependencies import Dependencies, watched
 from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
@@ -19,6 +20,7 @@ from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
+from emr_executor.core.health import Dependency
 from emr_executor.core.model import (
     ClusterId,
     ClusterUuid,
@@ -236,12 +238,15 @@ class World:
         self.store = AgentStore(self.runner)
         self.hidden: dict[ClusterId, ObservedCluster] = {}
         self.masks: dict[WorkloadId, tuple[str, ...]] = {}
+        self.dependencies = Dependencies(self.clock)
         self.uuids = 0
         self.token = 0
         self._compose()
 
     def _compose(self) -> None:
         task_log = FileTaskLog(self.log_folder)
+        emr = watched(self.emr, Dependency.EMR, self.dependencies)
+        records = watched(self.records, Dependency.S3, self.dependencies)
         holds = LaunchHolds(self.clock)
         self.settling = Settling(
             loss_hold_s=SETTINGS.loss_hold_s,
@@ -250,7 +255,7 @@ class World:
             on_cluster_ready=holds.cluster_ready,
         )
         self.acts = Acts(
-            emr=self.emr,
+            emr=emr,
             store=self.store,
             task_log=task_log,
             clock=self.clock,
@@ -262,10 +267,10 @@ class World:
             wake=lambda: None,
         )
         tracker = Tracker(
-            emr=self.emr,
-            records=self.records,
+            emr=emr,
+            records=records,
             clusters=ClusterTracker(
-                emr=self.emr,
+                emr=emr,
                 store=self.store,
                 settling=self.settling,
                 clock=self.clock,
@@ -285,12 +290,13 @@ class World:
             settling=self.settling,
             acts=self.acts,
             holds=holds,
-            records=self.records,
+            records=records,
             task_log=task_log,
             clock=self.clock,
             limits=limits_of(SETTINGS),
             deployment_id=DEPLOYMENT,
             new_cluster_uuid=self._new_uuid,
+            held=self.dependencies.held,
         )
 
     def _new_uuid(self) -> ClusterUuid:
