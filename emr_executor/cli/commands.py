@@ -35,13 +35,17 @@ def doctor(_args: Any) -> None:
 
 
 def migrate(_args: Any) -> None:
-    """``airflow emr migrate``: bring this package's tables to the newest revision."""
+    """``airflow emr migrate``: bring this package's tables to the newest revision it knows."""
     from airflow.utils.session import create_session
 
     from emr_executor.store.db_manager import EmrExecutorDBManager
 
-    with create_session() as session:
-        EmrExecutorDBManager(session).initdb()
+    try:
+        with create_session() as session:
+            EmrExecutorDBManager(session).initdb()
+    except ConfigError as error:
+        sys.stderr.write("\n".join((*error.problems, "")))
+        sys.exit(1)
     print("The tables of emr_executor are up to date.")  # noqa: T201 - a command's output
 
 
