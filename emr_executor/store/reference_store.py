@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from sqlalchemy import Connection, Text, cast, or_, select
 
 from emr_executor.core.model import SubmissionId
-from emr_executor.store.clauses import OVER_SUBMISSION_STATES, OVER_WORKLOAD_STATES
+from emr_executor.store.clauses import OVER_SUBMISSION_STATES, OVER_WORKLOAD_STATES, is_none_of
 from emr_executor.store.schema import SUBMISSION, WORKLOAD
 
 STEPS_AT_ONCE = 1000
@@ -25,7 +25,7 @@ def named_by_live_steps(
     w = WORKLOAD.c
     asked = (
         select(w.workload_id, cast(w.step, Text).label("text"))
-        .where(w.state.not_in(OVER_WORKLOAD_STATES), w.step.is_not(None))
+        .where(is_none_of(w.state, OVER_WORKLOAD_STATES), w.step.is_not(None))
         .order_by(w.workload_id)
         .limit(at_once)
     )

@@ -13,6 +13,7 @@ from emr_executor.core.states import WorkloadState
 from emr_executor.store import queries
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.phase_store import claim, claims
+from emr_executor.store.reference_store import live_submissions, named_by_live_steps
 from emr_executor.store.scheduler_store import accept, adopt, live, take_outcomes
 from emr_executor.store.schema import AIRFLOW, METADATA
 from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
@@ -104,6 +105,8 @@ CALLS = {
     "heartbeat_targets": (4_000, heartbeat_targets),
     "workloads_of": (1_300, lambda conn: queries.workloads_of(conn, dag_id="d7", task_id="t57")),
     "status": (8_100, queries.status),
+    "named_by_live_steps": (8_100, lambda conn: named_by_live_steps(conn, lambda _: ())),
+    "live_submissions": (100, lambda conn: live_submissions(conn, [f"{i}-1" for i in SOME])),
 }
 
 
