@@ -21,13 +21,14 @@ from typing import Any
 from emr_executor.core.states import StepState
 from emr_executor.local import views
 from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
-from emr_executor.local.entities import ClusterEntry, ModelOptions
+from emr_executor.local.entities import OLDEST_READ_S, ClusterEntry, ModelOptions
 from emr_executor.local.faults import ApiFaults, LaunchFailureKind, launch_failure
 from emr_executor.local.ledger import LedgerEntry
 from emr_executor.local.lifecycle import Lifecycle
-from emr_executor.local.nodes import lose_node
-from emr_executor.local.operations import OPERATIONS
+from emr_executor.local.nodes import lose_cluster, lose_node
+from emr_executor.local.operations import OPERATIONS, READS
 from emr_executor.local.requests import DEFAULT_INSTANCE_TYPE, EmrApiError
+from emr_executor.local.views import FRESH
 
 __all__ = [
     "ApiFaults",
@@ -56,15 +57,22 @@ class EmrModel:
     @staticmethod
     def implements(operation: str) -> bool:
         """True for operations that ``call`` takes."""
-        return operation in OPERATIONS
+        return operation in OPERATIONS or operation in READS
 
-    def call(self, operation: str, request: Mapping[str, Any], now: float) -> dict[str, Any]:
+    def call(
+        self, operation: str, request: Mapping[str, Any], now: float, *, as_of: float | None = None
+    ) -> dict[str, Any]:
         """The answer to one API call.
 
+        as_of: ListSteps, DescribeStep, ListClusters and DescribeCluster answer with the state of that moment,
+            at most ``OLDEST_READ_S`` ago: what was created later is not there, and an id of it is unknown
         Raises EmrApiError with EMR's code and text; then nothing has changed, except that TerminateJobFlows
         ends the unprotected clusters of its list.
         """
         self._life.advance(now)
+        if (read := READS.get(operation)) is not None:
+            seen_at = FRESH if as_of is None else max(as_of, self._life.now - OLDEST_READ_S)
+            return read(self._life, request, seen_at)
         handler = OPERATIONS.get(operation)
         if handler is None:
             raise EmrApiError(
@@ -132,11 +140,13 @@ class EmrModel:
         now: float,
         *,
         notice_after_s: float = 0.0,
+        steps_after_s: float | None = None,
         steps_become: StepState = StepState.CANCELLED,
         reason: tuple[str, str] | None = None,
     ) -> None:
         """The primary node goes away: processes die now, EMR shows it ``notice_after_s`` later.
 
+        steps_after_s: when EMR shows it of the steps, if that is earlier than of the cluster itself
         reason: StateChangeReason code and message; None is INSTANCE_FAILURE with EMR's text
         """
         if steps_become not in (StepState.CANCELLED, StepState.FAILED, StepState.INTERRUPTED):
@@ -145,7 +155,14 @@ class EmrModel:
             )
         self._life.advance(now)
         cluster = self._cluster(cluster_id)
-        self._life.lose(cluster, notice_after_s=notice_after_s, steps_become=steps_become, reason=reason)
+        lose_cluster(
+            self._life,
+            cluster,
+            notice_after_s=notice_after_s,
+            steps_after_s=notice_after_s if steps_after_s is None else steps_after_s,
+            steps_become=steps_become,
+            reason=reason,
+        )
         self._life.advance(now)
 
     def lose_node(self, cluster_id: str, now: float) -> str | None:
@@ -194,12 +211,12 @@ class EmrModel:
     @property
     def live_cluster_ids(self) -> tuple[str, ...]:
         """Clusters in STARTING to WAITING, in the order of their launches."""
-        return tuple(cluster.cluster_id for cluster in self._life.clusters.values() if cluster.is_live)
+        return tuple(cluster.cluster_id for cluster in self._life.open_clusters() if cluster.is_live)
 
     @property
     def open_cluster_ids(self) -> tuple[str, ...]:
         """Clusters that are not TERMINATED*, in the order of their launches."""
-        return tuple(cluster.cluster_id for cluster in self._life.clusters.values() if not cluster.is_over)
+        return tuple(cluster.cluster_id for cluster in self._life.open_clusters() if not cluster.is_over)
 
     def name_of(self, cluster_id: str) -> str:
         """The cluster's Name. Raises EmrApiError for an unknown id."""
@@ -208,7 +225,11 @@ class EmrModel:
     @property
     def live_processes(self) -> int:
         """Step processes that were started and not yet reported as ended."""
-        return sum(len(cluster.processes) for cluster in self._life.clusters.values())
+        return sum(len(cluster.processes) for cluster in self._life.open_clusters())
+
+    def running_steps(self, cluster_id: str) -> tuple[str, ...]:
+        """Steps of a cluster whose process lives, in the order of their starts."""
+        return tuple(self._cluster(cluster_id).processes)
 
     def status(self) -> dict[str, Any]:
         """Clusters with their steps, and the faults that are set: for people and tests."""

@@ -54,11 +54,13 @@ class EmrLocalControl:
         cluster_id: str,
         *,
         notice_after_s: float = 0.0,
+        steps_after_s: float | None = None,
         steps_become: str = "CANCELLED",
         reason: tuple[str, str] | None = None,
     ) -> None:
         """The primary node goes away: its processes die now, EMR shows it ``notice_after_s`` later.
 
+        steps_after_s: when EMR shows it of the steps, if that is earlier than of the cluster itself
         steps_become: CANCELLED, FAILED or INTERRUPTED; reason: StateChangeReason code and message
         """
         self._post(
@@ -66,6 +68,7 @@ class EmrLocalControl:
             {
                 "cluster_id": cluster_id,
                 "notice_after_s": notice_after_s,
+                "steps_after_s": steps_after_s,
                 "steps_become": steps_become,
                 "reason": reason,
             },

@@ -69,12 +69,13 @@ class ControlApi:
         }
 
     def _lose_cluster(self, body: Body) -> None:
-        reason = body.get("reason")
+        reason, steps_after_s = body.get("reason"), body.get("steps_after_s")
         self._engine.do(
             lambda model, now: model.lose_cluster(
                 body["cluster_id"],
                 now,
                 notice_after_s=float(body.get("notice_after_s", 0.0)),
+                steps_after_s=None if steps_after_s is None else float(steps_after_s),
                 steps_become=StepState(body.get("steps_become", StepState.CANCELLED)),
                 reason=None if reason is None else (str(reason[0]), str(reason[1])),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from emr_executor.core.states import TERMINAL_STEP_STATES, ClusterState, StepState
 from emr_executor.local.faults import LaunchFailure
@@ -18,6 +18,8 @@ LIVE_CLUSTER_STATES = (
 )
 """Steps may be added in these states only (botocore emr, AddJobFlowSteps)."""
 READY_CLUSTER_STATES = (ClusterState.RUNNING, ClusterState.WAITING)
+OLDEST_READ_S = 900.0
+"""No read is staler than this: older states are forgotten, and what ended before is over for everybody."""
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -52,6 +54,8 @@ class StepEntry:
     """One step, as the API shows it; whether its process lives stands in the cluster's ``processes``.
 
     ends_as: the state to enter when the process ends, whatever its exit code; None means by the exit code
+
+    The four moments tell the state at any time: a step never goes back, so it needs no other history.
     """
 
     step_id: str
@@ -60,6 +64,7 @@ class StepEntry:
     state: StepState = StepState.PENDING
     execution_role_arn: str | None = None
     started_at: float | None = None
+    cancel_pending_at: float | None = None
     ended_at: float | None = None
     reason_message: str = ""
     failure: dict[str, str] | None = None
@@ -74,6 +79,16 @@ class StepEntry:
     def action_on_failure(self) -> str:
         """TERMINATE_CLUSTER when the request named none (EMR's default by API)."""
         return str(self.config.get("ActionOnFailure") or "TERMINATE_CLUSTER")
+
+    def state_at(self, as_of: float) -> StepState:
+        """The state at a moment since its creation."""
+        if self.ended_at is not None and self.ended_at <= as_of:
+            return self.state
+        if self.cancel_pending_at is not None and self.cancel_pending_at <= as_of:
+            return StepState.CANCEL_PENDING
+        if self.started_at is not None and self.started_at <= as_of:
+            return StepState.RUNNING
+        return StepState.PENDING
 
     @property
     def is_over(self) -> bool:
@@ -99,10 +114,20 @@ class InstanceEntry:
     ended_at: float | None = None
 
 
+class ClusterMoment(NamedTuple):
+    """What a cluster showed from a moment on."""
+
+    at: float
+    state: ClusterState
+    reason: tuple[str, str]
+
+
 @dataclass(slots=True)
 class ClusterEntry:
     """One cluster and its steps, in the order they were added.
 
+    number: of its launch, from 1; 0 until it is launched
+    story: the states it had lately, oldest first, for reads that are stale
     lost: its instances are gone; until EMR notices, the API shows the old state
     end: what TERMINATING leads to
     termination_hangs: TERMINATING stays, and its steps live on, until released
@@ -116,8 +141,10 @@ class ClusterEntry:
     protected: bool
     tags: dict[str, str]
     auto_termination_s: int | None
+    number: int = 0
     state: ClusterState = ClusterState.STARTING
     reason: tuple[str, str] = ("", "")
+    story: deque[ClusterMoment] = field(default_factory=deque)
     error_details: list[dict[str, Any]] = field(default_factory=list)
     ready_at: float | None = None
     ended_at: float | None = None
@@ -126,10 +153,12 @@ class ClusterEntry:
     pending: deque[StepEntry] = field(default_factory=deque)
     running: dict[str, StepEntry] = field(default_factory=dict)
     """RUNNING and CANCEL_PENDING steps, by id: those that hold a slot."""
-    processes: set[str] = field(default_factory=set)
-    """Ids of steps whose process was started and whose end was not yet reported."""
+    processes: dict[str, None] = field(default_factory=dict)
+    """Ids of steps whose process was started and whose end was not yet reported, in the order of starts."""
     blocked_slots: int = 0
     idle_since: float = 0.0
+    idle_timer_due: float | None = None
+    """When the next look at its idleness is due: one timer for a cluster, however often it becomes idle."""
     launch_failure: LaunchFailure | None = None
     provisioning_held: bool = False
     lost: bool = False
@@ -142,6 +171,21 @@ class ClusterEntry:
     def name(self) -> str:
         """The cluster's Name."""
         return str(self.request["Name"])
+
+    def enter(self, state: ClusterState, reason: tuple[str, str], now: float) -> None:
+        """Show another state from now on."""
+        self.state, self.reason = state, reason
+        story = self.story
+        story.append(ClusterMoment(now, state, reason))
+        while len(story) > 1 and story[1].at <= now - OLDEST_READ_S:
+            story.popleft()
+
+    def shown_at(self, as_of: float) -> ClusterMoment:
+        """What it showed at a moment since its creation."""
+        for moment in reversed(self.story):
+            if moment.at <= as_of:
+                return moment
+        return self.story[0]
 
     @property
     def is_live(self) -> bool:

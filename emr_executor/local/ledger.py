@@ -8,13 +8,14 @@ the API shows: a lost cluster's step still reads RUNNING for a while, and a canc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One event. ``at`` is epoch seconds; ``detail`` holds what the event's kind adds.
+
+    A tuple, since there are some seven to a step and the simulator makes them by the million.
 
     event: cluster_launched, cluster_state, cluster_lost, cluster_held, node_lost, step_added, step_state,
         process_started, kill_sent, process_ended, auto_termination_policy
@@ -33,7 +34,7 @@ class LedgerEntry:
 
     def as_dict(self) -> dict[str, Any]:
         """The entry as JSON holds it."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        return {key: value for key, value in self._asdict().items() if value not in (None, "")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LedgerEntry:

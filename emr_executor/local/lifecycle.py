@@ -21,6 +21,7 @@ from typing import Any
 from emr_executor.core.states import ClusterState, StepState
 from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
 from emr_executor.local.entities import (
+    OLDEST_READ_S,
     READY_CLUSTER_STATES,
     ClusterEntry,
     IdSource,
@@ -33,9 +34,6 @@ from emr_executor.local.timers import Timers
 USER_REQUEST = ("USER_REQUEST", "Terminated by user request")
 STEPS_COMPLETED = ("ALL_STEPS_COMPLETED", "Steps completed")
 STEP_FAILED = ("STEP_FAILURE", "Shut down as step failed")
-PRIMARY_LOST = ("INSTANCE_FAILURE", "The master node was terminated")
-ALL_LOST = ("INSTANCE_FAILURE", "All instances in the job flow are terminated")
-NODE_LOST = ("INSTANCE_FAILURE", "Instance was terminated.")
 
 
 class Lifecycle:
@@ -45,6 +43,7 @@ class Lifecycle:
         self.options = options
         self.ids = IdSource(id_seed)
         self.clusters: dict[str, ClusterEntry] = {}
+        self._open: dict[str, ClusterEntry] = {}
         self.ledger: list[LedgerEntry] = []
         self.effects: list[Effect] = []
         self.now = 0.0
@@ -66,17 +65,26 @@ class Lifecycle:
             act()
         self.now = max(self.now, now)
 
-    def _at(self, due: float, act: Callable[[], None]) -> None:
+    def at(self, due: float, act: Callable[[], None]) -> None:
+        """Do something when a moment has come."""
         self._timers.add(due, act)
+
+    def open_clusters(self) -> list[ClusterEntry]:
+        """Clusters that are not over, and those that a stale read may still show so; oldest launch first."""
+        forgotten = self.now - OLDEST_READ_S
+        for cluster in [c for c in self._open.values() if c.ended_at is not None and c.ended_at < forgotten]:
+            del self._open[cluster.cluster_id]
+        return list(self._open.values())
 
     # -- clusters: up ---------------------------------------------------------------------------------
 
     def launch(self, cluster: ClusterEntry) -> None:
         """Take a cluster in and start its provisioning."""
-        self.clusters[cluster.cluster_id] = cluster
+        self.clusters[cluster.cluster_id] = self._open[cluster.cluster_id] = cluster
+        cluster.number = len(self.clusters)
         self.record("cluster_launched", cluster, detail={"auto_termination_s": cluster.auto_termination_s})
         self._enter(cluster, ClusterState.STARTING)
-        self._at(self.now + self.options.start_delay_s, lambda: self._provisioned(cluster))
+        self.at(self.now + self.options.start_delay_s, lambda: self._provisioned(cluster))
 
     def _provisioned(self, cluster: ClusterEntry) -> None:
         if cluster.state is not ClusterState.STARTING or cluster.lost:
@@ -92,7 +100,7 @@ class Lifecycle:
         for instance in cluster.instances:
             instance.state = "BOOTSTRAPPING"
         self._enter(cluster, ClusterState.BOOTSTRAPPING)
-        self._at(self.now + self.options.bootstrap_delay_s, lambda: self._bootstrapped(cluster))
+        self.at(self.now + self.options.bootstrap_delay_s, lambda: self._bootstrapped(cluster))
 
     def _bootstrapped(self, cluster: ClusterEntry) -> None:
         if cluster.state is not ClusterState.BOOTSTRAPPING or cluster.lost:
@@ -122,7 +130,7 @@ class Lifecycle:
     def release_provisioning(self) -> None:
         """Let clusters that were held in STARTING go on."""
         self.hold_provisioning = False
-        for cluster in list(self.clusters.values()):
+        for cluster in self.open_clusters():
             if cluster.provisioning_held:
                 cluster.provisioning_held = False
                 self._provisioned(cluster)
@@ -144,7 +152,7 @@ class Lifecycle:
         cluster.pending.append(step)
         self.record("step_added", cluster, step, state=StepState.PENDING)
         if self.options.step_start_delay_s > 0:
-            self._at(self.now + self.options.step_start_delay_s, lambda: self.schedule(cluster))
+            self.at(self.now + self.options.step_start_delay_s, lambda: self.schedule(cluster))
 
     def schedule(self, cluster: ClusterEntry) -> None:
         """Start what fits, then say RUNNING or WAITING, then see whether the cluster has to end."""
@@ -169,7 +177,7 @@ class Lifecycle:
 
     def _start_step(self, cluster: ClusterEntry, step: StepEntry) -> None:
         cluster.running[step.step_id] = step
-        cluster.processes.add(step.step_id)
+        cluster.processes[step.step_id] = None
         step.started_at = cluster.idle_since = self.now
         self._step_state(cluster, step, StepState.RUNNING)
         self.record("process_started", cluster, step)
@@ -189,7 +197,7 @@ class Lifecycle:
         """The process of a step is gone with all its descendants. A second report changes nothing."""
         if step.step_id not in cluster.processes:
             return
-        cluster.processes.discard(step.step_id)
+        del cluster.processes[step.step_id]
         self.record("process_ended", cluster, step, detail={"exit_code": exit_code})
         if not step.is_over and not cluster.lost:
             self._end_step(cluster, step, exit_code, failure)
@@ -207,7 +215,7 @@ class Lifecycle:
         else:
             state, message = StepState.FAILED, ""
             step.failure = failure
-        self._close_step(cluster, step, state, message)
+        self.close_step(cluster, step, state, message)
         if was_cancelled and not self.options.cancelled_step_frees_slot:
             cluster.blocked_slots += 1
         if state is StepState.FAILED and cluster.is_live:
@@ -224,14 +232,14 @@ class Lifecycle:
             self.terminate(cluster, STEP_FAILED)
         elif action == "CANCEL_AND_WAIT" and not cluster.running:
             while cluster.pending:
-                self._close_step(cluster, cluster.pending[0], StepState.CANCELLED, "Job terminated")
+                self.close_step(cluster, cluster.pending[0], StepState.CANCELLED, "Job terminated")
 
     def cancel_step(self, cluster: ClusterEntry, step: StepEntry, *, force: bool) -> bool:
         """Ask for the end of one step; False when it is over already."""
         if step.is_over:
             return False
         if step.state is StepState.PENDING:
-            self._close_step(cluster, step, StepState.CANCELLED, "Job terminated")
+            self.close_step(cluster, step, StepState.CANCELLED, "Job terminated")
             self.schedule(cluster)
             return True
         already_asked = step.state is StepState.CANCEL_PENDING
@@ -239,17 +247,19 @@ class Lifecycle:
         if not already_asked:
             self._step_state(cluster, step, StepState.CANCEL_PENDING)
         if force or not already_asked:
-            self._kill(cluster, step, force=force)
+            self.kill(cluster, step, force=force)
         return True
 
-    def _close_step(self, cluster: ClusterEntry, step: StepEntry, state: StepState, message: str) -> None:
+    def close_step(self, cluster: ClusterEntry, step: StepEntry, state: StepState, message: str) -> None:
+        """Enter a terminal state; its process, if it lives, is another matter."""
         if step.state is StepState.PENDING:
             cluster.pending.remove(step)
         cluster.running.pop(step.step_id, None)
         step.ended_at, step.reason_message = self.now, message
         self._step_state(cluster, step, state)
 
-    def _kill(self, cluster: ClusterEntry, step: StepEntry, *, force: bool) -> None:
+    def kill(self, cluster: ClusterEntry, step: StepEntry, *, force: bool) -> None:
+        """Ask for the end of a step's process, if it has one."""
         if step.step_id not in cluster.processes:
             return
         self.record("kill_sent", cluster, step, detail={"force": force})
@@ -263,15 +273,22 @@ class Lifecycle:
         """Set the timer of the auto-termination policy, if one applies now."""
         if cluster.auto_termination_s is None or not self._is_idle(cluster):
             return
-        since = cluster.idle_since
-        self._at(max(self.now, since + cluster.auto_termination_s), lambda: self._idle_over(cluster, since))
+        due = max(self.now, cluster.idle_since + cluster.auto_termination_s)
+        if cluster.idle_timer_due is None or due < cluster.idle_timer_due:
+            cluster.idle_timer_due = due
+            self.at(due, lambda: self._look_whether_idle(cluster, due))
 
-    def _idle_over(self, cluster: ClusterEntry, since: float) -> None:
-        timeout_s = cluster.auto_termination_s
-        if timeout_s is None or not self._is_idle(cluster) or cluster.idle_since != since:
+    def _look_whether_idle(self, cluster: ClusterEntry, due: float) -> None:
+        if cluster.idle_timer_due != due:
             return
+        cluster.idle_timer_due = None
+        timeout_s = cluster.auto_termination_s
+        if timeout_s is None or not self._is_idle(cluster):
+            return
+        if self.now < cluster.idle_since + timeout_s:
+            self.watch_idle(cluster)
         # Termination protection also holds against the policy (the guide on auto-termination).
-        if self.now >= since + timeout_s and not cluster.protected:
+        elif not cluster.protected:
             self.terminate(cluster, self.options.auto_termination_reason)
 
     def _is_idle(self, cluster: ClusterEntry) -> bool:
@@ -299,10 +316,10 @@ class Lifecycle:
             if step.step_id in cluster.processes:
                 if step.ends_as is None:
                     step.ends_as = self.options.running_step_on_terminate
-                self._kill(cluster, step, force=False)
+                self.kill(cluster, step, force=False)
             else:
-                self._close_step(cluster, step, StepState.CANCELLED, "Job terminated")
-        self._at(self.now + self.options.terminate_delay_s, lambda: self._termination_due(cluster))
+                self.close_step(cluster, step, StepState.CANCELLED, "Job terminated")
+        self.at(self.now + self.options.terminate_delay_s, lambda: self._termination_due(cluster))
 
     def _termination_due(self, cluster: ClusterEntry) -> None:
         cluster.termination_due = True
@@ -312,7 +329,7 @@ class Lifecycle:
         if cluster.processes or cluster.is_over:
             return
         for step in [*cluster.running.values(), *cluster.pending]:
-            self._close_step(cluster, step, StepState.CANCELLED, "Job terminated")
+            self.close_step(cluster, step, StepState.CANCELLED, "Job terminated")
         cluster.ended_at = self.now
         for instance in cluster.instances:
             if instance.state != "TERMINATED":
@@ -327,40 +344,16 @@ class Lifecycle:
         if cluster.state is ClusterState.TERMINATING:
             self._shut_down(cluster)
 
-    def lose(
-        self,
-        cluster: ClusterEntry,
-        *,
-        notice_after_s: float,
-        steps_become: StepState,
-        reason: tuple[str, str] | None,
-    ) -> None:
-        """The primary node is gone now; EMR notices ``notice_after_s`` later (a minute or two on AWS)."""
-        if cluster.is_over or cluster.lost:
-            return
-        cluster.lost = True
-        self.record("cluster_lost", cluster)
-        for step in list(cluster.running.values()):
-            self._kill(cluster, step, force=True)
-        why = reason or (ALL_LOST if len(cluster.instances) == 1 else PRIMARY_LOST)
-        self._at(self.now + notice_after_s, lambda: self._notice_loss(cluster, steps_become, why))
-
-    def _notice_loss(self, cluster: ClusterEntry, steps_become: StepState, reason: tuple[str, str]) -> None:
-        for step in [*cluster.running.values(), *cluster.pending]:
-            self._close_step(cluster, step, steps_become, "Job terminated")
-        for instance in cluster.instances:
-            if instance.role == "MASTER":
-                instance.state, instance.ended_at, instance.reason = "TERMINATED", self.now, NODE_LOST
-        self.terminate(cluster, reason)
-
     # -- records --------------------------------------------------------------------------------------
 
     def _enter(self, cluster: ClusterEntry, state: ClusterState, reason: tuple[str, str] = ("", "")) -> None:
-        cluster.state, cluster.reason = state, reason
+        cluster.enter(state, reason, self.now)
         self.record("cluster_state", cluster, state=state, detail={"reason": list(reason)})
 
     def _step_state(self, cluster: ClusterEntry, step: StepEntry, state: StepState) -> None:
         step.state = state
+        if state is StepState.CANCEL_PENDING:
+            step.cancel_pending_at = self.now
         self.record("step_state", cluster, step, state=state)
 
     def record(

@@ -22,6 +22,7 @@ from emr_executor.local.requests import (
     new_cluster,
     validation,
 )
+from emr_executor.local.views import FRESH
 
 PAGE_SIZE = 50
 """ListSteps and ListClusters: 50 a page (botocore emr 2009-03-31)."""
@@ -35,6 +36,8 @@ SHUTTING_DOWN = "A job flow that is shutting down, terminated, or finished may n
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 Operation = Callable[[Lifecycle, Request], Answer]
+Read = Callable[[Lifecycle, Request, float], Answer]
+_LIVING = frozenset({"STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"})
 
 
 def run_job_flow(life: Lifecycle, request: Request) -> Answer:
@@ -58,56 +61,68 @@ def add_job_flow_steps(life: Lifecycle, request: Request) -> Answer:
     return {"StepIds": ids}
 
 
-def list_steps(life: Lifecycle, request: Request) -> Answer:
+def list_steps(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answer:
     """Steps, newest first, or in the order of StepIds."""
-    cluster = _cluster(life, request["ClusterId"])
+    cluster = _cluster(life, request["ClusterId"], as_of)
     states, ids = request.get("StepStates"), request.get("StepIds")
     if states is not None and ids is not None:
         raise invalid("Cannot specify both StepIds and StepStates.")
     if ids:
         if len(ids) > STEP_IDS_LIMIT:
             raise invalid(f"No more than {STEP_IDS_LIMIT} StepIds are allowed.")
-        return {"Steps": [views.step_view(_step(cluster, step_id)) for step_id in ids]}
+        return {"Steps": [views.step_view(_step(cluster, step_id, as_of), as_of) for step_id in ids]}
+    known = len(cluster.steps)
+    while known and cluster.steps[known - 1].created_at > as_of:
+        known -= 1
     # The marker is the place to go on from, counted from the oldest: steps added meanwhile shift nothing.
-    start = _marker(request, default=len(cluster.steps))
-    oldest = max(0, len(cluster.steps) - VISIBLE_STEPS)
+    oldest = max(0, known - VISIBLE_STEPS)
     page: list[StepEntry] = []
-    position = min(start, len(cluster.steps))
+    position = min(_marker(request, default=known), known)
     while position > oldest and len(page) < PAGE_SIZE:
         position -= 1
-        if not states or cluster.steps[position].state in states:
+        if not states or cluster.steps[position].state_at(as_of) in states:
             page.append(cluster.steps[position])
     more = position > oldest and (
-        not states or any(step.state in states for step in cluster.steps[oldest:position])
+        not states or any(step.state_at(as_of) in states for step in cluster.steps[oldest:position])
     )
-    return {"Steps": [views.step_view(step) for step in page], **({"Marker": str(position)} if more else {})}
+    answer: Answer = {"Steps": [views.step_view(step, as_of) for step in page]}
+    return answer | {"Marker": str(position)} if more else answer
 
 
-def describe_step(life: Lifecycle, request: Request) -> Answer:
+def describe_step(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answer:
     """One step."""
-    return {"Step": views.step_detail(_step(_cluster(life, request["ClusterId"]), request["StepId"]))}
+    step = _step(_cluster(life, request["ClusterId"], as_of), request["StepId"], as_of)
+    return {"Step": views.step_detail(step, as_of)}
 
 
-def describe_cluster(life: Lifecycle, request: Request) -> Answer:
+def describe_cluster(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answer:
     """One cluster, in every state."""
-    return {"Cluster": views.cluster_detail(_cluster(life, request["ClusterId"]), life.options)}
+    cluster = _cluster(life, request["ClusterId"], as_of)
+    return {"Cluster": views.cluster_detail(cluster, life.options, as_of)}
 
 
-def list_clusters(life: Lifecycle, request: Request) -> Answer:
+def list_clusters(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answer:
     """Clusters, newest first; EMR promises no order."""
     states = request.get("ClusterStates")
-    after, before = request.get("CreatedAfter"), request.get("CreatedBefore")
-    clusters = [
-        cluster
-        for cluster in reversed(life.clusters.values())
-        if (not states or cluster.state in states)
-        and (after is None or cluster.created_at > after)
-        and (before is None or cluster.created_at < before)
-    ]
-    start = _marker(request, default=0)
-    page = clusters[start : start + PAGE_SIZE]
-    marker = {"Marker": str(start + PAGE_SIZE)} if start + PAGE_SIZE < len(clusters) else {}
-    return {"Clusters": [views.cluster_summary(cluster, life.options) for cluster in page], **marker}
+    after, before = request.get("CreatedAfter", -FRESH), request.get("CreatedBefore", FRESH)
+    # The marker is the number of the launch to go on below: launches meanwhile shift nothing.
+    below = _marker(request, default=len(life.clusters) + 1)
+    among = life.open_clusters() if states and _LIVING.issuperset(states) else life.clusters.values()
+    page: list[ClusterEntry] = []
+    more = False
+    for cluster in reversed(among):
+        if cluster.created_at <= after:
+            break
+        if cluster.number >= below or cluster.created_at > as_of or cluster.created_at >= before:
+            continue
+        if states and cluster.shown_at(as_of).state not in states:
+            continue
+        if len(page) == PAGE_SIZE:
+            more = True
+            break
+        page.append(cluster)
+    answer: Answer = {"Clusters": [views.cluster_summary(one, life.options, as_of) for one in page]}
+    return answer | {"Marker": str(page[-1].number)} if more else answer
 
 
 def cancel_steps(life: Lifecycle, request: Request) -> Answer:
@@ -272,13 +287,16 @@ def list_bootstrap_actions(life: Lifecycle, request: Request) -> Answer:
     }
 
 
-OPERATIONS: dict[str, Operation] = {
-    "RunJobFlow": run_job_flow,
-    "AddJobFlowSteps": add_job_flow_steps,
+READS: dict[str, Read] = {
     "ListSteps": list_steps,
     "DescribeStep": describe_step,
     "DescribeCluster": describe_cluster,
     "ListClusters": list_clusters,
+}
+"""Operations whose answer may be stale."""
+OPERATIONS: dict[str, Operation] = {
+    "RunJobFlow": run_job_flow,
+    "AddJobFlowSteps": add_job_flow_steps,
     "CancelSteps": cancel_steps,
     "TerminateJobFlows": terminate_job_flows,
     "SetTerminationProtection": set_termination_protection,
@@ -310,9 +328,9 @@ def _set_idle_timeout(life: Lifecycle, cluster: ClusterEntry, timeout_s: int | N
     life.watch_idle(cluster)
 
 
-def _cluster(life: Lifecycle, cluster_id: str) -> ClusterEntry:
+def _cluster(life: Lifecycle, cluster_id: str, as_of: float = FRESH) -> ClusterEntry:
     cluster = life.clusters.get(cluster_id)
-    if cluster is None:
+    if cluster is None or cluster.created_at > as_of:
         raise invalid(f"Cluster id '{cluster_id}' is not valid.", error_code="NoSuchCluster")
     return cluster
 
@@ -324,9 +342,9 @@ def _job_flow(life: Lifecycle, cluster_id: str) -> ClusterEntry:
     return cluster
 
 
-def _step(cluster: ClusterEntry, step_id: str) -> StepEntry:
+def _step(cluster: ClusterEntry, step_id: str, as_of: float = FRESH) -> StepEntry:
     step = cluster.by_id.get(step_id)
-    if step is None:
+    if step is None or step.created_at > as_of:
         raise invalid(f"Step id '{step_id}' is not valid.")
     return step
 

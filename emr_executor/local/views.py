@@ -1,13 +1,25 @@
-"""What the API shows of the model's state, in boto3's shapes. Times are epoch seconds; absent is absent."""
+"""What the API shows of the model's state, in boto3's shapes. Times are epoch seconds; absent is absent.
+
+as_of: the moment whose state is shown, at or after the creation of what is shown; ``FRESH`` is now
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from emr_executor.core.states import ClusterState
-from emr_executor.local.entities import ClusterEntry, InstanceEntry, ModelOptions, StepEntry
+from emr_executor.core.states import TERMINAL_STEP_STATES, ClusterState
+from emr_executor.local.entities import (
+    LIVE_CLUSTER_STATES,
+    ClusterEntry,
+    InstanceEntry,
+    ModelOptions,
+    StepEntry,
+)
 from emr_executor.local.requests import instance_owners
+
+FRESH = math.inf
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,40 +37,44 @@ def _reason(reason: tuple[str, str]) -> dict[str, str]:
     return {key: value for key, value in (("Code", code), ("Message", message)) if value}
 
 
-def cluster_status(cluster: ClusterEntry) -> dict[str, Any]:
+def _by(moment: float | None, as_of: float) -> float | None:
+    return moment if moment is not None and moment <= as_of else None
+
+
+def cluster_status(cluster: ClusterEntry, as_of: float = FRESH) -> dict[str, Any]:
     """ClusterStatus."""
-    return without_none(
-        {
-            "State": str(cluster.state),
-            "StateChangeReason": _reason(cluster.reason),
-            "Timeline": without_none(
-                {
-                    "CreationDateTime": cluster.created_at,
-                    "ReadyDateTime": cluster.ready_at,
-                    "EndDateTime": cluster.ended_at,
-                }
-            ),
-            "ErrorDetails": cluster.error_details or None,
-        }
-    )
+    _, state, reason = cluster.shown_at(as_of)
+    timeline = {"CreationDateTime": cluster.created_at}
+    if (ready_at := _by(cluster.ready_at, as_of)) is not None:
+        timeline["ReadyDateTime"] = ready_at
+    if (ended_at := _by(cluster.ended_at, as_of)) is not None:
+        timeline["EndDateTime"] = ended_at
+    status: dict[str, Any] = {
+        "State": state.value,
+        "StateChangeReason": _reason(reason),
+        "Timeline": timeline,
+    }
+    if cluster.error_details and state not in LIVE_CLUSTER_STATES:
+        status["ErrorDetails"] = cluster.error_details
+    return status
 
 
-def cluster_summary(cluster: ClusterEntry, options: ModelOptions) -> dict[str, Any]:
+def cluster_summary(cluster: ClusterEntry, options: ModelOptions, as_of: float = FRESH) -> dict[str, Any]:
     """ClusterSummary, as ListClusters holds it."""
     return {
         "Id": cluster.cluster_id,
         "Name": cluster.name,
-        "Status": cluster_status(cluster),
+        "Status": cluster_status(cluster, as_of),
         "NormalizedInstanceHours": 0,
         "ClusterArn": cluster_arn(cluster, options),
     }
 
 
-def cluster_detail(cluster: ClusterEntry, options: ModelOptions) -> dict[str, Any]:
-    """Cluster, as DescribeCluster holds it."""
+def cluster_detail(cluster: ClusterEntry, options: ModelOptions, as_of: float = FRESH) -> dict[str, Any]:
+    """Cluster, as DescribeCluster holds it; only its status is ever stale."""
     request, instances = cluster.request, cluster.request["Instances"]
     provisioned = cluster.state is not ClusterState.STARTING and not cluster.launch_failure
-    return cluster_summary(cluster, options) | without_none(
+    return cluster_summary(cluster, options, as_of) | without_none(
         {
             "Ec2InstanceAttributes": without_none(
                 {
@@ -94,8 +110,23 @@ def cluster_detail(cluster: ClusterEntry, options: ModelOptions) -> dict[str, An
     )
 
 
-def step_view(step: StepEntry) -> dict[str, Any]:
+def step_view(step: StepEntry, as_of: float = FRESH) -> dict[str, Any]:
     """StepSummary; Step adds only the execution role (botocore emr 2009-03-31)."""
+    state = step.state_at(as_of)
+    is_over = state in TERMINAL_STEP_STATES
+    timeline = {"CreationDateTime": step.created_at}
+    if (started_at := _by(step.started_at, as_of)) is not None:
+        timeline["StartDateTime"] = started_at
+    if is_over and step.ended_at is not None:
+        timeline["EndDateTime"] = step.ended_at
+    said = step.reason_message if is_over else ""
+    status: dict[str, Any] = {
+        "State": state.value,
+        "StateChangeReason": {"Message": said} if said else {},
+        "Timeline": timeline,
+    }
+    if is_over and step.failure is not None:
+        status["FailureDetails"] = step.failure
     jar_step = step.config["HadoopJarStep"]
     return {
         "Id": step.step_id,
@@ -113,26 +144,13 @@ def step_view(step: StepEntry) -> dict[str, Any]:
             }
         ),
         "ActionOnFailure": step.action_on_failure,
-        "Status": without_none(
-            {
-                "State": str(step.state),
-                "StateChangeReason": {"Message": step.reason_message} if step.reason_message else {},
-                "FailureDetails": step.failure,
-                "Timeline": without_none(
-                    {
-                        "CreationDateTime": step.created_at,
-                        "StartDateTime": step.started_at,
-                        "EndDateTime": step.ended_at,
-                    }
-                ),
-            }
-        ),
+        "Status": status,
     }
 
 
-def step_detail(step: StepEntry) -> dict[str, Any]:
+def step_detail(step: StepEntry, as_of: float = FRESH) -> dict[str, Any]:
     """Step, as DescribeStep holds it."""
-    return step_view(step) | without_none({"ExecutionRoleArn": step.execution_role_arn})
+    return step_view(step, as_of) | without_none({"ExecutionRoleArn": step.execution_role_arn})
 
 
 def instance_view(instance: InstanceEntry, *, fleet: bool) -> dict[str, Any]:
