@@ -12,25 +12,28 @@ would stop queueing at that number, and a parked try costs the scheduler nothing
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from airflow.configuration import conf
 from airflow.exceptions import AirflowConfigException
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import select
 from sqlalchemy.orm import object_session
 
 from emr_executor.agent_process import AgentProcess
 from emr_executor.config import Settings
 from emr_executor.config_load import load_settings
-from emr_executor.core.model import TaskKey, Workload, WorkloadId
+from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
+from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
 from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
@@ -42,6 +45,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 OUTCOMES_A_SYNC = 500
+LATE_A_SYNC = 500
+ALONE_A_SYNC = 20
+"""So many of those that could not be stored together are stored one by one in one loop of the scheduler."""
+ATTEMPTS_TO_STORE = 3
+"""After so many a workload that the database itself refuses fails, with the database's words."""
 KNOWN_AIRFLOW_MINORS = ("3.3",)
 """Minor versions whose private Task SDK classes ``task.supervise`` was written against."""
 ERROR_QUIET_S = 30.0
@@ -69,8 +77,12 @@ class EmrExecutor(BaseExecutor):
         self._refusal: str | None = None
         self._agent: AgentProcess | None = None
         self._parked: dict[WorkloadId, TaskInstanceKey | None] = {}
+        # What the scheduler was promised and the store does not have yet: made in ``sync``.
         self._late: dict[WorkloadId, Workload] = {}
+        self._failures: Counter[WorkloadId] = Counter()
+        self._to_adopt: set[WorkloadId] = set()
         self._to_cancel: dict[WorkloadId, str] = {}
+        self._revoked: dict[WorkloadId, TaskInstanceKey | None] = {}
         self._quiet_until = 0.0
 
     # -- life ------------------------------------------------------------------------------------
@@ -113,13 +125,18 @@ class EmrExecutor(BaseExecutor):
         if self._settings is None:
             self._fail_refused(workload)
             return
-        accepted = to_workload(workload, self._settings, self._job_id, datetime.now(tz=UTC))
+        try:
+            accepted = to_workload(workload, self._settings, self._job_id, datetime.now(tz=UTC))
+        except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
+            self._fail(workload.key, workload.log_path, f"EmrExecutor cannot read this task: {error!r}")
+            return
+        self._forget(accepted.workload_id)
         self._parked[accepted.workload_id] = workload.key
         try:
             connection = session.connection()
-            with _savepoint(connection):
+            with savepoint(connection):
                 scheduler_store.accept(connection, [accepted])
-        except SQLAlchemyError:
+        except Exception:
             # The savepoint is rolled back, QUEUED stays: it is accepted in one of the next loops.
             self.log.exception("emr_executor could not store %s now; it tries again", workload.key)
             self._late[accepted.workload_id] = accepted
@@ -137,41 +154,47 @@ class EmrExecutor(BaseExecutor):
                 self.log.exception("emr_executor could not sync; it tries again in the next loop")
 
     def sync(self) -> None:
-        """Hand outcomes to the scheduler: at most two statements, whatever is parked."""
+        """Hand outcomes to the scheduler: at most two statements, whatever is parked.
+
+        Before that come what could not be written earlier; nothing of it holds up anything behind it. Raises
+        the first error when all was tried.
+        """
         if self._settings is None:
             return
-        if self._late or self._to_cancel:
-            self._in_own_transaction(self._send_late)
-            self._in_own_transaction(self._send_cancels)
-            return
-        outcomes = self._in_own_transaction(
-            lambda session: scheduler_store.take_outcomes(
-                session.connection(), self._job_id or 0, OUTCOMES_A_SYNC
-            )
-        )
-        for outcome in outcomes:
-            self._parked.pop(outcome.workload_id, None)
-            # The Execution API already has the real state; SUCCESS says "the executor is done with it"
-            # and is what frees a try that was cleared while it ran (process_executor_events).
-            super().change_state(_airflow_key(outcome.key), TaskInstanceState.SUCCESS)
+        self._revoked.clear()
+        errors: list[Exception] = []
+        for part in (self._store_late, self._adopt_late, self._send_cancels, self._take_outcomes):
+            try:
+                part()
+            except Exception as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
-        """The scheduler failed a try itself (heartbeat purge): drop it at once and cancel its step."""
-        for workload_id in [w for w, parked in self._parked.items() if parked == key]:
-            del self._parked[workload_id]
+        """The scheduler failed a try itself (purge, too often stuck): drop it at once and cancel its step."""
+        known = self._parked | self._revoked
+        for workload_id in [w for w, held in known.items() if held == key]:
+            self._forget(workload_id)
             self._to_cancel[workload_id] = f"the scheduler set the try to {state}"
         super().change_state(key, state, info, remove_running)
 
     def has_task(self, task_instance: TaskInstance) -> bool:
         """Whether this scheduler's executor has the try parked."""
-        return _workload_id(task_instance) in self._parked or super().has_task(task_instance)
+        return workload_id_of(task_instance) in self._parked or super().has_task(task_instance)
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
-        """Stop a try that was stuck in queued; never raises."""
+        """A try was QUEUED for ``[scheduler] task_queued_timeout``; never raises.
+
+        Its row stays as it is. Airflow queues the try again under the same id, and it goes on where it
+        stands, its place in the line included; or fails it, too often stuck, and says so with
+        ``change_state`` at once.
+        """
         with suppress(Exception):
-            workload_id = _workload_id(ti)
-            self._parked.pop(workload_id, None)
-            self._to_cancel[workload_id] = "revoked by the scheduler"
+            workload_id = workload_id_of(ti)
+            key = self._parked.get(workload_id)
+            self._forget(workload_id)
+            self._revoked[workload_id] = key or ti.key
 
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
         """Take over the tries of a dead scheduler; those that are not ours are returned."""
@@ -180,8 +203,13 @@ class EmrExecutor(BaseExecutor):
         try:
             return self._adopt(tis, self._settings)
         except Exception:
-            # Returned tries would be reset and their steps run twice: leave them for the next look.
-            self.log.exception("emr_executor could not adopt %d tries; it tries again", len(tis))
+            # Returned tries would be reset and their steps run twice: Airflow makes us their owner, and
+            # the next ``sync`` adopts those that are ours.
+            self.log.exception("emr_executor could not adopt %d tries now; it tries again", len(tis))
+            for ti in tis:
+                ti.last_heartbeat_at = datetime.now(tz=UTC)
+                self._parked[workload_id_of(ti)] = None
+                self._to_adopt.add(workload_id_of(ti))
             return []
 
     @property
@@ -232,102 +260,135 @@ class EmrExecutor(BaseExecutor):
         )
 
     def _fail_refused(self, workload: workloads.ExecuteTask) -> None:
-        text = self._refusal or "EmrExecutor has not been started"
-        tell_refused(workload.log_path, text)
-        self.log_task_event(event="emr_executor refused", extra=text, ti_key=workload.key)
-        super().change_state(workload.key, TaskInstanceState.FAILED, text)
+        self._fail(workload.key, workload.log_path, self._refusal or "EmrExecutor has not been started")
 
-    def _send_late(self, session: Session) -> None:
-        scheduler_store.accept(session.connection(), list(self._late.values()))
-        self._late.clear()
+    def _fail(self, key: TaskInstanceKey, log_path: str | None, text: str) -> None:
+        tell_refused(log_path, text)
+        self.log_task_event(event="emr_executor refused", extra=text, ti_key=key)
+        super().change_state(key, TaskInstanceState.FAILED, text)
 
-    def _send_cancels(self, session: Session) -> None:
-        asked, self._to_cancel = self._to_cancel, {}
+    def _forget(self, workload_id: WorkloadId) -> None:
+        """What the scheduler says now of a try replaces what it said before."""
+        for debt in (self._parked, self._late, self._to_cancel, self._revoked, self._failures):
+            debt.pop(workload_id, None)
+        self._to_adopt.discard(workload_id)
+
+    def _store_late(self) -> None:
+        """All in one statement, or one by one where that fails, so that each fails for itself alone."""
+        batch = list(self._late.values())[:LATE_A_SYNC]
+        if not batch:
+            return
         try:
-            reasons = sorted(set(asked.values()))
-            for reason in reasons:
-                ids = [workload_id for workload_id, why in asked.items() if why == reason]
-                scheduler_store.ask_cancel(session.connection(), ids, reason)
-        except Exception:
-            self._to_cancel = asked | self._to_cancel
-            raise
+            self._accept(batch)
+        except Exception as error:
+            if len(batch) == 1 and not is_of_the_row(error):
+                raise
+        else:
+            return
+        for workload in batch[:ALONE_A_SYNC]:
+            try:
+                self._accept([workload])
+            except Exception as error:
+                # Behind all others, which are tried before it next time.
+                self._late[workload.workload_id] = self._late.pop(workload.workload_id)
+                if not is_of_the_row(error):
+                    raise
+                self._count_failure(workload, error)
+
+    def _accept(self, batch: Sequence[Workload]) -> None:
+        self._in_own_transaction(lambda session: scheduler_store.accept(session.connection(), batch))
+        for workload in batch:
+            self._late.pop(workload.workload_id, None)
+            self._failures.pop(workload.workload_id, None)
+
+    def _count_failure(self, workload: Workload, error: Exception) -> None:
+        self._failures[workload.workload_id] += 1
+        if self._failures[workload.workload_id] < ATTEMPTS_TO_STORE:
+            return
+        self._forget(workload.workload_id)
+        cause = getattr(error, "orig", None) or error
+        self._fail(
+            airflow_key(workload.key),
+            workload.log_path,
+            f"EmrExecutor cannot store this task, in {ATTEMPTS_TO_STORE} attempts: {cause!r}",
+        )
+
+    def _adopt_late(self) -> None:
+        """Tries that Airflow made ours while our statement failed.
+
+        Those that the store does not know go silent, and Airflow purges them.
+        """
+        ids = sorted(self._to_adopt)[:LATE_A_SYNC]
+        settings = self._settings
+        if not ids or settings is None:
+            return
+
+        def adopt(session: Session) -> None:
+            from airflow.models.taskinstance import TaskInstance
+
+            ours = (
+                TaskInstance.id.in_([UUID(workload_id) for workload_id in ids]),
+                TaskInstance.queued_by_job_id == self._job_id,
+            )
+            if tis := session.scalars(select(TaskInstance).where(*ours)).all():
+                self._adopt(tis, settings)
+
+        self._in_own_transaction(adopt)
+        for workload_id in ids:
+            self._to_adopt.discard(workload_id)
+            if self._parked.get(workload_id) is None:
+                self._parked.pop(workload_id, None)
+
+    def _send_cancels(self) -> None:
+        # Of a try that is not adopted yet we are not the owner.
+        asked = {w: why for w, why in self._to_cancel.items() if w not in self._to_adopt}
+        for reason in sorted(set(asked.values())):
+            ids = [workload_id for workload_id, why in asked.items() if why == reason]
+            self._in_own_transaction(partial(self._cancel, ids, reason))
+            for workload_id in ids:
+                del self._to_cancel[workload_id]
+
+    def _cancel(self, ids: Sequence[WorkloadId], reason: str, session: Session) -> None:
+        scheduler_store.ask_cancel(session.connection(), ids, reason, self._job_id)
+
+    def _take_outcomes(self) -> None:
+        outcomes = self._in_own_transaction(
+            lambda session: scheduler_store.take_outcomes(
+                session.connection(), self._job_id or 0, OUTCOMES_A_SYNC
+            )
+        )
+        for outcome in outcomes:
+            if outcome.workload_id in self._late:
+                # The end of an earlier hand-over of the same id, whose row starts anew once this is stored.
+                continue
+            self._parked.pop(outcome.workload_id, None)
+            # The Execution API already has the real state; SUCCESS says "the executor is done with it"
+            # and is what frees a try that was cleared while it ran (process_executor_events).
+            super().change_state(airflow_key(outcome.key), TaskInstanceState.SUCCESS)
 
     def _adopt(self, tis: Sequence[TaskInstance], settings: Settings) -> Sequence[TaskInstance]:
         session = object_session(tis[0])
         if session is None:
             return tis
-        by_id = {_workload_id(ti): ti for ti in tis}
-        job_id = self._job_id or 0
-        adopted = scheduler_store.adopt(session.connection(), list(by_id), job_id)
-        for workload_id, ti in by_id.items():
-            if workload_id not in adopted and ti.state == TaskInstanceState.QUEUED:
-                # QUEUED was committed, our row was not: the scheduler died in between.
-                workload = workloads.ExecuteTask.make(ti)
-                now = datetime.now(tz=UTC)
-                scheduler_store.accept(session.connection(), [to_workload(workload, settings, job_id, now)])
-                adopted.add(workload_id)
-        for workload_id in adopted:
-            ti = by_id[workload_id]
+        by_id = {workload_id_of(ti): ti for ti in tis}
+        job_id, connection = self._job_id or 0, session.connection()
+        # No flush: what the session has pending would be lost with the savepoint, and thought written.
+        with session.no_autoflush, savepoint(connection):
+            adopted = scheduler_store.adopt(connection, list(by_id), job_id)
+            # QUEUED was committed, our row was not: the scheduler died in between.
+            lost = [w for w, ti in by_id.items() if w not in adopted and ti.state == TaskInstanceState.QUEUED]
+            now = datetime.now(tz=UTC)
+            made = [to_workload(workloads.ExecuteTask.make(by_id[w]), settings, job_id, now) for w in lost]
+            scheduler_store.accept(connection, made)
+            keys = {workload_id: by_id[workload_id].key for workload_id in (*adopted, *lost)}
+        for workload_id, key in keys.items():
             # The purge of silent tries starts seconds after adoption, before the agent's next heartbeat.
-            ti.last_heartbeat_at = datetime.now(tz=UTC)
-            self._parked[workload_id] = ti.key
-        return [ti for workload_id, ti in by_id.items() if workload_id not in adopted]
+            by_id[workload_id].last_heartbeat_at = now
+            self._parked[workload_id] = key
+        return [ti for workload_id, ti in by_id.items() if workload_id not in keys]
 
     def _in_own_transaction(self, work: Callable[[Session], _T]) -> _T:
         from airflow.utils.session import create_session
 
         with create_session(scoped=False) as session:
             return work(session)
-
-
-def to_workload(
-    workload: workloads.ExecuteTask, settings: Settings, job_id: int | None, now: datetime
-) -> Workload:
-    """Airflow's workload as ours; its token is left behind (the agent mints its own)."""
-    ti = workload.ti
-    pool = settings.pool_of_queue(ti.queue) or settings.cluster_pools[0]
-    body = workload.model_dump(mode="json", exclude={"token"})
-    return Workload(
-        workload_id=WorkloadId(str(ti.id)),
-        key=TaskKey(
-            dag_id=ti.dag_id,
-            task_id=ti.task_id,
-            run_id=ti.run_id,
-            try_number=ti.try_number,
-            map_index=-1 if ti.map_index is None else ti.map_index,
-        ),
-        cluster_pool=pool.name,
-        queue=ti.queue,
-        priority_weight=ti.priority_weight,
-        accepted_at=now,
-        scheduler_job_id=job_id,
-        workload=body,
-        # model_dump drops it (airflow/executors/workloads/task.py, exclude=True).
-        executor_config=dict(ti.executor_config or {}),
-        log_path=workload.log_path,
-    )
-
-
-def _savepoint(connection: Connection) -> AbstractContextManager[object]:
-    """Keeps a failed statement from spoiling the scheduler's transaction.
-
-    On the connection, since the session's own savepoint looks like a commit to the scheduler's guard
-    (airflow/utils/sqlalchemy.py). SQLite needs none, and its driver would begin a transaction with it.
-    """
-    return nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested()
-
-
-def _workload_id(ti: TaskInstance) -> WorkloadId:
-    return WorkloadId(str(ti.id))
-
-
-def _airflow_key(key: TaskKey) -> TaskInstanceKey:
-    from airflow.models.taskinstancekey import TaskInstanceKey
-
-    return TaskInstanceKey(
-        dag_id=key.dag_id,
-        task_id=key.task_id,
-        run_id=key.run_id,
-        try_number=key.try_number,
-        map_index=key.map_index,
-    )

@@ -70,12 +70,13 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.agent.main": Rule(ours=None, theirs=None),
     "emr_executor.executor": Rule(
-        ours=_names("core errors config config_load store agent_process executor_watch refusal"),
+        ours=_names("core errors config config_load store agent_process executor_watch handover refusal"),
         theirs=_names("airflow sqlalchemy"),
     ),
     "emr_executor.executor_watch": Rule(
         ours=_names("agent core errors config store"), theirs=_names("airflow sqlalchemy")
     ),
+    "emr_executor.handover": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
     "emr_executor.agent_process": Rule(),
     "emr_executor.lossy": Rule(),
     "emr_executor.refusal": Rule(theirs=_names("airflow")),

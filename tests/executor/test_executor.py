@@ -157,12 +157,105 @@ def test_a_try_that_the_scheduler_purged_is_dropped_at_once_and_its_step_cancell
     assert stored(str(task.ti.id)).target == "CANCEL"
 
 
-def test_revoking_never_raises_and_asks_to_cancel(executor: EmrExecutor) -> None:
-    store(workload("w1"))
-    executor.revoke_task(ti=SimpleNamespace(id="w1"))  # type: ignore[arg-type]
+def queued(executor: EmrExecutor, task: workloads.ExecuteTask) -> str:
+    """The task is queued; the id of its workload."""
+    with create_session() as session:
+        executor.queue_workload(task, session)
+    return str(task.ti.id)
+
+
+def ti_of(task: workloads.ExecuteTask) -> Any:
+    return SimpleNamespace(id=task.ti.id, key=task.key)
+
+
+def test_a_try_that_is_stuck_in_queued_goes_on_where_it_stands_when_it_is_queued_again(
+    executor: EmrExecutor,
+) -> None:
+    """SJR:3015: revoked, SCHEDULED, and QUEUED again under the same id before the next ``sync``."""
+    task = execute_task()
+    workload_id = queued(executor, task)
+    before = stored(workload_id)
+    executor.revoke_task(ti=ti_of(task))
     executor.revoke_task(ti=None)  # type: ignore[arg-type]
+    assert not executor.has_task(ti_of(task))
+    queued(executor, task)
     executor.sync()
-    assert (stored("w1").target, stored("w1").cancel_reason) == ("CANCEL", "revoked by the scheduler")
+    assert stored(workload_id) == before
+    assert executor.has_task(ti_of(task))
+
+
+def test_a_try_that_is_stuck_too_often_is_cancelled(executor: EmrExecutor) -> None:
+    """SJR:3115: revoked, set to FAILED, and ``executor.fail`` in the same breath."""
+    task = execute_task()
+    workload_id = queued(executor, task)
+    executor.revoke_task(ti=ti_of(task))
+    executor.fail(task.key)
+    executor.sync()
+    assert stored(workload_id).target == "CANCEL"
+    assert executor.event_buffer == {task.key: (TaskInstanceState.FAILED, None)}
+
+
+def test_a_late_cancel_does_not_reach_a_try_that_was_taken_over_again(executor: EmrExecutor) -> None:
+    task = execute_task()
+    workload_id = queued(executor, task)
+    executor.change_state(task.key, TaskInstanceState.FAILED)
+    queued(executor, task)
+    executor.sync()
+    assert stored(workload_id).target == "RUN"
+    executor.change_state(task.key, TaskInstanceState.FAILED)
+    other = EmrExecutor()
+    other.job_id, other._settings = 8, SETTINGS
+    queued(other, task)
+    executor.sync()
+    assert (stored(workload_id).target, stored(workload_id).scheduler_job_id) == ("RUN", 8)
+
+
+def unstorable() -> workloads.ExecuteTask:
+    """What JSON cannot hold."""
+    task = execute_task("poison")
+    return task.model_copy(update={"ti": task.ti.model_copy(update={"executor_config": {"k": object()}})})
+
+
+def test_a_workload_that_cannot_be_stored_holds_up_nothing_and_fails_with_the_reason(
+    executor: EmrExecutor,
+) -> None:
+    poison, good, purged = unstorable(), execute_task("good"), execute_task("purged")
+    purged_id = queued(executor, purged)
+    executor.change_state(purged.key, TaskInstanceState.FAILED)
+    executor.event_buffer.clear()
+    queued(executor, poison)
+    METADATA.drop_all(airflow_settings.engine)
+    try:
+        good_id = queued(executor, good)
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+    store(workload(purged_id), workload("f", state=WorkloadState.FINISHED, finished_at=NOW))
+    executor.sync()
+    assert stored(good_id).state == "ACCEPTED"
+    assert stored(purged_id).target == "CANCEL"
+    assert [key.task_id for key in executor.event_buffer] == ["f"]
+    executor.sync()
+    executor.sync()
+    (state, why) = executor.event_buffer[poison.key]
+    assert state == TaskInstanceState.FAILED
+    assert "cannot store this task, in 3 attempts: TypeError" in why
+    assert not executor.has_task(ti_of(poison))
+    executor.event_buffer.clear()
+    executor.sync()
+    assert executor.event_buffer == {}
+
+
+def test_what_could_not_be_stored_is_forgotten_when_airflow_takes_it_back(executor: EmrExecutor) -> None:
+    METADATA.drop_all(airflow_settings.engine)
+    task = execute_task()
+    try:
+        queued(executor, task)
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+    executor.revoke_task(ti=ti_of(task))
+    executor.sync()
+    with airflow_settings.engine.connect() as connection:
+        assert connection.execute(select(WORKLOAD)).all() == []
 
 
 def test_a_refusing_executor_fails_its_tasks_with_the_text(executor: EmrExecutor) -> None:
