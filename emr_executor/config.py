@@ -90,6 +90,8 @@ class Settings(_Frozen):
     task_runner_parallelism: prepare and finish phases at once on one agent's host
     task_heartbeat_interval_s: how often a parked try is heartbeaten; a third of
         Airflow's ``[scheduler] task_instance_heartbeat_timeout`` or less
+    task_heartbeat_timeout_s: that option of Airflow's: after it Airflow fails a silent try
+    agent_hang_s: how long an agent's event loop may stand still before it is ended and started anew
     lease_s: how long the steering agent may be silent before another takes over
     claim_s: how long a phase's process may be silent before its phase is run again
     output_interval_s: cadence of driver output from the cluster to the task log
@@ -111,6 +113,8 @@ class Settings(_Frozen):
     agent: Literal["child", "service"] = "child"
     task_runner_parallelism: Annotated[int, Field(ge=1, le=256)] = 4
     task_heartbeat_interval_s: Seconds = 60.0
+    task_heartbeat_timeout_s: Seconds = 300.0
+    agent_hang_s: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 30.0
     lease_s: Seconds = 20.0
     claim_s: Seconds = 45.0
     output_interval_s: Seconds = 15.0
@@ -123,6 +127,11 @@ class Settings(_Frozen):
     finish_attempts: Annotated[int, Field(ge=1)] = 60
     keep_history_s: SecondsOrNever = 30 * 86_400.0
     keep_staging_s: SecondsOrNever = 14 * 86_400.0
+
+    @property
+    def outage_s(self) -> float:
+        """How long Airflow's API server may be away without a harm to a try that has just been heard of."""
+        return max(self.task_heartbeat_timeout_s - self.task_heartbeat_interval_s, 0.0)
 
     def pool_of_queue(self, queue: str) -> ClusterPool | None:
         """The cluster pool that serves an Airflow queue, or None."""

@@ -82,7 +82,9 @@ def load_settings_from(
         reading.check_together(settings, airflow_heartbeat_timeout_s)
     if reading.problems or settings is None:
         raise ConfigError(reading.problems)
-    return settings
+    if airflow_heartbeat_timeout_s is None:
+        return settings
+    return settings.model_copy(update={"task_heartbeat_timeout_s": airflow_heartbeat_timeout_s})
 
 
 @dataclass

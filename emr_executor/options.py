@@ -209,6 +209,18 @@ OPTIONS: tuple[Option, ...] = (
         ),
     ),
     Option(
+        name="agent_hang_timeout",
+        part="settings",
+        field="agent_hang_s",
+        kind="duration",
+        default="30",
+        example="30",
+        description=(
+            "How long an agent may stand still, blocked or stopped, before it is ended and started again:\n"
+            "by the scheduler whose child it is, by itself as a service. At least 5 seconds."
+        ),
+    ),
+    Option(
         name="lease_timeout",
         part="settings",
         field="lease_s",

@@ -108,8 +108,8 @@ class Heartbeats:
 class _Sending:
     """Heartbeats for some tries, in their order, until all are sent or nobody answers.
 
-    After a row of failures one try from the far end of the line is asked as well: when that is answered, it is
-    the tries at the front that fail and not the server, and the line moves on past them.
+    After a row of failures one try from the far end of the line is asked as well: when that is answered, it
+    is the tries at the front that fail and not the server, and the line moves on past them.
     """
 
     def __init__(self, api: TaskApi, clock: Clock, targets: Sequence[Target]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -15,7 +15,7 @@ from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.steering import Steering
 from emr_executor.config import Settings
-from emr_executor.errors import EmrExecutorError, StaleWriter, TryAgain
+from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain
 from emr_executor.ports import Clock
 
 UNWANTED_INTERVAL_S = 5.0
@@ -48,6 +48,17 @@ class Agent:
         self._heartbeats, self._housekeeping = heartbeats, housekeeping
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
+        self._rounds: dict[object, float] = {}
+
+    @property
+    def is_steering(self) -> bool:
+        """Whether this agent holds the lease now."""
+        return self._lease.token is not None
+
+    @property
+    def longest_round_s(self) -> float:
+        """How long the slowest loop is at its present round; a round that never ends is a deadlock."""
+        return self._clock.monotonic() - min(self._rounds.values(), default=self._clock.monotonic())
 
     def stop(self) -> None:
         """Begin the orderly end: loops stop, running phases end, the lease is handed back."""
@@ -55,8 +66,8 @@ class Agent:
         self._wake_steering.set()
         self._wake_phases.set()
 
-    async def run(self) -> None:
-        """Run every loop until ``stop``."""
+    async def run(self, also: Sequence[tuple[Callable[[], Awaitable[None]], float]] = ()) -> None:
+        """Run every loop until ``stop``. also: more work, each with its pause in seconds."""
         settings = self._settings
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._every(self._lease.step, self._lease.beat_interval_s))
@@ -66,12 +77,17 @@ class Agent:
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
             loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
             loops.create_task(self._every(self._housekeeping.round, ROUND_INTERVAL_S))
+            for work, interval_s in also:
+                loops.create_task(self._every(work, interval_s))
 
     async def close(self) -> None:
         """After ``run``: let the acts under way end, then hand the lease back."""
         log.info("agent_stopping", running_phases=self._phases.running)
         await self._acts.settle()
-        await self._lease.release()
+        try:
+            await self._lease.release()
+        except StoreBusy as error:
+            log.warning("lease_not_handed_back", error=str(error))
 
     async def _steer(self) -> None:
         interval_s = self._settings.tick_interval_s
@@ -80,9 +96,13 @@ class Agent:
             alive = True
             if token is not None:
                 try:
-                    alive = await self._steering.tick(token)
+                    with self._round():
+                        alive = await self._steering.tick(token)
                 except StaleWriter as stale:
                     log.info("tick_dropped", why=str(stale))
+                except StoreBusy as error:
+                    log.debug("tick_failed", error=str(error))  # told once, by agent.dependencies
+                    await self._clock.sleep(ERROR_PAUSE_S)
                 except TryAgain as error:
                     log.warning("tick_failed", error=str(error))
                     await self._clock.sleep(ERROR_PAUSE_S)
@@ -106,7 +126,8 @@ class Agent:
             pause_s = self._lease.beat_interval_s
             if self._lease.token is not None:
                 try:
-                    pause_s = await self._heartbeats.beat()
+                    with self._round():
+                        pause_s = await self._heartbeats.beat()
                 except TryAgain as error:
                     log.debug("heartbeats_failed", error=str(error))
                 except Exception:
@@ -128,11 +149,23 @@ class Agent:
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()
+            with self._round():
+                await work()
+        except StoreBusy as error:
+            log.debug("loop_failed", work=getattr(work, "__name__", ""), error=str(error))
         except TryAgain as error:
             log.warning("loop_failed", work=getattr(work, "__name__", ""), error=str(error))
         except Exception:
             log.exception("loop_failed_unexpectedly", work=getattr(work, "__name__", ""))
+
+    @contextmanager
+    def _round(self) -> Iterator[None]:
+        key = object()
+        self._rounds[key] = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            del self._rounds[key]
 
     async def _pause(self, wake: asyncio.Event, delay_s: float, *, clear: bool = True) -> None:
         with suppress(TimeoutError):

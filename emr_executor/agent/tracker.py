@@ -40,7 +40,7 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.errors import ClusterGone, TryAgain
+from emr_executor.errors import ClusterGone, Throttled, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
 FIRST_PAGE = 50
@@ -102,8 +102,10 @@ class Tracker:
         for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
             try:
                 await part(desk, ages)
-            except TryAgain as error:
+            except Throttled as error:
                 log.warning("look_failed", part=part.__name__, error=str(error))
+            except TryAgain as error:
+                log.debug("look_failed", part=part.__name__, error=str(error))  # told by agent.dependencies
             except Exception:
                 # One look that fails for ever must not blind the others.
                 log.exception("look_failed_unexpectedly", part=part.__name__)

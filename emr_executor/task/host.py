@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from emr_executor.lossy import make_standard_streams_lossy
 from emr_executor.task.wire import PhaseReply, phase_id_of, phase_of, reply_line
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         "--results", default=DEFAULT_RESULTS, help="module:callable that opens a row's results"
     )
     options = parser.parse_args(argv)
+    make_standard_streams_lossy()
     control_in, control_out = _take_control_channel()
     _set_title(TITLE)
     for name in _PRELOADED:

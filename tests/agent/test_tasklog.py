@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from emr_executor.agent.tasklog import FileTaskLog, agent_line, driver_lines
@@ -35,7 +37,50 @@ async def test_a_path_outside_the_log_folder_is_not_written(tmp_path: Path) -> N
     assert not (tmp_path / "outside.log").exists()
 
 
-async def test_a_log_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    await FileTaskLog(tmp_path).append("file/attempt=1.log", [agent_line(NOW, "x")])
-    assert (tmp_path / "file").read_text() == ""
+def events(path: Path) -> list[str]:
+    return [json.loads(line)["event"] for line in path.read_text().splitlines() if line]
+
+
+async def test_what_cannot_be_written_is_kept_and_written_in_its_order(tmp_path: Path) -> None:
+    blocked, errors = tmp_path / "dag", list[OSError | None]()
+    blocked.write_text("a file where the folder should be")
+    log = FileTaskLog(tmp_path, on_write=errors.append)
+    await log.append("dag/t.log", [agent_line(NOW, "one")])
+    await log.append("dag/t.log", [agent_line(NOW, "two")])
+    await log.flush()
+    assert len([error for error in errors if error]) == 3
+    blocked.unlink()
+    await log.flush()
+    await log.append("dag/t.log", [agent_line(NOW, "three")])
+    assert events(tmp_path / "dag/t.log") == ["one", "two", "three"]
+    assert errors[-2:] == [None, None]
+
+
+async def test_what_is_kept_is_bounded_and_the_log_says_what_is_missing(tmp_path: Path) -> None:
+    blocked = tmp_path / "dag"
+    blocked.write_text("")
+    log = FileTaskLog(tmp_path, kept_bytes=300)
+    for number in range(10):
+        await log.append("dag/t.log", [agent_line(NOW, f"line {number}")])
+    blocked.unlink()
+    await log.append("dag/t.log", [agent_line(NOW, "again")])
+    *kept, missing, again = events(tmp_path / "dag/t.log")
+    assert kept == ["line 0", "line 1", "line 2"]
+    assert missing == "7 lines are missing here: the log could not be written for a while"
+    assert again == "again"
+
+
+def test_a_line_that_was_torn_is_repeated_on_a_line_of_its_own(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from emr_executor.agent.tasklog import FileTaskLog
+log = FileTaskLog(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+log.write("t.log", [{"event": "one"}, {"event": "two"}])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.write("t.log", [{"event": "three"}])
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    lines = (tmp_path / "t.log").read_text().splitlines()
+    assert lines == ['{"event": "one"}', '{"e', '{"event": "two"}', '{"event": "three"}']
