@@ -140,10 +140,10 @@ class Lockstep:
         for store in (self.memory, self.sql):
             store.task_instances.put(ti_id, key, state)
 
-    async def do_outcomes(self, a: int, b: int, _: int) -> None:
+    async def do_outcomes(self, a: int, b: int, c: int) -> None:
         if b % 4 == 0:
             for n in range(TASKS):
-                self._put_task(n, "restarting", cleared=n % 2 == 0)
+                self._put_task(n, "restarting", cleared=n % 2 == 0, next_try=(n + c) % 3 == 0)
         taken = await self.both("outcomes", lambda store: store.scheduler.take_outcomes(a % 2 + 1, b % 3 + 1))
         for outcome in taken:
             self.seen[f"outcome {outcome.state}"] += 1
@@ -244,7 +244,8 @@ class Lockstep:
     # -- the agent that steers -------------------------------------------------------------------
 
     async def do_lease(self, a: int, b: int, c: int) -> None:
-        holder, seen = HOSTS[c % 2].hostname, self.leases[-1 - b % min(3, len(self.leases))]
+        seen = self.leases[-1 - b % min(3, len(self.leases))]
+        holder = seen.holder if c % 3 and seen.holder else HOSTS[c % 2].hostname
         if a % 4 == 0:
             await self.both("beat", lambda store: store.agent.beat_lease(STEERING, holder, seen.token))
         elif a % 4 == 1 and b % 3 == 0:
@@ -366,8 +367,9 @@ class Lockstep:
     # -- the end ---------------------------------------------------------------------------------
 
     async def do_purge(self, a: int, *_: int) -> None:
-        keep_s = float(a % 5 * 4)
-        await self.both("purge", lambda store: store.agent.purge(at(self.now_s), keep_s))
+        # Ends lie around a third of the time that has passed: some are as old as what is kept, to the second.
+        now, keep_s = at(self.now_s // 3 + a % 5), float(a % 4)
+        await self.both("purge", lambda store: store.agent.purge(now, keep_s))
 
     async def do_rows(self, *_: int) -> None:
         self._compare("rows", self.memory.rows(), self.sql.rows())

@@ -210,7 +210,7 @@ async def test_a_purge_takes_what_has_long_been_over_and_leaves_what_lives(store
     living = a_parked(state=WorkloadState.SUBMITTED, accepted_at=at(-999))
     ended = {"state": SubmissionState.COMPLETED}
     gone = [a_submission(old, unused, n, **ended) for n in (1, 2)]
-    kept = [a_submission(young, used, **ended), a_submission(living, recent)]
+    kept = [a_submission(young, used, **ended)]
     lines = [replace(LINE, at=at(-61)), replace(LINE, at=at(-60))]
     await store.put(old, young, used, unused, recent, never_ended, living, *gone, *kept)
     await store.agent.append(lines)
