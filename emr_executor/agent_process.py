@@ -6,71 +6,181 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 STEADY_S = 60.0
 """A child that lived this long was well: its next restart is quick again."""
+START_S = 120.0
+"""How long a new child may take to its first sign of life: it imports Airflow."""
+HANG_MARGIN_S = 5.0
+"""The child's own watchdog comes first: it shows where the loop stood."""
+
+
+class Child(Protocol):
+    """A running agent process."""
+
+    pid: int
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        ...
+
+    def gave_sign(self) -> bool:
+        """Whether its event loop gave a sign of life since the last call."""
+        ...
+
+    def close_stdin(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once; also one that is stopped."""
+        ...
 
 
 class AgentProcess:
     """One child process, exec'd and not forked: the scheduler has threads and database connections.
 
-    The child ends when its standard input closes, so it never outlives a killed scheduler for long.
+    The child ends when its standard input closes, so it never outlives a killed scheduler for long. Its event
+    loop writes signs of life into a pipe; a child without one for ``hang_s`` is killed and started again. The
+    silence is judged on this process's monotonic clock, and only while this process itself was not paused.
+
+    spawn: starts a child. on_restart: called with "ended" or "hung" when one is gone
     """
 
-    def __init__(self, log: Any) -> None:
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._restart_at = 0.0
+    def __init__(
+        self,
+        log: Any,
+        *,
+        hang_s: float,
+        spawn: Callable[[], Child] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_restart: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        self._log, self._hang_s, self._monotonic = log, hang_s, monotonic
+        self._spawn, self._on_restart = spawn or spawn_agent, on_restart
+        self._child: Child | None = None
+        self._started_at = self._sign_at = self._looked_at = self._restart_at = 0.0
+        self._has_begun = False
         self._pause_s = FIRST_PAUSE_S
         self._stopped = False
 
     @property
     def pid(self) -> int | None:
         """The child's process id while it runs."""
-        return self._process.pid if self._process is not None else None
+        return self._child.pid if self._child is not None else None
 
     def keep_running(self) -> None:
         """Start the child, or start it again after a pause that grows while it keeps dying."""
         if self._stopped:
             return
-        now = time.monotonic()
-        if self._process is not None:
-            code = self._process.poll()
-            if code is None:
-                return
-            self._pause_s = (
-                FIRST_PAUSE_S
-                if now - self._started_at > STEADY_S
-                else min(LONGEST_PAUSE_S, self._pause_s * 2)
-            )
-            self._log.error(
-                "the EMR agent ended with exit code %s; it starts again in %.0f s", code, self._pause_s
-            )
-            self._process, self._restart_at = None, now + self._pause_s
-        if now >= self._restart_at:
+        now = self._monotonic()
+        if self._child is not None:
+            code = self._child.exit_code()
+            if code is not None:
+                self._gone(now, f"ended with exit code {code}", "ended")
+            elif (silent_s := self._silent_s(self._child, now)) is not None:
+                self._child.kill()
+                self._gone(now, f"gave no sign of life for {silent_s:.0f} s and was killed", "hung")
+        if self._child is None and now >= self._restart_at:
             self._start(now)
 
     def stop(self) -> None:
         """Ask the child to end; it hands its lease back and ends by itself."""
         self._stopped = True
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._child is not None:
+            self._child.close_stdin()
+
+    def _silent_s(self, child: Child, now: float) -> float | None:
+        """How long the child has been silent where that is too long."""
+        bound_s = self._hang_s + HANG_MARGIN_S
+        if child.gave_sign():
+            self._sign_at, self._has_begun = now, True
+        elif now - self._looked_at > bound_s / 2:
+            # Nobody looked, perhaps because the whole container was paused, and the child with it.
+            self._sign_at = now
+        self._looked_at = now
+        silent_s = now - self._sign_at
+        return silent_s if silent_s > (bound_s if self._has_begun else max(bound_s, START_S)) else None
+
+    def _gone(self, now: float, what: str, why: str) -> None:
+        was_steady = now - self._started_at > STEADY_S
+        self._pause_s = FIRST_PAUSE_S if was_steady else min(LONGEST_PAUSE_S, self._pause_s * 2)
+        self._log.error("the EMR agent %s; it starts again in %.0f s", what, self._pause_s)
+        self._child, self._restart_at = None, now + self._pause_s
+        self._on_restart(why)
 
     def _start(self, now: float) -> None:
-        self._started_at = now
+        self._started_at = self._sign_at = self._looked_at = now
+        self._has_begun = False
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "emr_executor.agent.main", "--child"],
-                stdin=subprocess.PIPE,
-                env=os.environ.copy(),
-                start_new_session=True,
-            )
+            self._child = self._spawn()
         except OSError as error:
             self._restart_at = now + self._pause_s
             self._log.error("the EMR agent cannot be started: %s", error)
             return
-        self._log.info("the EMR agent runs as process %d", self._process.pid)
+        self._log.info("the EMR agent runs as process %d", self._child.pid)
+
+
+def spawn_agent() -> Child:
+    """Start ``python -m emr_executor.agent.main`` with a pipe for its signs of life. Raises OSError."""
+    return ChildProcess(["-m", "emr_executor.agent.main", "--child"])
+
+
+class ChildProcess:
+    """``Child`` as a Python process. arguments: behind them comes ``--life-fd N``."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._signs, write_end = os.pipe()
+        os.set_blocking(self._signs, False)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments, "--life-fd", str(write_end)],
+                stdin=subprocess.PIPE,
+                env=os.environ.copy(),
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(self._signs)
+            raise
+        finally:
+            os.close(write_end)
+        self.pid = self._process.pid
+
+    def exit_code(self) -> int | None:
+        """See ``Child``."""
+        code = self._process.poll()
+        if code is not None:
+            self._let_go()
+        return code
+
+    def gave_sign(self) -> bool:
+        """See ``Child``."""
+        try:
+            return bool(os.read(self._signs, 65536))
+        except OSError:
+            return False
+
+    def close_stdin(self) -> None:
+        """See ``Child``."""
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+    def kill(self) -> None:
+        """See ``Child``. Returns when it is gone."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1.0)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.close_stdin()
+        if self._signs >= 0:
+            os.close(self._signs)
+            self._signs = -1

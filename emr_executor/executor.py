@@ -11,7 +11,6 @@ would stop queueing at that number, and a parked try costs the scheduler nothing
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from emr_executor.config import Settings
 from emr_executor.config_load import load_settings
 from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
+from emr_executor.executor_watch import ExecutorWatch, tell_failure
 from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
 from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
@@ -52,7 +52,6 @@ ATTEMPTS_TO_STORE = 3
 """After so many a workload that the database itself refuses fails, with the database's words."""
 KNOWN_AIRFLOW_MINORS = ("3.3",)
 """Minor versions whose private Task SDK classes ``task.supervise`` was written against."""
-ERROR_QUIET_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -83,7 +82,7 @@ class EmrExecutor(BaseExecutor):
         self._to_adopt: set[WorkloadId] = set()
         self._to_cancel: dict[WorkloadId, str] = {}
         self._revoked: dict[WorkloadId, TaskInstanceKey | None] = {}
-        self._quiet_until = 0.0
+        self._watch: ExecutorWatch | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -98,8 +97,12 @@ class EmrExecutor(BaseExecutor):
             self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
             self._refuse(f"emr_executor could not read its configuration: {error!r}")
-        if self._settings is not None and self._settings.agent == "child":
-            self._agent = AgentProcess(self.log)
+        if self._settings is not None:
+            self._watch = ExecutorWatch(self.log, self._settings)
+            if self._settings.agent == "child":
+                self._agent = AgentProcess(
+                    self.log, hang_s=self._settings.agent_hang_s, on_restart=self._watch.restarted
+                )
 
     def end(self) -> None:
         """Ask the agent to end and do not wait: parked tasks go on without a scheduler."""
@@ -148,10 +151,12 @@ class EmrExecutor(BaseExecutor):
             if self._agent is not None:
                 self._agent.keep_running()
             self.sync()
-        except Exception:
-            if time.monotonic() >= self._quiet_until:
-                self._quiet_until = time.monotonic() + ERROR_QUIET_S
-                self.log.exception("emr_executor could not sync; it tries again in the next loop")
+            if self._watch is not None:
+                self._watch.synced(self._in_own_transaction, len(self._parked))
+        except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
+            # Nor may it escape that the log cannot be written.
+            with suppress(Exception):
+                tell_failure(self._watch, self.log, error)
 
     def sync(self) -> None:
         """Hand outcomes to the scheduler: at most two statements, whatever is parked.
