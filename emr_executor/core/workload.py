@@ -19,6 +19,8 @@ HANDED_OVER_AGAIN = frozenset({"scheduled", "queued"})
 """Airflow's states of a task instance that was taken back from us, stuck in queued, and that we get again
 under the same id (airflow/jobs/scheduler_job_runner.py, ``_reschedule_stuck_task``)."""
 
+_UP_FOR_RETRY = "up_for_retry"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadMove:
@@ -112,9 +114,10 @@ def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restart
     if airflow_state in HANDED_OVER_AGAIN:
         return WorkloadSeen.TO_REPEAT
     # A failure with retries left gives the task instance another id (models/taskinstance.py,
-    # prepare_db_for_next_try), and so does clearing it later.
-    has_arrived = airflow_state == intent or (airflow_state is None and not is_restarting)
-    return WorkloadSeen.REPORTED if intent is not None and has_arrived else WorkloadSeen.GONE
+    # prepare_db_for_next_try).
+    is_retried = intent == _UP_FOR_RETRY and airflow_state is None and not is_restarting
+    has_arrived = intent is not None and airflow_state == intent
+    return WorkloadSeen.REPORTED if has_arrived or is_retried else WorkloadSeen.GONE
 
 
 def _after(workload: Workload, seen: WorkloadSeen) -> WorkloadState:

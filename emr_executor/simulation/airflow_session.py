@@ -53,6 +53,10 @@ class ExecutorSide(Protocol):
         """A try of a dead scheduler is this executor's now."""
         ...
 
+    def adoption_failed(self, ti: SimTaskInstance) -> None:
+        """The statement that adopts failed, and Airflow makes the try this executor's."""
+        ...
+
     def has_task(self, ti: SimTaskInstance) -> bool:
         """Whether this executor has the try."""
         ...
@@ -135,9 +139,18 @@ class SchedulerSession:
         """See ``SchedulerFace``."""
         return at_once(self._store.take_outcomes(job_id, limit))
 
-    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
+    async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str, job_id: int) -> int:
         """See ``SchedulerFace``."""
-        return at_once(self._store.ask_cancel(workload_ids, reason))
+        return at_once(self._store.ask_cancel(workload_ids, reason, job_id))
+
+    async def adopt_late(
+        self, workload_ids: Collection[WorkloadId], job_id: int, executor: ExecutorSide, now: datetime
+    ) -> None:
+        """``EmrExecutor._adopt_late``: those of the tries that Airflow has made this scheduler's."""
+        found = map(self._airflow.find, workload_ids)
+        ours = [ti for ti in found if ti is not None and ti.queued_by_job_id == job_id]
+        if ours:
+            self._try_adopt(ours, job_id, executor, now)
 
     async def process_events(
         self,
@@ -173,6 +186,9 @@ class SchedulerSession:
         except StoreBusy:
             # executor.py try_adopt_task_instances answers [] to any error, that is "all are mine".
             unknown = []
+            for ti in orphans:
+                ti.last_heartbeat_at = now_s
+                executor.adoption_failed(ti)
         for ti in unknown:
             self._scheduling.reset(ti)
         for ti in orphans:
@@ -202,7 +218,7 @@ class SchedulerSession:
 
 
 def workload_of(ti: SimTaskInstance, job_id: int, now: datetime) -> Workload:
-    """A try as ``executor.to_workload`` makes it."""
+    """A try as ``handover.to_workload`` makes it."""
     key, script = ti.key, ti.script
     return Workload(
         workload_id=WorkloadId(ti.ti_id),

@@ -17,7 +17,7 @@ from emr_executor.simulation.airflow_entities import SimTaskInstance, TaskState
 from emr_executor.simulation.airflow_scheduling import ExecutorEvent
 from emr_executor.simulation.airflow_session import SchedulerSession
 
-OUTCOMES_A_SYNC = 500
+OUTCOMES_A_SYNC = LATE_A_SYNC = 500
 """As ``emr_executor.executor``."""
 
 
@@ -40,13 +40,15 @@ class SchedulerPace:
 class ModelExecutor:
     """The executor's memory and what it asks of the store."""
 
-    def __init__(self, session: SchedulerSession) -> None:
-        self._session = session
+    def __init__(self, session: SchedulerSession, clock: Clock) -> None:
+        self._session, self._clock = session, clock
         self.job_id = 0
         self.events: dict[TaskKey, ExecutorEvent] = {}
-        self._parked: dict[WorkloadId, TaskKey] = {}
+        self._parked: dict[WorkloadId, TaskKey | None] = {}
         self._late: dict[WorkloadId, Workload] = {}
+        self._to_adopt: set[WorkloadId] = set()
         self._to_cancel: dict[WorkloadId, str] = {}
+        self._revoked: dict[WorkloadId, TaskKey | None] = {}
 
     @property
     def parked(self) -> frozenset[WorkloadId]:
@@ -55,6 +57,7 @@ class ModelExecutor:
 
     def queue_workload(self, workload: Workload) -> None:
         """As ``EmrExecutor.queue_workload``, whose statement the session makes."""
+        self._forget(workload.workload_id)
         self._parked[workload.workload_id] = workload.key
 
     def accept_failed(self, workload: Workload) -> None:
@@ -65,52 +68,75 @@ class ModelExecutor:
         """As ``EmrExecutor._adopt``."""
         self._parked[WorkloadId(ti.ti_id)] = ti.key
 
+    def adoption_failed(self, ti: SimTaskInstance) -> None:
+        """As ``EmrExecutor.try_adopt_task_instances`` where its statement fails."""
+        self._parked[WorkloadId(ti.ti_id)] = None
+        self._to_adopt.add(WorkloadId(ti.ti_id))
+
     def has_task(self, ti: SimTaskInstance) -> bool:
         """As ``EmrExecutor.has_task``; ``queued_tasks`` and ``running`` are always empty."""
         return ti.ti_id in self._parked
 
     def revoke_task(self, ti: SimTaskInstance) -> None:
         """As ``EmrExecutor.revoke_task``."""
-        self._parked.pop(WorkloadId(ti.ti_id), None)
-        self._to_cancel[WorkloadId(ti.ti_id)] = "revoked by the scheduler"
+        workload_id = WorkloadId(ti.ti_id)
+        key = self._parked.get(workload_id)
+        self._forget(workload_id)
+        self._revoked[workload_id] = key or ti.key
 
     def failed_by_scheduler(self, key: TaskKey, why: str) -> None:
         """As ``EmrExecutor.change_state`` with FAILED."""
-        for workload_id in [w for w, parked in self._parked.items() if parked == key]:
-            del self._parked[workload_id]
+        known = self._parked | self._revoked
+        for workload_id in [w for w, held in known.items() if held == key]:
+            self._forget(workload_id)
             self._to_cancel[workload_id] = "the scheduler set the try to failed"
         self.events[key] = ExecutorEvent(TaskState.FAILED, why)
 
     async def heartbeat(self) -> None:
         """As ``EmrExecutor.heartbeat``: nothing escapes."""
-        try:
-            await self._sync()
-        except StoreBusy:
-            return
+        self._revoked.clear()
+        for part in (self._store_late, self._adopt_late, self._send_cancels, self._take_outcomes):
+            try:
+                await part()
+            except StoreBusy:
+                continue
 
-    async def _sync(self) -> None:
-        if self._late or self._to_cancel:
-            await self._send_late()
-            await self._send_cancels()
-            return
-        for outcome in await self._session.take_outcomes(self.job_id, OUTCOMES_A_SYNC):
-            self._parked.pop(outcome.workload_id, None)
-            self.events[outcome.key] = ExecutorEvent(TaskState.SUCCESS)
+    def _forget(self, workload_id: WorkloadId) -> None:
+        for debt in (self._parked, self._late, self._to_cancel, self._revoked):
+            debt.pop(workload_id, None)
+        self._to_adopt.discard(workload_id)
 
-    async def _send_late(self) -> None:
-        # Also when there is nothing: production opens a transaction for it either way.
-        await self._session.accept_late(list(self._late.values()))
-        self._late.clear()
+    async def _store_late(self) -> None:
+        # No row of the model is one that the database refuses: nothing is tried one by one.
+        if batch := list(self._late.values())[:LATE_A_SYNC]:
+            await self._session.accept_late(batch)
+            for workload in batch:
+                self._late.pop(workload.workload_id, None)
+
+    async def _adopt_late(self) -> None:
+        ids = sorted(self._to_adopt)[:LATE_A_SYNC]
+        if not ids:
+            return
+        await self._session.adopt_late(ids, self.job_id, self, self._clock.now())
+        for workload_id in ids:
+            self._to_adopt.discard(workload_id)
+            if self._parked.get(workload_id) is None:
+                self._parked.pop(workload_id, None)
 
     async def _send_cancels(self) -> None:
-        asked, self._to_cancel = self._to_cancel, {}
-        try:
-            for reason in sorted(set(asked.values())):
-                ids = [workload_id for workload_id, why in asked.items() if why == reason]
-                await self._session.ask_cancel(ids, reason)
-        except StoreBusy:
-            self._to_cancel = asked | self._to_cancel
-            raise
+        asked = {w: why for w, why in self._to_cancel.items() if w not in self._to_adopt}
+        for reason in sorted(set(asked.values())):
+            ids = [workload_id for workload_id, why in asked.items() if why == reason]
+            await self._session.ask_cancel(ids, reason, self.job_id)
+            for workload_id in ids:
+                self._to_cancel.pop(workload_id, None)
+
+    async def _take_outcomes(self) -> None:
+        for outcome in await self._session.take_outcomes(self.job_id, OUTCOMES_A_SYNC):
+            if outcome.workload_id in self._late:
+                continue
+            self._parked.pop(outcome.workload_id, None)
+            self.events[outcome.key] = ExecutorEvent(TaskState.SUCCESS)
 
 
 class ModelScheduler:
@@ -122,7 +148,7 @@ class ModelScheduler:
 
     def __init__(self, session: SchedulerSession, clock: Clock, pace: SchedulerPace | None = None) -> None:
         self._session, self._clock, self._pace = session, clock, pace or SchedulerPace()
-        self.executor = ModelExecutor(session)
+        self.executor = ModelExecutor(session, clock)
         self._due: dict[str, float] = {}
         self._is_stopping = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -92,6 +93,11 @@ class SimTicker:
             await self._guarded(self._renew)
         except StoreBusy:
             return
+
+    async def intend(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write down what Airflow is about to be told. Raises StaleWriter: it may not be told."""
+        with suppress(StoreBusy):
+            await self._guarded(write)
 
     async def sleep(self, delay_s: float) -> None:
         """Wait, ticking. Raises StaleWriter."""
@@ -278,7 +284,7 @@ class SupervisorProcess:
             return
         self._failed_beats += 1
         if self._failed_beats >= MAX_FAILED_HEARTBEATS:
-            raise _Killed
+            raise _Abandoned("no heartbeat got through to the Execution API")
 
     # -- telling Airflow ---------------------------------------------------------------------------------
 
@@ -303,7 +309,8 @@ class SupervisorProcess:
             return await self._tell(state)
 
     async def _tell(self, state: TaskState) -> TaskState:
-        workload_id = self._workload.workload_id
+        workload_id, token = self._workload.workload_id, self._job.claim_token
+        await self._ticker.intend(partial(self._store.record_intent, workload_id, token, str(state)))
         await self._patiently(lambda: self._api.finish(workload_id, self._token, state, by=self._by))
         return state
 

@@ -39,6 +39,6 @@ def _as_production(error: ApiRefused | ApiSilent) -> TaskGone | TryAgain:
         return TryAgain(f"the Airflow API server did not answer: {error}")
     if error.status in (404, 410):
         return TaskGone(f"Airflow does not know the try any more ({error.status})")
-    if error.status == 409 and error.reason in ("not_running", "running_elsewhere"):  # noqa: PLR2004
+    if error.status == 409 and error.reason in ("not_running", "invalid_state", "running_elsewhere"):  # noqa: PLR2004
         return TaskGone(f"Airflow refused: {error.reason}")
     return TryAgain(f"the Airflow API server answered {error}")

@@ -12,7 +12,12 @@ from typing import Any
 import httpx
 from airflow.sdk.api import client as sdk_client
 from airflow.sdk.api.client import Client, TaskInstanceOperations
-from airflow.sdk.api.datamodels._generated import TIEnterRunningPayload, TIHeartbeatInfo, TIRunContext
+from airflow.sdk.api.datamodels._generated import (
+    TaskInstanceState,
+    TIEnterRunningPayload,
+    TIHeartbeatInfo,
+    TIRunContext,
+)
 
 from emr_executor.core.model import Identity, Workload
 from emr_executor.core.states import WorkloadState
@@ -65,6 +70,36 @@ class _StoredIdentity(TaskInstanceOperations):
         if self._without_clearing:
             context.xcom_keys_to_clear = []  # What prepare pushed stays.
         return context
+
+    def succeed(self, *args: Any, **kwargs: Any) -> None:
+        """As Airflow's, the intent written before; so are the other ways to end a try."""
+        self._intend(TaskInstanceState.SUCCESS)
+        super().succeed(*args, **kwargs)
+
+    def retry(self, *args: Any, **kwargs: Any) -> None:
+        """See ``succeed``."""
+        self._intend(TaskInstanceState.UP_FOR_RETRY)
+        super().retry(*args, **kwargs)
+
+    def defer(self, *args: Any, **kwargs: Any) -> None:
+        """See ``succeed``."""
+        self._intend(TaskInstanceState.DEFERRED)
+        super().defer(*args, **kwargs)
+
+    def reschedule(self, *args: Any, **kwargs: Any) -> None:
+        """See ``succeed``."""
+        self._intend(TaskInstanceState.UP_FOR_RESCHEDULE)
+        super().reschedule(*args, **kwargs)
+
+    def finish(self, id: Any, state: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A002 - Airflow's name
+        """See ``succeed``."""
+        self._intend(state)
+        super().finish(id, state, *args, **kwargs)
+
+    def _intend(self, state: Any) -> None:
+        ticker: Ticker | None = self.client.ticker
+        if ticker is not None:
+            ticker.intend(str(getattr(state, "value", state)))
 
     def heartbeat(self, id: Any, pid: int) -> None:  # noqa: A002 - Airflow's name
         """A heartbeat that Airflow matches with ``start``'s identity."""

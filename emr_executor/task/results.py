@@ -28,6 +28,10 @@ class PhaseResults(Protocol):
         """Prepare rendered the step; it waits for a slot."""
         ...
 
+    def intend(self, airflow_state: str) -> None:
+        """Airflow is about to be told this state: should nobody hear its answer, the row still says so."""
+        ...
+
     def over(self, airflow_state: str) -> None:
         """Airflow has its state for this try."""
         ...
@@ -37,7 +41,7 @@ class PhaseResults(Protocol):
         ...
 
     def gone(self, reason: str) -> None:
-        """Airflow no longer wants the try."""
+        """The Execution API refuses the try: it is over, or Airflow no longer wants it."""
         ...
 
 
@@ -74,6 +78,12 @@ class StoreResults:
         from emr_executor.store import phase_store
 
         self._write(phase_store.record_parked, step, datetime.now(UTC))
+
+    def intend(self, airflow_state: str) -> None:
+        """See ``PhaseResults``."""
+        from emr_executor.store import phase_store
+
+        self._write(phase_store.record_intent, airflow_state)
 
     def over(self, airflow_state: str) -> None:
         """See ``PhaseResults``."""

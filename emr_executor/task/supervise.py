@@ -184,10 +184,10 @@ class PhaseProcess(sdk.ActivitySubprocess):
 
     def unfinished(self) -> str | None:
         """Why the phase has to run again, or None when it ended the try one way or the other."""
-        if self._terminal_state or self._pending_terminal_state_msg:
-            return None
-        if self._abandoned_why or not self.is_finish:
+        if self._abandoned_why:
             return self._abandoned_why
+        if self._terminal_state or self._pending_terminal_state_msg or not self.is_finish:
+            return None
         if self._held:
             return "the DAG or its task is missing from the DAG file; the outcome is held"
         return f"the finish process ended early, exit code {self._exit_code}"
@@ -226,6 +226,21 @@ class PhaseProcess(sdk.ActivitySubprocess):
         self._is_killed = True
         super().kill(*args, **kwargs)
 
+    def _handle_heartbeat_failures(self, exc: Exception) -> None:
+        """As Airflow's up to the last failure, at which Airflow ends user code and reports a failed try.
+
+        The API server is away or does not serve; nothing says that the try is not wanted. So the phase runs
+        again, and user code is ended before it can take this for a failure of its own.
+        """
+        if self.failed_heartbeats + 1 < sdk.MAX_FAILED_HEARTBEATS:
+            super()._handle_heartbeat_failures(exc)
+            return
+        self.process_log.warning(
+            "No heartbeat gets through to Airflow's API server: this is ended and run again soon.",
+            failed_heartbeats=self.failed_heartbeats + 1,
+        )
+        self._abandon(f"no heartbeat got through to the Execution API, last: {exc!r}")
+
     def _service_subprocess(self, max_wait_time: float, *args: Any, **kwargs: Any) -> Any:
         """As Airflow's, but a child that has closed its channels is looked at again at once.
 
@@ -253,7 +268,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
             self._signal_subprocess(signal.SIGKILL)
 
     def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
-        if self.parked or self.ticker.is_lost:
+        if self.parked or self.ticker.is_lost or self._abandoned_why:
             self.send_msg(None, request_id=req_id)
         elif isinstance(msg, Park) and self._is_killed:
             self._abandon("the phase was to end when it asked to park")
@@ -267,7 +282,11 @@ class PhaseProcess(sdk.ActivitySubprocess):
             self._held = True
             self.send_msg(None, request_id=req_id)
         else:
-            super()._handle_request(msg, log, req_id)
+            try:
+                super()._handle_request(msg, log, req_id)
+            except StaleWriter as stale:
+                # It asked to tell Airflow its end, which is another process's to tell by now.
+                self._abandon(str(stale))
 
     def _park(self, park: Park, req_id: int) -> None:
         error: ErrorResponse | None = None

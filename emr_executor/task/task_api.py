@@ -18,6 +18,8 @@ from emr_executor.errors import TaskGone, TryAgain
 
 REQUEST_TIMEOUT_S = 20.0
 GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+ENDED = frozenset({"not_running", "invalid_state"})
+"""Reasons of a 409: the first to a heartbeat, the second to an end, for a try that is not RUNNING."""
 
 
 class HttpTaskApi:
@@ -57,7 +59,7 @@ class HttpTaskApi:
         reason = _reason(response)
         if response.status_code in GONE:
             raise TaskGone(f"Airflow does not know the try any more ({response.status_code})")
-        if response.status_code == HTTPStatus.CONFLICT and reason == "not_running":
+        if response.status_code == HTTPStatus.CONFLICT and reason in ENDED:
             raise TaskGone("Airflow ended the try")
         if response.status_code == HTTPStatus.CONFLICT and reason == "running_elsewhere":
             raise TaskGone("Airflow runs the try elsewhere")

@@ -52,6 +52,18 @@ class Ticker:
         except Exception:
             log.warning("claim_not_renewed", exc_info=True)
 
+    def intend(self, airflow_state: str) -> None:
+        """Write down what Airflow is about to be told. Raises StaleWriter: it may not be told.
+
+        A store that does not answer holds nothing up: only the story would miss a line.
+        """
+        try:
+            self._guarded(lambda: self._results.intend(airflow_state))
+        except StaleWriter:
+            raise
+        except Exception:
+            log.warning("intent_not_written", airflow_state=airflow_state, exc_info=True)
+
     def sleep(self, delay_s: float) -> None:
         """Wait, ticking. Raises StaleWriter."""
         end = self._monotonic() + delay_s

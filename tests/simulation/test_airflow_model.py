@@ -164,7 +164,7 @@ def test_the_line_can_be_down_and_can_lose_an_answer_after_the_act(rows: Rows) -
 
 
 def test_the_agents_client_answers_as_the_real_one(rows: Rows) -> None:
-    """task/task_api.py: gone for 404, 410 and the heartbeat's 409, else try again; /state's 409 too."""
+    """task/task_api.py: gone for 404, 410 and the 409 of both calls, else try again."""
     faults = ApiFaults()
     api = SimTaskApi(ExecutionApi(rows.airflow, clock=rows.clock, rng=rows.airflow._rng, faults=faults))
     ti, marked, cleared = rows.a_ti(S.RUNNING), rows.a_ti(S.SUCCESS), rows.a_ti(S.RESTARTING)
@@ -177,7 +177,7 @@ def test_the_agents_client_answers_as_the_real_one(rows: Rows) -> None:
             await api.heartbeat(ti.ti_id, ELSEWHERE)
         with pytest.raises(TaskGone, match="410"):
             await api.heartbeat(cleared.archived_ids[0], HERE)
-        with pytest.raises(TryAgain, match="invalid_state"):
+        with pytest.raises(TaskGone, match="invalid_state"):
             await api.fail_terminally(marked.ti_id, ended_at=rows.clock.now())
         await api.fail_terminally(ti.ti_id, ended_at=rows.clock.now())
         faults.is_down = True

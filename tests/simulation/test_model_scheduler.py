@@ -195,21 +195,38 @@ async def test_a_restarting_try_of_a_dead_scheduler_is_reset(world: World) -> No
     assert (ti.state, ti.try_number) == (S.QUEUED, 2)
 
 
-async def test_a_failing_adoption_takes_all_tries_and_never_looks_again(world: World) -> None:
-    """executor.py try_adopt_task_instances answers [] to an error: Airflow makes us their owner (SJR:3362).
+async def test_a_failing_adoption_takes_all_tries_and_is_made_in_the_next_loop(world: World) -> None:
+    """try_adopt_task_instances answers [] to an error: Airflow makes us their owner (SJR:3362)."""
+    first, _ = await world.scheduler()
+    ti_id = await _parked(world, first)
+    world.clock.passed_s += 400.0
+    world.session_faults.adopt_fails = 1.0
+    second, _ = await world.scheduler()
+    ti = world.airflow.task("d.t1@r")
+    assert (ti.queued_by_job_id, ti.last_heartbeat_at) == (second.job_id, world.clock.epoch_s())
+    assert world.workload(ti_id).scheduler_job_id == first.job_id
+    assert second.executor.parked == {ti_id}
+    await world.loops(second)
+    world.session_faults.adopt_fails = 0.0
+    await world.loops(second)
+    assert world.workload(ti_id).scheduler_job_id == second.job_id
+    await _finish(world, ti_id, Verdict.SUCCEEDED)
+    await world.loops(second)
+    assert second.executor.parked == frozenset()
 
-    Our rows keep the dead scheduler as theirs, so nobody reads their ends: a known fault of production.
-    """
+
+async def test_a_late_adoption_leaves_what_another_scheduler_has_by_now(world: World) -> None:
     first, _ = await world.scheduler()
     ti_id = await _parked(world, first)
     world.clock.passed_s += 31.0
     world.session_faults.adopt_fails = 1.0
     second, _ = await world.scheduler()
     world.session_faults.adopt_fails = 0.0
-    await world.loops(second, 200)
-    assert world.airflow.task("d.t1@r").queued_by_job_id == second.job_id
-    assert world.workload(ti_id).scheduler_job_id == first.job_id
-    assert second.executor.parked == frozenset()
+    world.clock.passed_s += 31.0
+    third, _ = await world.scheduler()
+    await world.loops(second)
+    assert world.workload(ti_id).scheduler_job_id == third.job_id
+    assert (second.executor.parked, third.executor.parked) == (frozenset(), {ti_id})
 
 
 async def test_two_schedulers_share_the_work_and_each_tells_its_own(world: World) -> None:
@@ -227,26 +244,86 @@ async def test_two_schedulers_share_the_work_and_each_tells_its_own(world: World
     assert (one.executor.parked, two.executor.parked) == (frozenset(), {tis[1].ti_id})
 
 
-async def test_a_try_stuck_in_queued_is_cancelled_by_the_executor_that_has_just_taken_it_again(
-    world: World,
-) -> None:
-    """SJR:3015: revoked and SCHEDULED, then QUEUED again in the next loop, before ``sync`` sends the cancel.
-
-    executor.py ``queue_workload`` does not take the id out of ``_to_cancel``: a known fault of production.
-    The try is cancelled, and our SUCCESS for it is "killed externally": it fails where no retries are left.
-    """
+async def test_a_try_stuck_in_queued_goes_on_where_it_stands(world: World) -> None:
+    """SJR:3015: revoked and SCHEDULED, then QUEUED again in the next loop, before ``sync``."""
     scheduler, _ = await world.scheduler(stuck_s=10.0)
     ti = world.add()
     await world.loops(scheduler)
+    row = world.workload(ti.ti_id)
     world.clock.passed_s += 601.0
     await scheduler.loop()
     assert (ti.state, world.events()[-1]) == (S.SCHEDULED, "requeued")
+    assert scheduler.executor.parked == frozenset()
     await scheduler.loop()
     assert ti.state is S.QUEUED
+    assert world.workload(ti.ti_id) == row
+    await world.phases(WorkloadState.PREPARING)
+    await _finish(world, ti.ti_id, Verdict.SUCCEEDED)
+    await world.loops(scheduler)
+    assert ti.state is S.SUCCESS
+
+
+async def test_a_stuck_try_that_is_claimed_before_it_is_queued_again_waits(world: World) -> None:
+    """``/run`` is refused while it is SCHEDULED (409 invalid_state), and not once it is QUEUED."""
+    scheduler, _ = await world.scheduler(stuck_s=10.0)
+    ti = world.add()
+    await world.loops(scheduler)
+    row = world.workload(ti.ti_id)
+    world.clock.passed_s += 601.0
+    await scheduler.loop()
+    await world.phases(WorkloadState.PREPARING)
+    assert await world.store.agent.unwanted() == ()
+    assert await world.store.agent.ask_cancel([ti.ti_id], "seen as gone a moment ago") == 0
+    await scheduler.loop()
+    after = world.workload(ti.ti_id)
+    assert (after.state, after.target, after.accepted_at) == (row.state, row.target, row.accepted_at)
+    world.clock.passed_s += 5.0
+    await world.phases(WorkloadState.PREPARING)
+    assert world.workload(ti.ti_id).state is WorkloadState.READY
+    assert ti.state is S.RUNNING
+
+
+async def test_a_try_stuck_too_often_fails_and_is_cancelled(world: World) -> None:
+    """SJR:3050-3118: after ``num_stuck_in_queued_retries`` FAILED, and ``executor.fail``."""
+    scheduler, _ = await world.scheduler(stuck_s=10.0)
+    ti = world.add()
+    for _ in range(3):
+        await world.loops(scheduler, 2)
+        world.clock.passed_s += 601.0
+        await scheduler.loop()
+    assert (ti.state, world.events()[-1]) == (S.FAILED, "queued_too_long")
+    await world.loops(scheduler)
     assert world.workload(ti.ti_id).target is WorkloadTarget.CANCEL
     assert await world.claim(WorkloadState.PREPARING) == ()
-    await world.loops(scheduler)
-    assert (ti.state, world.events()[-1]) == (S.FAILED, "killed_externally")
+    assert world.workload(ti.ti_id).state is WorkloadState.CANCELLED
+
+
+async def test_a_late_cancel_of_one_scheduler_leaves_what_another_took_over(world: World) -> None:
+    one, door = await world.scheduler()
+    two, _ = await world.scheduler()
+    ti_id = await _parked(world, one)
+    ti = world.airflow.task("d.t1@r")
+    one.executor.failed_by_scheduler(ti.key, "purged")
+    door.refuse.append("ask_cancel")
+    await one.executor.heartbeat()
+    await world.store.scheduler.adopt([ti_id], two.job_id)
+    await one.executor.heartbeat()
+    assert world.workload(ti_id).target is WorkloadTarget.RUN
+
+
+async def test_nothing_that_is_late_holds_up_what_is_behind_it(world: World) -> None:
+    scheduler, door = await world.scheduler()
+    purged, ended = await _parked(world, scheduler), await _parked(world, scheduler, 2)
+    await _finish(world, ended, Verdict.SUCCEEDED)
+    world.session_faults.accept_fails = 1.0
+    late = world.add(3)
+    await scheduler._do_scheduling()
+    scheduler.executor.failed_by_scheduler(world.airflow.task("d.t1@r").key, "purged")
+    door.refuse.append("accept_late")
+    await scheduler.executor.heartbeat()
+    assert world.store.workload(late.ti_id) is None
+    assert world.workload(purged).target is WorkloadTarget.CANCEL
+    assert scheduler.executor.parked == {late.ti_id}
 
 
 async def test_a_cancel_that_did_not_get_through_is_sent_again(world: World) -> None:
@@ -297,7 +374,7 @@ async def test_the_same_id_with_a_later_number_starts_anew(world: World) -> None
     ti = world.add(retries=1, retry_delay_s=1.0)
     await world.loops(scheduler)
     ti_id = ti.ti_id
-    await world.store.agent.ask_cancel([ti_id], "by hand")
+    await world.store.scheduler.ask_cancel([ti_id], "by hand", scheduler.job_id)
     assert await world.claim(WorkloadState.PREPARING) == ()
     await world.loops(scheduler, 2)
     assert (ti.state, ti.try_number, ti.ti_id) == (S.QUEUED, 2, ti_id)

@@ -238,13 +238,13 @@ async def test_a_lost_answer_of_success_is_met_by_the_same_call_again(world: Wor
     assert (world.workload(ti.ti_id).airflow_state, ti.state) == ("success", S.SUCCESS)
 
 
-async def test_a_lost_answer_of_up_for_retry_ends_as_cancelled(world: World) -> None:
-    """Its repeat finds no row (404): ``_result_write`` says gone. Airflow has the try's end all the same."""
+async def test_a_lost_answer_of_up_for_retry_ends_as_what_airflow_was_told(world: World) -> None:
+    """Its repeat finds no row (404): ``_result_write`` says gone, and the row says what was intended."""
     ti = await an_ended(world, Verdict.FAILED, retries=1)
     ti_id = ti.ti_id
     await _lose_first(world, "finish")
     row = world.workload(ti_id)
-    assert (row.state, row.target) == (W.READY, WorkloadTarget.CANCEL)
+    assert (row.state, row.airflow_state) == (W.FINISHED, "up_for_retry")
     assert ti.state is S.UP_FOR_RETRY
 
 
@@ -266,8 +266,8 @@ async def _lose_first(world: World, call: str) -> None:
     await asyncio.gather(world.phases(FINISHING), heal())
 
 
-async def test_a_finish_killed_after_airflow_took_the_state_ends_as_cancelled(world: World) -> None:
-    """The repeat's /run is refused (409 invalid_state): gone -> CANCEL; our SUCCESS then changes nothing."""
+async def test_a_finish_killed_after_airflow_took_the_state_ends_as_finished(world: World) -> None:
+    """The repeat's /run is refused (409 invalid_state), and Airflow has what the row says was intended."""
     ti = await an_ended(world, Verdict.SUCCEEDED)
     ti_id = ti.ti_id
     never = asyncio.Event()
@@ -283,8 +283,7 @@ async def test_a_finish_killed_after_airflow_took_the_state_ends_as_cancelled(wo
     assert await world.store.agent.free_claim(world.workload(ti_id).workload_id, token, beat, None)
     await world.phases(FINISHING)
     row = world.workload(ti_id)
-    assert (row.state, row.target, ti.state) == (W.READY, WorkloadTarget.CANCEL, S.SUCCESS)
-    await world.cancel_step(ti_id)
+    assert (row.state, row.airflow_state, ti.state) == (W.FINISHED, "success", S.SUCCESS)
     scheduler, _ = await world.scheduler()
     await world.loops(scheduler, 2)
     assert ti.state is S.SUCCESS

@@ -235,8 +235,9 @@ async def test_a_parked_try_has_told_nothing(store: Store) -> None:
     [
         ("success", "success", True),
         ("failed", "failed", True),
-        ("success", "gone", True),
         ("up_for_retry", "gone", True),
+        ("up_for_retry", "cleared", False),
+        ("success", "gone", False),
         ("success", "failed", False),
         ("success", "running", False),
         ("success", "cleared", False),

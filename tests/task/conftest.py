@@ -65,7 +65,11 @@ class Ended:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] != "renew"]
+        return [event for event in self.events if event["event"] not in {"renew", "intend"}]
+
+    @property
+    def intents(self) -> list[str]:
+        return [event["state"] for event in self.events if event["event"] == "intend"]
 
     @property
     def step(self) -> StepPlan:

@@ -19,7 +19,7 @@ class FileResults:
     """A file ``<workload_id>``.
 
     Beside it, a file ``<workload_id>.lost`` means that the claim is lost, ``<workload_id>.full`` that no
-    step can be stored.
+    step can be stored, ``<workload_id>.taken`` that it is lost when Airflow is about to be told.
     """
 
     def __init__(self, workload_id: str, claim_token: str) -> None:
@@ -35,6 +35,11 @@ class FileResults:
         if Path(f"{self._path}.full").exists():
             raise StoreBusy("the database is away")
         self._write("parked", step=asdict(step))
+
+    def intend(self, airflow_state: str) -> None:
+        if Path(f"{self._path}.taken").exists():
+            raise StaleWriter("the claim was lost a moment ago")
+        self._write("intend", state=airflow_state)
 
     def over(self, airflow_state: str) -> None:
         self._write("over", state=airflow_state)

@@ -11,7 +11,7 @@ from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.errors import StaleWriter
 from emr_executor.store.dialect import engine_for
-from emr_executor.store.schema import METADATA
+from emr_executor.store.schema import AIRFLOW, METADATA
 from emr_executor.task.results import StoreResults, backoff_s
 from tests.store.builders import ME, NOW, STEP, a_workload, store, stored
 
@@ -22,6 +22,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     engine = engine_for(url)
     METADATA.create_all(engine)
+    AIRFLOW.create_all(engine)
     return engine
 
 

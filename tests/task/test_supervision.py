@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.states import WorkloadState
+from emr_executor.core.model import StepOutcome
+from emr_executor.core.states import Verdict, WorkloadState
 from tests.task.conftest import IDENTITY, Bench
 from tests.task.fake_api import AWAY
 from tests.task.test_happy_path import DONE, STEP
 
 pytestmark = pytest.mark.processes
+
+LOST = StepOutcome(verdict=Verdict.LOST, cause="lost 3 times")
 
 
 def wait_for(happened: Any, deadline_s: float = 20) -> None:
@@ -134,3 +137,41 @@ def test_an_end_that_airflow_no_longer_wants_is_gone(bench: Bench) -> None:
     bench.api.answers["PATCH", "/state"] = (409, {"detail": {"reason": "invalid_state"}})
     ended = bench.finish("plain", "simple", STEP, DONE)
     assert [event["event"] for event in ended.results] == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "max_tries", "state"), [(DONE, 0, "success"), (LOST, 0, "failed"), (LOST, 1, "up_for_retry")]
+)
+def test_what_airflow_is_told_is_written_down_before(
+    bench: Bench, outcome: StepOutcome, max_tries: int, state: str
+) -> None:
+    running(bench)
+    bench.api.max_tries = max_tries
+    ended = bench.finish("plain", "simple", STEP, outcome)
+    assert [(event["event"], event.get("state")) for event in ended.events if event["event"] != "renew"] == [
+        ("intend", state),
+        ("over", state),
+    ]
+    assert bench.api.states() == [state]
+
+
+def test_a_phase_that_lost_its_claim_before_its_report_reports_nothing(bench: Bench) -> None:
+    """Its successor has reported by then, or will: between the two nothing may be told twice."""
+    running(bench)
+    Path(bench.home / "results" / f"{bench.workload_id}.taken").touch()
+    ended = bench.finish("plain", "simple", STEP, DONE)
+    assert (ended.results, ended.reply.exit_code) == ([], 75)
+    assert bench.api.states() == []
+
+
+def test_an_api_server_that_is_away_during_prepare_costs_no_try(bench: Bench) -> None:
+    """Airflow's supervisor ends user code after three heartbeats that failed, and would report a failure."""
+    bench.api.answers["PUT", "/heartbeat"] = (AWAY, None)
+    bench.api.max_tries = 1
+    ended = bench.prepare("own_execute", "endless")
+    (result,) = ended.results
+    assert (result["event"], result["delay_s"]) == ("retry", 5.0)
+    assert "no heartbeat got through" in result["note"]
+    assert bench.api.states() == []
+    assert bench.marks[-1] == "endless"
+    assert "ended and run again soon" in ended.log

@@ -33,6 +33,9 @@ class Row:
     def parked(self, step: StepPlan) -> None:
         self.renew()
 
+    def intend(self, airflow_state: str) -> None:
+        self.renew()
+
     def over(self, airflow_state: str) -> None:
         self.renew()
 
@@ -80,3 +83,20 @@ def test_a_store_that_stays_away_is_told_in_the_end() -> None:
     with pytest.raises(StoreBusy):
         row.ticker().write(row.renew)
     assert len(row.errors) == 4
+
+
+def test_an_intent_is_written_once_and_a_store_that_is_away_holds_nothing_up() -> None:
+    row = Row(StoreBusy("away"))
+    ticker = row.ticker()
+    ticker.intend("success")
+    assert (row.renewed_at, row.now_s) == ([], 0.0)
+    ticker.intend("success")
+    assert row.renewed_at == [0.0]
+
+
+def test_a_lost_claim_may_not_tell_airflow() -> None:
+    ticker = Row(StaleWriter("lost")).ticker()
+    for _ in range(2):
+        with pytest.raises(StaleWriter):
+            ticker.intend("success")
+    assert ticker.is_lost

@@ -63,6 +63,14 @@ class Slow(SparkSubmitOperator):
         super().execute(context)
 
 
+class Endless(SparkSubmitOperator):
+    """Runs until it is ended."""
+
+    def execute(self, context):
+        note("endless")
+        time.sleep(60)
+
+
 class Never(SparkSubmitOperator):
     """Does not call Spark at all."""
 
@@ -116,6 +124,7 @@ with DAG(
     Changing(task_id="changing", application="s3://jobs/x.py")
     Twice(task_id="twice", application="s3://jobs/x.py")
     Slow(task_id="slow", application="s3://jobs/x.py")
+    Endless(task_id="endless", application="s3://jobs/x.py")
     Never(task_id="never", application="s3://jobs/x.py")
     Dies(task_id="dies", application="s3://jobs/x.py")
     Silent(task_id="silent", application="s3://jobs/x.py")
