@@ -50,7 +50,7 @@ def cluster_status(cluster: ClusterEntry, as_of: float = FRESH) -> dict[str, Any
     if (ended_at := _by(cluster.ended_at, as_of)) is not None:
         timeline["EndDateTime"] = ended_at
     status: dict[str, Any] = {
-        "State": state.value,
+        "State": str(state),
         "StateChangeReason": _reason(reason),
         "Timeline": timeline,
     }
@@ -121,7 +121,7 @@ def step_view(step: StepEntry, as_of: float = FRESH) -> dict[str, Any]:
         timeline["EndDateTime"] = step.ended_at
     said = step.reason_message if is_over else ""
     status: dict[str, Any] = {
-        "State": state.value,
+        "State": str(state),
         "StateChangeReason": {"Message": said} if said else {},
         "Timeline": timeline,
     }

@@ -49,7 +49,9 @@ class Chaos:
         ):
             rate = getattr(self._world.weather, f"{name}_per_h")
             if rate:
-                self._tasks.append(asyncio.ensure_future(self._happens(rate, getattr(self, f"_{name}"), name)))
+                self._tasks.append(
+                    asyncio.ensure_future(self._happens(rate, getattr(self, f"_{name}"), name))
+                )
 
     def end(self) -> None:
         """No more of it; what was held is let go."""
@@ -113,9 +115,11 @@ class Chaos:
     def _lose(self, cluster_id: str) -> None:
         steps_become = self._rng.choice((StepState.CANCELLED, StepState.FAILED, StepState.INTERRUPTED))
         notice_s = self._rng.uniform(0.0, NOTICE_S) if self._rng.random() < 0.7 else 0.0  # noqa: PLR2004
+        # EMR may show the steps over before it shows the cluster ending.
+        steps_s = self._rng.uniform(0.0, notice_s)
         self._world.cloud.do(
             lambda model, now: model.lose_cluster(
-                cluster_id, now, notice_after_s=notice_s, steps_become=steps_become
+                cluster_id, now, notice_after_s=notice_s, steps_after_s=steps_s, steps_become=steps_become
             )
         )
 
@@ -212,7 +216,5 @@ def _launch_foreign(model: EmrModel, now: float, name: str) -> None:
     request["Instances"]["KeepJobFlowAliveWhenNoSteps"] = True
     cluster_id = model.call("RunJobFlow", {**request, "Name": name}, now)["JobFlowId"]
     jar = {"Jar": "command-runner.jar", "Args": ["spark-submit", "theirs.py"]}
-    steps = [
-        {"Name": f"theirs {n}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar} for n in range(5)
-    ]
+    steps = [{"Name": f"theirs {n}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar} for n in range(5)]
     model.call("AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": steps}, now)

@@ -1,62 +1,26 @@
-"""The model of EMR in virtual time, with step processes that are timers and write the wrapper's records.
-
-A timer step does what ``wrapper.emr_step_wrapper`` does, as far as others can see it: a record when it
-starts and one when it ends, its own end at its deadline, last words after SIGTERM, none after SIGKILL or
-when the machine is gone. Between its last words and EMR's own knowledge of its end passes a moment.
-"""
+"""The model of EMR in virtual time, with the processes of its steps as timers (``step_process``)."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from emr_executor.aws.step import submission_of_step_name
-from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
-from emr_executor.core.states import RecordPhase
+from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
-from emr_executor.simulation.clock import VirtualClock
+from emr_executor.simulation.clock import EPOCH, VirtualClock
 from emr_executor.simulation.records import Bucket
+from emr_executor.simulation.step_process import Machine, StepProcess, StepScript
 from emr_executor.simulation.weather import Weather
 
-EXIT_TIMEOUT = 124
-EXIT_TERMINATED = 143
-EXIT_KILLED = -9
+__all__ = ["Cloud", "StepScript"]
+
+EPOCH_S = EPOCH.timestamp()
+FOREIGN_STEP_S = (5.0, 300.0)
+"""How long the steps of other people run."""
 NODE_LOST_EXIT = 1
-OUTPUT = b"simulated output\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepScript:
-    """What a step's process does. ``_s`` are virtual seconds.
-
-    timeout_s: the deadline that its wrapper was given
-    dies_slowly_s: how long it takes to die after SIGTERM
-    writes: whether it has output
-    """
-
-    duration_s: float = 5.0
-    exit_code: int = 0
-    timeout_s: float | None = None
-    dies_slowly_s: float = 0.5
-    writes: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Process:
-    """A step's process. ``is_ending``: it has come to its end, which is not yet reported to EMR."""
-
-    cluster_id: str
-    step_id: str
-    script: StepScript
-    submission_id: SubmissionId | None
-    cluster_uuid: ClusterUuid
-    is_silent: bool
-    timer: asyncio.TimerHandle | None = None
-    marks: int = 0
-    is_ending: bool = False
 
 
 class Cloud:
@@ -79,20 +43,32 @@ class Cloud:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
         self.ended_well: set[str] = set()
-        self._clock, self._weather, self._rng, self._script_of = clock, weather, rng, script_of
-        self._processes: dict[str, _Process] = {}
+        self._loop = asyncio.get_running_loop()
+        self._weather, self._rng, self._script_of = weather, rng, script_of
+        self._processes: dict[str, StepProcess] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self._machine = Machine(
+            loop=self._loop,
+            clock=clock,
+            bucket=self.bucket,
+            weather=weather,
+            rng=rng,
+            gone=self._gone,
+            touch_busy=None if options.running_steps_are_busy else self._touch_busy,
+        )
 
     @property
     def now_s(self) -> float:
-        """Epoch seconds on EMR's clock."""
-        return self._clock.epoch_s()
+        """Epoch seconds on EMR's clock, which is the true one."""
+        return EPOCH_S + self._loop.time()
 
-    def call(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One API call that arrives now. Raises EmrApiError."""
+    def call(
+        self, operation: str, request: Mapping[str, Any], *, as_of: float | None = None
+    ) -> dict[str, Any]:
+        """One API call that arrives now; ``as_of`` as in ``EmrModel.call``. Raises EmrApiError."""
         try:
-            return self.model.call(operation, request, self.now_s)
+            return self.model.call(operation, request, self.now_s, as_of=as_of)
         finally:
             self.settle()
 
@@ -115,13 +91,12 @@ class Cloud:
 
     def running_steps(self, cluster_id: str) -> list[str]:
         """Ids of the steps of a cluster whose process is alive, by their start."""
-        return [p.step_id for p in self._processes.values() if p.cluster_id == cluster_id]
+        return list(self.model.running_steps(cluster_id))
 
-    def fail_step(self, step_id: str) -> None:
-        """A step's process fails by itself now, as when its executors are gone."""
-        process = self._processes.get(step_id)
-        if process is not None and not process.is_ending:
-            self._come_to_end(process, NODE_LOST_EXIT, "")
+    def fail_step(self, step_id: str, exit_code: int = NODE_LOST_EXIT) -> None:
+        """A step's command fails by itself now, as when its executors are gone."""
+        if (process := self._processes.get(step_id)) is not None:
+            process.fail(exit_code)
 
     # -- time --------------------------------------------------------------------------------------------
 
@@ -132,97 +107,50 @@ class Cloud:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due = due
-        self._timer = self._later(max(0.0, due - self.now_s), self._advance)
+        self._timer = self._loop.call_at(due - EPOCH_S, self._advance)
 
     def _advance(self) -> None:
         self._timer = None
-        # A hair more, so that rounding between two time scales never leaves the timer just ahead.
-        self.model.advance(self.now_s + 1e-6)
+        # The loop's time and the model's are rounded differently: what was due when this was set is due now.
+        self.model.advance(max(self.now_s, self._timer_due))
         self.settle()
-
-    @staticmethod
-    def _later(delay_s: float, act: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(delay_s, act, *args)
 
     # -- processes ---------------------------------------------------------------------------------------
 
     def _start(self, effect: StartProcess) -> None:
         submission_id = submission_of_step_name(str(effect.config["Name"]))
         script = self._script_of(submission_id) if submission_id is not None else None
+        if script is None:
+            submission_id = None
         args = effect.config["HadoopJarStep"].get("Args", ())
-        process = _Process(
+        process = StepProcess(
+            self._machine,
             cluster_id=effect.cluster_id,
             step_id=effect.step_id,
-            script=script or StepScript(duration_s=self._rng.uniform(5, 300)),
-            submission_id=submission_id if script is not None else None,
+            script=script or StepScript(duration_s=self._rng.uniform(*FOREIGN_STEP_S)),
+            submission_id=submission_id,
             cluster_uuid=ClusterUuid(args[args.index("--cluster") + 1] if "--cluster" in args else ""),
-            is_silent=script is None or self._weather.happens("records_silent", "records", self._rng),
+            is_silent=submission_id is None or self._weather.happens("records_silent", "records", self._rng),
         )
         self._processes[effect.step_id] = process
-        self._write(process, RecordPhase.RUNNING)
-        script = process.script
-        if script.timeout_s is not None and script.timeout_s < script.duration_s:
-            end = (script.timeout_s, EXIT_TIMEOUT, "timeout")
-        else:
-            end = (script.duration_s, script.exit_code, "")
-        process.timer = self._later(end[0], self._come_to_end, process, end[1], end[2])
-
-    def _come_to_end(self, process: _Process, exit_code: int, reason: str) -> None:
-        """The command is over: last words, and soon EMR knows."""
-        if process.timer is not None:
-            process.timer.cancel()
-        process.is_ending = True
-        if exit_code == 0:
-            self.ended_well.add(process.step_id)
-        if process.script.writes and process.submission_id is not None:
-            self.bucket.put_output(process.submission_id, OUTPUT)
-        self._write(process, RecordPhase.ENDED, exit_code=exit_code, reason=reason)
-        process.timer = self._later(self._rng.uniform(0.0, 3.0), self._gone, process, exit_code)
+        process.start()
 
     def _kill(self, effect: KillProcess) -> None:
         process = self._processes.get(effect.step_id)
         if process is None:
             return
         if effect.force:
-            if process.timer is not None:
-                process.timer.cancel()
-            process.is_ending = True
-            process.timer = self._later(self._rng.uniform(0.0, 1.0), self._gone, process, EXIT_KILLED)
-        elif not process.is_ending:
-            if process.timer is not None:
-                process.timer.cancel()
-            process.timer = self._later(
-                self._rng.uniform(0.0, 2 * process.script.dies_slowly_s),
-                self._come_to_end,
-                process,
-                EXIT_TERMINATED,
-                "terminated",
-            )
+            process.kill()
+        else:
+            process.terminate()
 
-    def _gone(self, process: _Process, exit_code: int) -> None:
+    def _gone(self, process: StepProcess, exit_code: int) -> None:
         self._processes.pop(process.step_id, None)
-        self.do(
-            lambda model, now: model.process_ended(process.cluster_id, process.step_id, exit_code, now)
-        )
+        if process.ended_well:
+            self.ended_well.add(process.step_id)
+        self.model.process_ended(process.cluster_id, process.step_id, exit_code, self.now_s)
+        self.settle()
 
-    def _write(
-        self, process: _Process, phase: RecordPhase, *, exit_code: int | None = None, reason: str = ""
-    ) -> None:
-        if process.is_silent or process.submission_id is None:
-            return
-        process.marks += 1
-        late_s = 0.0 if self._weather.is_calm else self._rng.uniform(0.0, self._weather.records_late_s)
-        self.bucket.write(
-            StepRecord(
-                submission_id=process.submission_id,
-                cluster_uuid=process.cluster_uuid,
-                mark=f"{process.step_id}/{process.marks}",
-                phase=phase,
-                at=self._clock.now(),
-                exit_code=exit_code,
-                reason=reason,
-                chunks=1 if phase is RecordPhase.ENDED and process.script.writes else 0,
-                tail="ValueError: simulated\n" if exit_code else "",
-            ),
-            visible_at=self._clock.monotonic() + late_s,
-        )
+    def _touch_busy(self, process: StepProcess) -> None:
+        self.model.mark_busy(process.cluster_id, self.now_s)
+        self.settle()

@@ -1,75 +1,98 @@
-"""What simulated step wrappers wrote, and S3's listing of it: late, stale, or silent when it is told to be."""
+"""What simulated step wrappers wrote, and S3's listing of it: late, stale or unreadable, by the weather."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.ports import Clock
 from emr_executor.simulation.weather import Weather
 
+KEPT_VERSIONS = 3
+"""Of one record: the newest, and what listings that lag may show instead."""
 
-@dataclass(slots=True)
-class _Object:
-    """One record's key. ``before`` is what a stale listing still shows."""
 
-    record: StepRecord
+class Version(NamedTuple):
+    """One state of a record's object. ``record`` is None where nobody can read it."""
+
     visible_at: float
-    before: StepRecord | None = None
+    record: StepRecord | None
 
 
 class Bucket:
-    """The records of all submissions that were not yet consumed, and the driver's output."""
+    """The records that were not yet consumed, and the driver's output.
+
+    Times are on the true monotonic clock.
+    """
 
     def __init__(self) -> None:
-        self._objects: dict[SubmissionId, _Object] = {}
-        self._output: dict[SubmissionId, list[bytes]] = {}
+        self._versions: dict[SubmissionId, list[Version]] = {}
+        self._output: dict[tuple[SubmissionId, int], bytes] = {}
 
-    def write(self, record: StepRecord, *, visible_at: float) -> None:
-        """Overwrite a submission's record; listings show it from ``visible_at`` (monotonic) on."""
-        known = self._objects.get(record.submission_id)
-        if known is None:
-            self._objects[record.submission_id] = _Object(record, visible_at)
-        else:
-            shown = known.record if known.visible_at <= visible_at else known.before
-            known.record, known.visible_at, known.before = record, visible_at, shown
+    def write(self, submission_id: SubmissionId, record: StepRecord | None, *, visible_at: float) -> None:
+        """Overwrite a submission's record; listings show it from ``visible_at`` on."""
+        versions = self._versions.setdefault(submission_id, [])
+        versions.append(Version(visible_at, record))
+        del versions[:-KEPT_VERSIONS]
 
-    def put_output(self, submission_id: SubmissionId, chunk: bytes) -> None:
-        """The next chunk of a submission's output."""
-        self._output.setdefault(submission_id, []).append(chunk)
+    def put_output(self, submission_id: SubmissionId, number: int, chunk: bytes) -> None:
+        """A chunk of a submission's output, numbered from 1."""
+        self._output[submission_id, number] = chunk
 
-    def listing(self, now: float, *, stale: bool) -> list[StepRecord]:
-        """The records that one listing shows."""
-        shown = (
-            one.before if one.visible_at > now or (stale and one.before is not None) else one.record
-            for one in self._objects.values()
-        )
-        return [record for record in shown if record is not None]
+    def changed(
+        self, known: Mapping[SubmissionId, str], now: float, *, stale: float, rng: random.Random
+    ) -> list[StepRecord]:
+        """Records that differ from ``known`` in a listing made now, in the order of their keys.
 
-    def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+        stale: the chance of each record to be shown as it was before its last change
+        """
+        found = []
+        for submission_id, versions in self._versions.items():
+            shown: Version | None = versions[-1]
+            if versions[-1].visible_at > now or (stale > 0.0 and rng.random() < stale):
+                shown = _before(versions, now)
+            record = None if shown is None else shown.record
+            if record is not None and known.get(submission_id) != record.mark:
+                found.append(record)
+        found.sort(key=_key)
+        return found
+
+    def output(self, submission_id: SubmissionId, number: int) -> bytes | None:
         """One chunk, from 1."""
-        chunks = self._output.get(submission_id, [])
-        return chunks[chunk - 1] if chunk <= len(chunks) else None
+        return self._output.get((submission_id, number))
 
     def consume(self, submission_id: SubmissionId) -> None:
-        """The record has served."""
-        self._objects.pop(submission_id, None)
-        self._output.pop(submission_id, None)
+        """Delete a record; its output stays, as in S3."""
+        self._versions.pop(submission_id, None)
+
+    def __len__(self) -> int:
+        return len(self._versions)
+
+
+def _before(versions: list[Version], now: float) -> Version | None:
+    """The newest version but for the last that can be seen now."""
+    for version in reversed(versions[:-1]):
+        if version.visible_at <= now:
+            return version
+    return None
+
+
+def _key(record: StepRecord) -> tuple[str, str]:
+    return record.cluster_uuid, record.submission_id
 
 
 class SimRecords:
-    """``ports.StepRecords`` on the bucket."""
+    """``ports.StepRecords`` on the bucket. ``clock`` is the true one."""
 
     def __init__(self, bucket: Bucket, clock: Clock, weather: Weather, rng: random.Random) -> None:
         self._bucket, self._clock, self._weather, self._rng = bucket, clock, weather, rng
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         """Records whose mark differs from ``known``."""
-        stale = self._weather.happens("records_stale", "records", self._rng)
-        listed = self._bucket.listing(self._clock.monotonic(), stale=stale)
-        return tuple(record for record in listed if known.get(record.submission_id) != record.mark)
+        stale = 0.0 if self._weather.is_calm else self._weather.records_stale
+        return tuple(self._bucket.changed(known, self._clock.monotonic(), stale=stale, rng=self._rng))
 
     async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
         """One chunk of driver output."""

@@ -20,7 +20,7 @@ class Weather:
 
     crash, refused, answer_lost, slow: by gated call (``gate``)
     throttled .. stale_s: by call of EMR
-    records_*: by submission, or by listing
+    records_*: by submission (silent), by write (late_s, unreadable), or by record of a listing (stale)
     api_*: by call of Airflow's Execution API
     *_per_h: events an hour, at random moments
     down: ports that are away altogether for now
@@ -40,6 +40,7 @@ class Weather:
     records_silent: float = 0.0
     records_late_s: float = 0.0
     records_stale: float = 0.0
+    records_unreadable: float = 0.0
     api_refused: float = 0.0
     api_answer_lost: float = 0.0
     phase_dies: float = 0.0
@@ -119,6 +120,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "records_silent": (0.02, 1.0),
     "records_late_s": (1.0, 60.0),
     "records_stale": (0.02, 0.4),
+    "records_unreadable": (0.01, 0.3),
     "api_refused": (0.01, 0.2),
     "api_answer_lost": (0.01, 0.15),
     "phase_dies": (0.005, 0.1),
