@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _EXECUTOR = "emr_executor.EmrExecutor"
+_WITHOUT_DATABASE = (
+    "So nothing can be said of agents and tasks. Steps that run on EMR go on without it; schedulers and "
+    "agents go on by themselves when it is back."
+)
 
 
 def agent(_args: Any) -> None:
@@ -25,10 +29,15 @@ def agent(_args: Any) -> None:
 
 
 def doctor(_args: Any) -> None:
-    """``airflow emr doctor``: every problem of the configuration; exit code 1 when there is one."""
-    problems = [*_executor_problems(), *_settings_problems()]
+    """``airflow emr doctor``: every problem of configuration and clocks; exit code 1 when there is one."""
+    from emr_executor.cli.doctor import look_around
+
+    found = look_around()
+    problems = [*_executor_problems(), *_settings_problems(), *found.problems]
     for problem in problems:
         print(f"problem: {problem}")  # noqa: T201 - a command's output
+    for note in found.notes:
+        print(f"note: {note}")  # noqa: T201 - a command's output
     if problems:
         sys.exit(1)
     print("The configuration can be used.")  # noqa: T201 - a command's output
@@ -110,8 +119,11 @@ def _answer(
 
     try:
         facts = read(work, engine=engine)
-    except (CannotTell, StoreBusy) as error:
+    except CannotTell as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    except StoreBusy as error:
+        sys.stderr.write(f"{error}. {_WITHOUT_DATABASE}\n")
         sys.exit(1)
     if args.output == "json":
         show_json(facts)

@@ -12,6 +12,14 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from emr_executor.cli import quarantine
+from emr_executor.cli.health import (
+    HealthFacts,
+    agent_lines,
+    away_lines,
+    read_health,
+    safety,
+    wrong_health,
+)
 from emr_executor.cli.tables import clock, counted, labelled, since, span, table
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey
@@ -81,12 +89,14 @@ class StatusFacts:
     last_history_at, last_heartbeat_at: the agent's newest traces, in our history and on parked tries
     ready: workloads that wait for a slot; oldest_ready_at: since when the first of them
     unread: ends that their scheduler has not read yet
+    health: the agents, and what they cannot reach
     quarantine: rows on which nothing is decided any more, since a bug was met on them
     wrong: full sentences; the command's exit code is 1 when there is one
     """
 
     now: datetime
     agent: LeaseRow
+    health: HealthFacts
     last_history_at: datetime | None
     last_heartbeat_at: datetime | None
     workloads: tuple[WorkloadCount, ...]
@@ -116,12 +126,16 @@ def read_status(
         else Settings.model_fields["task_heartbeat_interval_s"].default
     )
     held = queries.quarantined(conn)
-    wrong = _wrong_agent(
-        status, [at for at in (last_history_at, last_heartbeat_at) if at], SILENT_BEATS * interval_s, now
+    health = read_health(conn, settings, now)
+    traces = [at for at in (last_history_at, last_heartbeat_at) if at]
+    wrong = (
+        *_wrong_agent(status, health, traces, SILENT_BEATS * interval_s, now),
+        *wrong_health(health, status.steering.holder, now),
     )
     return StatusFacts(
         now=now,
         agent=status.steering,
+        health=health,
         last_history_at=last_history_at,
         last_heartbeat_at=last_heartbeat_at,
         workloads=status.workloads,
@@ -141,6 +155,8 @@ def status_view(facts: StatusFacts) -> RenderableType:
     """The facts for people."""
     parts: list[tuple[str, RenderableType]] = [
         ("Agent", _agent_line(facts)),
+        *((("Agents", Text("\n".join(lines))),) if (lines := agent_lines(facts.health, facts.now)) else ()),
+        *((("Away", Text("\n".join(lines))),) if (lines := away_lines(facts.health, facts.now)) else ()),
         ("Workloads", _workloads(facts)),
         ("Clusters", Text("\n".join(_cluster_line(pool) for pool in facts.clusters) or "none")),
         ("Steps", ", ".join(f"{count} {state}" for state, count in facts.steps.items()) or "none live"),
@@ -156,17 +172,16 @@ def status_view(facts: StatusFacts) -> RenderableType:
 
 
 def _wrong_agent(
-    status: queries.Status, traces: Sequence[datetime], silent_s: float, now: datetime
+    status: queries.Status, health: HealthFacts, traces: Sequence[datetime], silent_s: float, now: datetime
 ) -> list[str]:
     live = sum(w.count for w in status.workloads)
     holder = status.steering.holder
     if not live:
         return []
     if holder is None:
-        text = (
-            f"{NO_AGENT} while {counted(live, 'workload')} {'waits' if live == 1 else 'wait'}; {START_AGENT}"
-        )
-        return [text]
+        text = f"{NO_AGENT} while {counted(live, 'workload')} {'waits' if live == 1 else 'wait'}"
+        safe = f"; {safety(health.safe_until, now)}" if health.safe_until else ""
+        return [f"{text}{safe}; {START_AGENT}"]
     parked = any(w.state in _PARKED and w.target is WorkloadTarget.RUN for w in status.workloads)
     silence_s = min(((now - at).total_seconds() for at in traces), default=0.0)
     if not parked or silence_s <= silent_s:

@@ -276,6 +276,20 @@ def last_heartbeat(conn: Connection) -> datetime | None:
     return conn.execute(newest).scalar_one()
 
 
+def oldest_heartbeat(conn: Connection) -> datetime | None:
+    """When Airflow heard of the parked try that it has not heard of for longest."""
+    oldest = (
+        select(func.min(TASK_INSTANCE.c.last_heartbeat_at))
+        .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name)))
+        .where(
+            WORKLOAD.c.state.in_(_PARKED),
+            WORKLOAD.c.target == WorkloadTarget.RUN,
+            TASK_INSTANCE.c.state == "running",
+        )
+    )
+    return conn.execute(oldest).scalar_one()
+
+
 def workload(conn: Connection, workload_id: WorkloadId) -> Workload | None:
     """One workload, or None when it is unknown or purged."""
     row = conn.execute(select(WORKLOAD).where(WORKLOAD.c.workload_id == workload_id)).mappings().one_or_none()

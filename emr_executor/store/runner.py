@@ -17,7 +17,7 @@ from emr_executor.store.dialect import for_reading
 
 T = TypeVar("T")
 _READ_ONLY_NOW = "25006"
-"""SQLSTATE read_only_sql_transaction; our own reading transactions write nothing."""
+"""SQLSTATE read_only_sql_transaction."""
 
 
 def transact(engine: Engine, work: Callable[..., T], *args: Any, read_only: bool = False) -> T:
@@ -35,7 +35,7 @@ def transact(engine: Engine, work: Callable[..., T], *args: Any, read_only: bool
     except (OperationalError, InterfaceError, PoolTimeoutError) as e:
         raise StoreBusy(_why(e)) from e
     except DBAPIError as e:
-        if e.connection_invalidated or _sqlstate(e) == _READ_ONLY_NOW:
+        if e.connection_invalidated or (_sqlstate(e) == _READ_ONLY_NOW and not read_only):
             raise StoreBusy(_why(e)) from e
         raise
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from emr_executor.cli.reading import read
 from emr_executor.cli.status import StatusFacts, read_status, status_view
 from emr_executor.cli.tables import plain
 from emr_executor.config import Settings
+from emr_executor.core.health import AgentHealth, Away, Dependency
 from emr_executor.core.model import ClusterId
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
+from emr_executor.store.health_store import tell_health
 from tests.cli.world import World, rendered, workload_of
 from tests.store.builders import a_cluster, a_parked, a_submission, at
 
@@ -64,6 +68,11 @@ def test_the_same_as_json(world: World, settings: Settings) -> None:
     assert told == {
         "now": "2031-05-06T07:09:49.123456+00:00",
         "agent": {"holder": "host-a/17/aa", "token": 1, "beat": 0},
+        "health": {
+            "agents": [],
+            "away": [],
+            "safe_until": "2031-05-06T07:14:19.123456+00:00",
+        },
         "last_history_at": "2031-05-06T07:09:09.123456+00:00",
         "last_heartbeat_at": "2031-05-06T07:09:19.123456+00:00",
         "workloads": [
@@ -141,3 +150,79 @@ def test_a_configuration_that_would_be_refused_is_wrong(world: World) -> None:
     facts = status(world, None, "staging_uri is not set")
     assert facts.config_problems == ("staging_uri is not set",)
     assert facts.wrong == ("the executor would refuse all tasks: staging_uri is not set",)
+
+
+def an_agent(holder: str = "host-a/17/aa", told: float = 95, **changes: Any) -> AgentHealth:
+    values: dict[str, Any] = {
+        "host": "host-a",
+        "pid": 17,
+        "version": "0.1.0",
+        "steering": True,
+        "started_at": at(0),
+        "beat": 3,
+        "told_at": at(told),
+    }
+    return AgentHealth(holder=holder, **{**values, **changes})
+
+
+def tell(world: World, *agents: AgentHealth) -> None:
+    with world.engine.begin() as conn:
+        for agent in agents:
+            tell_health(conn, agent)
+
+
+def away(dependency: Dependency, seconds: float = 40) -> Away:
+    return Away(dependency=dependency, since=at(seconds), error="no answer")
+
+
+def test_agents_are_shown_with_what_they_cannot_reach_and_what_that_means(
+    world: World, settings: Settings
+) -> None:
+    busy(world)
+    mine = an_agent(away=(away(Dependency.S3), away(Dependency.API, 80)))
+    tell(world, mine, an_agent("host-b/3/bb", 90, steering=False))
+    facts = status(world, settings)
+    assert rendered(status_view(facts)).splitlines()[2:6] == [
+        "Agents     host-a/17/aa steers, version 0.1.0, up for 1 min 40 s, well",
+        "           host-b/3/bb stands by, version 0.1.0, up for 1 min 40 s, well",
+        "Away       Amazon S3 since 07:08:49 (1 min): no answer",
+        "           the Airflow API server since 07:09:29 (20 s): no answer",
+    ]
+    s3 = "output comes late, ends are seen by ListSteps, new tasks wait; no task fails for it"
+    assert facts.wrong == (
+        f"Amazon S3 cannot be used for 1 min: {s3}",
+        "the Airflow API server cannot be used for 20 s: parked tasks are safe for another 4 min 30 s",
+    )
+
+
+@pytest.mark.parametrize("dependency", [d for d in Dependency if d is not Dependency.DATABASE])
+def test_whatever_is_away_is_wrong_and_has_a_meaning(
+    world: World, settings: Settings, dependency: Dependency
+) -> None:
+    tell(world, an_agent(away=(away(dependency),)))
+    (wrong,) = status(world, settings).wrong
+    assert wrong.startswith(f"{dependency} cannot be used for 1 min: ")
+
+
+def test_a_silent_agent_that_steers_is_wrong_and_its_old_words_do_not_count(
+    world: World, settings: Settings
+) -> None:
+    busy(world)
+    tell(world, an_agent(told=50, away=(away(Dependency.S3),)), an_agent("host-b/3/bb", 20, steering=False))
+    facts = status(world, settings)
+    assert facts.health.away == ()
+    silent = "the agent host-a/17/aa that steers has told nothing of itself for 50 s"
+    safe = "another one takes over when there is one; parked tasks are safe for another 4 min 30 s"
+    assert facts.wrong == (f"{silent}: {safe}",)
+    assert "host-b/3/bb stands by, version 0.1.0, up for 1 min 40 s, SILENT for 1 min 20 s" in rendered(
+        status_view(facts)
+    )
+
+
+def test_parked_tasks_beyond_airflows_timeout_are_not_called_safe(world: World, settings: Settings) -> None:
+    busy(world)
+    tell(world, an_agent(told=395, away=(away(Dependency.API),)))
+    assert any(
+        "the Airflow API server cannot be used" in wrong and "Airflow may fail them" in wrong
+        for wrong in status(world, settings, seconds=400).wrong
+    )
