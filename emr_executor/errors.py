@@ -6,7 +6,8 @@ EmrExecutorError
 │  ├─ Throttled                AWS asked for fewer calls
 │  ├─ AwsUnavailable           no answer, or a server-side fault
 │  ├─ CredentialsMissing       none found, or expired; heals when they appear
-│  └─ StoreBusy                the database is away or locked
+│  ├─ StoreBusy                the database is away or locked
+│  └─ TokenRefused             the API server takes no token of ours: clocks or signing keys differ
 ├─ OutcomeUnknown              the call may have had its effect: look before acting again
 ├─ TryElsewhere                this cluster cannot take the step
 │  ├─ ClusterGone              it is ending or over
@@ -64,6 +65,10 @@ class CredentialsMissing(TryAgain):
 
 class StoreBusy(TryAgain):
     """The database did not answer, or is locked."""
+
+
+class TokenRefused(TryAgain):
+    """The API server refuses our tokens (401, 403): put a clock or a key right, then all goes on."""
 
 
 class OutcomeUnknown(EmrExecutorError):

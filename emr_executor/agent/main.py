@@ -104,6 +104,7 @@ async def _run_agent(settings: Settings, running: list[Agent]) -> None:
         await host.start()
         api = HttpTaskApi(_execution_api_url(), token_mint())
         stack.push_async_callback(api.close)
+        await api.look_at_clock()
         await _once_reachable(dependencies, clock, lambda: check_tables(runner))
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await _once_reachable(dependencies, clock, store.deployment_id)

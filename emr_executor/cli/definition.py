@@ -73,7 +73,10 @@ _COMMANDS = (
     ActionCommand(
         name="doctor",
         help="Check the configuration and say what to change",
-        description="Check what needs no call to AWS. Exit code 1 when something must change.",
+        description=(
+            "Check what needs no call to AWS: the configuration, and this host's clock against those of the "
+            "API server and the database. Exit code 1 when something must change."
+        ),
         func=lazy_load_command("emr_executor.cli.commands.doctor"),
         args=(),
     ),

@@ -22,6 +22,7 @@ from airflow.sdk.api.datamodels._generated import (
 from emr_executor.core.model import Identity, Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug
+from emr_executor.task.skew import problem_of_answer
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.tokens import token_mint
 
@@ -39,6 +40,8 @@ def reason_of(error: httpx.HTTPStatusError) -> str:
     detail = getattr(error, "detail", None)
     words = detail if isinstance(detail, dict) else {}
     parts = [str(words[key]) for key in ("reason", "message", "previous_state") if words.get(key)]
+    if error.response.status_code == HTTPStatus.FORBIDDEN and (problem := problem_of_answer(error.response)):
+        parts.append(problem)
     return f"{error.response.status_code} {', '.join(parts)}".strip()
 
 

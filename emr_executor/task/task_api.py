@@ -7,16 +7,26 @@ heartbeats and the end alike (airflow/api_fastapi/execution_api/app.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
 import httpx
+import structlog
 
 from emr_executor.core.model import Identity, WorkloadId
-from emr_executor.errors import TaskGone, TryAgain
+from emr_executor.errors import TaskGone, TokenRefused, TryAgain
+from emr_executor.task import skew
+
+log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT_S = 20.0
+REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+KEYS_DIFFER = (
+    "clocks agree, so it has another signing key, audience or issuer: give agent and API server the same "
+    "[api_auth] jwt_secret (or jwt_private_key_path), [execution_api] jwt_audience and [api_auth] jwt_issuer"
+)
 GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 ENDED = frozenset({"not_running", "invalid_state"})
 """Reasons of a 409: the first to a heartbeat, the second to an end, for a try that is not RUNNING."""
@@ -27,6 +37,7 @@ class HttpTaskApi:
 
     def __init__(self, server_url: str, mint: Callable[[WorkloadId], str]) -> None:
         self._mint = mint
+        self._is_refused = False
         self._client = httpx.AsyncClient(
             base_url=server_url,
             timeout=REQUEST_TIMEOUT_S,
@@ -55,8 +66,13 @@ class HttpTaskApi:
         except httpx.HTTPError as error:
             raise TryAgain(f"the Airflow API server did not answer: {error!r}") from error
         if response.is_success:
+            if self._is_refused:
+                self._is_refused = False
+                log.info("api_server_takes_tokens_again")
             return
         reason = _reason(response)
+        if response.status_code in REFUSED:
+            raise self._refusal(response)
         if response.status_code in GONE:
             raise TaskGone(f"Airflow does not know the try any more ({response.status_code})")
         if response.status_code == HTTPStatus.CONFLICT and reason in ENDED:
@@ -64,6 +80,21 @@ class HttpTaskApi:
         if response.status_code == HTTPStatus.CONFLICT and reason == "running_elsewhere":
             raise TaskGone("Airflow runs the try elsewhere")
         raise TryAgain(f"the Airflow API server answered {response.status_code} {reason} to {what}")
+
+    async def look_at_clock(self) -> None:
+        """Log what is wrong with this host's clock, if anything; nothing when the API server is away."""
+        with suppress(httpx.HTTPError):
+            answer = await self._client.get("health", timeout=skew.PROBE_TIMEOUT_S)
+            if problem := skew.problem_of_answer(answer):
+                log.error("api_server_refuses_tokens", why=problem)
+                self._is_refused = True
+
+    def _refusal(self, answer: httpx.Response) -> TokenRefused:
+        why = skew.problem_of_answer(answer) or KEYS_DIFFER
+        if not self._is_refused:
+            self._is_refused = True
+            log.error("api_server_refuses_tokens", status=answer.status_code, why=why)
+        return TokenRefused(f"the Airflow API server refuses our token ({answer.status_code}): {why}")
 
 
 def _reason(response: httpx.Response) -> str:

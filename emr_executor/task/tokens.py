@@ -1,7 +1,8 @@
 """Execution API tokens, minted where they are used: never stored, never logged.
 
 As ``BaseExecutor.jwt_generator`` makes them, with scope ``execution``: one kind serves `/run`, heartbeat
-and end alike (airflow/api_fastapi/execution_api/app.py).
+and end alike (airflow/api_fastapi/execution_api/app.py). ``nbf`` and ``iat`` are this host's present time:
+the generator lets nobody set them earlier, so clocks must agree within ``[api_auth] jwt_leeway`` (``skew``).
 """
 
 from __future__ import annotations

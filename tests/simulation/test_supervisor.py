@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
-from emr_executor.simulation.airflow_entities import FinishEnd, PrepareEnd, TaskState, TryScript
+from emr_executor.simulation.airflow_entities import (
+    ApiSilent,
+    FinishEnd,
+    PrepareEnd,
+    TaskState,
+    TryScript,
+)
 from emr_executor.simulation.host import EXIT_KILLED
 from emr_executor.simulation.supervisor import EXIT_BROKEN, EXIT_NO_RESULT
 from tests.simulation.airflow_world import Faulty, World, a_queued, an_ended, until
@@ -149,6 +155,27 @@ async def test_user_code_is_ended_after_three_failed_heartbeats_and_runs_again(w
     await world.phases(PREPARING, world.host(door))
     assert world.clock.passed_s < 600.0
     assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_heartbeats_that_fail_cost_no_try_though_its_end_could_be_told(
+    world: World, retries: int
+) -> None:
+    """supervise.py ``_handle_heartbeat_failures``: the stock supervisor would report a failure."""
+    ti = await a_queued(world, TryScript(prepare_s=60.0), retries=retries)
+    beat = world.airflow.heartbeat
+
+    def silent(*_: Any) -> None:
+        raise ApiSilent("away")
+
+    world.airflow.heartbeat = silent  # type: ignore[method-assign]
+    await world.phases(PREPARING)
+    assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
+    assert "reported" not in world.events()
+    world.airflow.heartbeat = beat  # type: ignore[method-assign]
+    world.clock.passed_s += 5.0
+    await world.phases(PREPARING)
+    assert world.workload(ti.ti_id).state is W.READY
 
 
 async def test_a_phase_that_lost_its_claim_leaves_no_trace(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +34,7 @@ class FakeApi:
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     dag_id: str = ""
+    clock_ahead_s: float = 0.0
 
     def asked(self, method: str, end: str) -> list[Request]:
         return [r for r in self.requests if r.method == method and r.path.endswith(end)]
@@ -144,6 +146,9 @@ class ApiServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string((timestamp or time.time()) + outer.api.clock_ahead_s)
 
             def _any(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
