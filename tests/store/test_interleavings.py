@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from emr_executor import store as store_package
 from emr_executor.store import history_store, lease_store, phase_store, scheduler_store, snapshot_store
@@ -22,9 +23,9 @@ from emr_executor.store.change_store import apply
 from emr_executor.store.schema import CLUSTER, WORKLOAD
 from tests.postgres import fresh_database
 from tests.store.builders import a_cluster, a_workload, store
-from tests.store.interleaving import Deadlock, Interleaver, Transaction, every_order
+from tests.store.interleaving import BUSY, Deadlock, Interleaver, Transaction, every_order
 from tests.store.interleaving_databases import Postgres
-from tests.store.interleaving_operations import Operation
+from tests.store.interleaving_operations import OLD_SCHEDULER, Operation, scheduler_of
 from tests.store.interleaving_rules import Rules
 from tests.store.interleaving_situations import BY_NAME, SITUATIONS, Situation
 
@@ -140,6 +141,39 @@ def test_whoever_waits_for_a_row_has_locked_none_behind_it(
 
 def _place(row: tuple[str, str]) -> tuple[int, str]:
     return LOCK_ORDER.index(row[0]), row[1]
+
+
+def test_who_loses_against_a_scheduler_that_hands_over_many_tries_again(interleaver: Interleaver) -> None:
+    """The one place without an order of locks: Airflow's transaction hands over in the order of its own.
+
+    Two live tries that are handed over again in one transaction can meet a call for both. PostgreSQL ends one
+    of the two after ``deadlock_timeout`` (1 s): the call, which is made again, or one hand-over, of which the
+    executor's savepoint keeps the rest of the scheduler's transaction free.
+    """
+    situation = BY_NAME["ready"]
+    interleaver.database.keep(situation.fill)
+    both = situation.operation("accept").each
+    late: list[Operation] = []
+
+    def hand_over(conn: Connection) -> None:
+        for one in reversed(both):
+            try:
+                with conn.begin_nested():
+                    one.by(0).work(conn)
+            except OperationalError:
+                late.append(one)
+
+    cancel = situation.operation("ask_cancel").by(1)
+    turns = iter((0, 0, 1, 0))
+    interleaver.leaves_deadlocks = True
+    try:
+        run = interleaver.run([Transaction(hand_over), cancel], lambda ready: next(turns, ready[0]))
+    finally:
+        interleaver.leaves_deadlocks = False
+    assert run.answers[0] is None, run.told()
+    assert (run.answers[1] == BUSY) != bool(late), run.told()
+    owners = {row["scheduler_job_id"] for row in run.state["emr_workload"]}
+    assert owners == ({OLD_SCHEDULER, scheduler_of(0)} if late else {scheduler_of(0)})
 
 
 # -- what the runs would notice ----------------------------------------------------------------------
