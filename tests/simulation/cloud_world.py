@@ -1,0 +1,106 @@
+"""The simulated EMR with one cluster, and what tests ask of it; all inside of a virtual loop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from emr_executor.aws.launch import cluster_name
+from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
+from emr_executor.local.entities import ModelOptions
+from emr_executor.local.ledger import LedgerEntry
+from emr_executor.simulation.clock import VirtualClock
+from emr_executor.simulation.cloud import Cloud, StepScript
+from emr_executor.simulation.loop import run
+from emr_executor.simulation.records import SimRecords
+from emr_executor.simulation.weather import Weather
+from tests.local.world import launch_request
+
+CLUSTER = ClusterUuid("c1")
+
+
+class CloudWorld:
+    """``weather`` and ``scripts`` (by submission id) may be changed as the test goes on."""
+
+    def __init__(self, options: ModelOptions | None = None, weather: Weather | None = None) -> None:
+        self.weather = weather or Weather()
+        self.rng = random.Random("test")
+        self.clock = VirtualClock(asyncio.get_running_loop())
+        self.scripts: dict[SubmissionId, StepScript] = {}
+        self.cloud = Cloud(
+            clock=self.clock,
+            options=options or ModelOptions(),
+            weather=self.weather,
+            rng=self.rng,
+            script_of=self.scripts.get,
+        )
+        self.records = SimRecords(self.cloud.bucket, self.clock, self.weather, self.rng)
+
+    def launch(
+        self, name: str = cluster_name("d1", "default", CLUSTER), slots: int = 4, **changes: Any
+    ) -> str:
+        request = launch_request(Name=name, StepConcurrencyLevel=slots, **changes)
+        return str(self.cloud.call("RunJobFlow", request)["JobFlowId"])
+
+    def add(self, cluster_id: str, submission: str, script: StepScript | None = None) -> str:
+        if script is not None:
+            self.scripts[SubmissionId(submission)] = script
+        answer = self.cloud.call(
+            "AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": [sim_step(submission)]}
+        )
+        return str(answer["StepIds"][0])
+
+    def step_state(self, cluster_id: str, step_id: str) -> str:
+        answer = self.cloud.call("DescribeStep", {"ClusterId": cluster_id, "StepId": step_id})
+        return str(answer["Step"]["Status"]["State"])
+
+    def cluster_state(self, cluster_id: str) -> str:
+        return str(
+            self.cloud.call("DescribeCluster", {"ClusterId": cluster_id})["Cluster"]["Status"]["State"]
+        )
+
+    async def record(self, submission: str) -> StepRecord | None:
+        """What a listing shows of a submission now."""
+        found = [r for r in await self.records.changed({}) if r.submission_id == submission]
+        return found[0] if found else None
+
+    async def told(self, submission: str) -> tuple[str, int | None, str] | None:
+        """Phase, exit code and reason of a submission's record."""
+        record = await self.record(submission)
+        return None if record is None else (str(record.phase), record.exit_code, record.reason)
+
+    def events(self, *names: str) -> list[LedgerEntry]:
+        return [entry for entry in self.cloud.model.ledger if entry.event in names]
+
+
+def sim_step(submission: str) -> dict[str, Any]:
+    """A step as production submits it, as far as the simulation reads it."""
+    return {
+        "Name": f"airflow-emr/{submission}/dag.task",
+        "ActionOnFailure": "CONTINUE",
+        "HadoopJarStep": {
+            "Jar": "script-runner.jar",
+            "Args": ["wrapper.py", "--cluster", CLUSTER, "--submission", submission],
+        },
+    }
+
+
+def in_world(
+    story: Callable[[CloudWorld], Coroutine[Any, Any, None]],
+    options: ModelOptions | None = None,
+    weather: Weather | None = None,
+    seed: int = 1,
+) -> None:
+    """Live a story from the start of a world."""
+
+    async def live() -> None:
+        await story(CloudWorld(options, weather))
+
+    run(live(), seed=seed)
+
+
+def marks(record: StepRecord) -> dict[SubmissionId, str]:
+    """What an agent knows that has applied a record."""
+    return {record.submission_id: record.mark}

@@ -1,0 +1,271 @@
+"""Production's EMR client on the simulated EMR: what production makes of each fate of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from emr_executor.aws.budget import EMR_BUCKETS, Budget
+from emr_executor.aws.emr import EmrClient
+from emr_executor.core.model import ClusterId
+from emr_executor.core.states import ClusterState, StepState
+from emr_executor.errors import (
+    AwsUnavailable,
+    ClusterGone,
+    LaunchRefused,
+    OutcomeUnknown,
+    StepLimitReached,
+    Throttled,
+)
+from emr_executor.ports import NewStep
+from emr_executor.simulation import client as fates
+from emr_executor.simulation.client import CallLimits, CloudClient, Fate
+from emr_executor.simulation.cloud import StepScript
+from emr_executor.simulation.loop import run
+from emr_executor.simulation.weather import Weather
+from tests.local.world import launch_request
+from tests.simulation.cloud_world import CloudWorld
+
+NAME = "airflow-emr/d1/default/c1"
+PREFIX = "airflow-emr/d1/"
+
+
+@dataclass
+class Agent:
+    """Production's client in a world, with the fates that calls are to have, first come first served."""
+
+    world: CloudWorld
+    emr: EmrClient
+    fates: list[Fate]
+
+    async def launch(self, **changes: Any) -> ClusterId:
+        return await self.emr.run_job_flow(
+            launch_request(Name=NAME, StepConcurrencyLevel=2, **changes), within_s=60
+        )
+
+    async def add(self, cluster_id: ClusterId, *names: str) -> None:
+        steps = [NewStep(name=f"airflow-emr/{name}/dag.task", jar="j.jar", args=("a",)) for name in names]
+        await self.emr.add_steps(cluster_id, steps, within_s=60)
+
+    def clusters(self) -> int:
+        """How many EMR really launched."""
+        return len(self.world.events("cluster_launched"))
+
+
+def with_agent(
+    story: Callable[[Agent], Coroutine[Any, Any, None]], weather: Weather | None = None, seed: int = 1
+) -> None:
+    async def live() -> None:
+        world, planned = CloudWorld(weather=weather), []
+        script = StepScript(duration_s=30)
+        world.cloud._script_of = lambda _: script
+        limits = CallLimits(world.cloud, world.weather, EMR_BUCKETS)
+        fate_of = None if weather else lambda _: planned.pop(0) if planned else fates.GOOD
+        client = CloudClient(world.cloud, world.weather, world.rng, limits, fate_of=fate_of)
+        await story(Agent(world, EmrClient(client, client, Budget(world.clock)), planned))
+
+    run(live(), seed=seed)
+
+
+def test_production_reads_what_the_model_answers() -> None:
+    async def story(agent: Agent) -> None:
+        emr, clock = agent.emr, agent.world.clock
+        cluster_id = await agent.launch(Tags=[{"Key": "a", "Value": "b"}])
+        await agent.add(cluster_id, "w-1", "w-2", "w-3")
+        await asyncio.sleep(1)
+        steps = await emr.list_steps(cluster_id)
+        assert [step.name.split("/")[1] for step in steps] == ["w-3", "w-2", "w-1"]
+        assert [step.state for step in steps] == [StepState.PENDING, StepState.RUNNING, StepState.RUNNING]
+        assert steps[1].started_at == clock.now() - timedelta(seconds=1)
+        await emr.cancel_steps(cluster_id, [steps[0].step_id])
+        assert [step.state for step in await emr.list_steps(cluster_id, limit=1)] == [StepState.CANCELLED]
+        (cluster,) = await emr.list_clusters(name_prefix=PREFIX)
+        assert (cluster.cluster_id, cluster.state) == (cluster_id, ClusterState.RUNNING)
+        assert await emr.list_clusters(name_prefix="airflow-emr/d/") == ()
+        assert await emr.describe_cluster(cluster_id) == cluster
+        assert await emr.describe_cluster(ClusterId("j-NONE")) is None
+        await emr.terminate_clusters([ClusterId("j-NONE"), cluster_id])
+        await asyncio.sleep(60)
+        (over,) = await emr.list_clusters(name_prefix=PREFIX, over_since=clock.now() - timedelta(hours=1))
+        assert (over.state, over.reason_code) == (ClusterState.TERMINATED, "USER_REQUEST")
+        with pytest.raises(ClusterGone):
+            await agent.add(cluster_id, "w-4")
+
+    with_agent(story)
+
+
+def test_refusals_of_the_state_are_the_ones_that_production_knows() -> None:
+    async def story(agent: Agent) -> None:
+        with pytest.raises(LaunchRefused, match="ServiceRole is required"):
+            await agent.launch(ServiceRole=None)
+        cluster_id = await agent.launch()
+        await agent.add(cluster_id, *(f"w-{n}" for n in range(256)))
+        with pytest.raises(StepLimitReached):
+            await agent.add(cluster_id, "w-256")
+        with pytest.raises(ClusterGone):
+            await agent.emr.list_steps(ClusterId("j-NONE"))
+
+    with_agent(story)
+
+
+@pytest.mark.parametrize(
+    ("fate", "error", "launched"),
+    [
+        (Fate(acts=0, silence=fates.no_connection), AwsUnavailable, 0),
+        (Fate(acts=0, silence=fates.connect_timeout, silence_s=10), AwsUnavailable, 0),
+        (Fate(acts=0, silence=fates.read_timeout, silence_s=60), OutcomeUnknown, 0),
+        (Fate(silence=fates.read_timeout, silence_s=60), OutcomeUnknown, 1),
+        (Fate(silence=fates.connection_closed), OutcomeUnknown, 1),
+        (Fate(silence=fates.connection_closed, act_late_s=5), OutcomeUnknown, 1),
+        (Fate(acts=0, refusal=fates.THROTTLED), OutcomeUnknown, 0),
+        (Fate(refusal=fates.THROTTLED), OutcomeUnknown, 1),
+        (Fate(acts=0, refusal=fates.BROKEN), OutcomeUnknown, 0),
+        (Fate(refusal=fates.BROKEN), OutcomeUnknown, 1),
+    ],
+)
+def test_the_fates_of_a_launch(fate: Fate, error: type[Exception], launched: int) -> None:
+    async def story(agent: Agent) -> None:
+        agent.fates.append(fate)
+        with pytest.raises(error):
+            await agent.launch()
+        assert agent.clusters() == (0 if fate.act_late_s else launched)
+        await asyncio.sleep(20)
+        assert agent.clusters() == launched
+
+    with_agent(story)
+
+
+@pytest.mark.parametrize(
+    ("fate", "error"),
+    [
+        (Fate(acts=0, silence=fates.no_connection), AwsUnavailable),
+        (Fate(silence=fates.read_timeout), AwsUnavailable),
+        (Fate(acts=0, refusal=fates.THROTTLED), Throttled),
+        (Fate(acts=0, refusal=fates.BROKEN), AwsUnavailable),
+    ],
+)
+def test_the_fates_of_a_read(fate: Fate, error: type[Exception]) -> None:
+    async def story(agent: Agent) -> None:
+        cluster_id = await agent.launch()
+        agent.fates.append(fate)
+        with pytest.raises(error):
+            await agent.emr.list_steps(cluster_id)
+        assert await agent.emr.list_steps(cluster_id) == ()
+
+    with_agent(story)
+
+
+def test_a_request_may_be_doubled_on_its_way() -> None:
+    async def story(agent: Agent) -> None:
+        cluster_id = await agent.launch()
+        agent.fates.append(Fate(acts=2))
+        await agent.add(cluster_id, "w-1")
+        steps = await agent.emr.list_steps(cluster_id)
+        assert [step.name for step in steps] == ["airflow-emr/w-1/dag.task"] * 2
+
+    with_agent(story)
+
+
+def test_a_step_may_live_before_its_answer_is_there() -> None:
+    async def story(agent: Agent) -> None:
+        cluster_id = await agent.launch()
+        agent.fates.append(Fate(silence=fates.read_timeout, silence_s=60))
+        adding = asyncio.ensure_future(agent.add(cluster_id, "w-1"))
+        await asyncio.sleep(40)
+        assert await agent.world.told("w-1") == ("ENDED", 0, "")
+        with pytest.raises(OutcomeUnknown):
+            await adding
+
+    with_agent(story)
+
+
+def test_a_read_that_lags_shows_the_state_of_then() -> None:
+    async def story(agent: Agent) -> None:
+        cluster_id = await agent.launch()
+        await asyncio.sleep(5)
+        await agent.add(cluster_id, "w-1")
+        agent.fates += [Fate(lag_s=1), Fate(lag_s=6), Fate(lag_s=6), Fate(lag_s=6)]
+        assert await agent.emr.list_steps(cluster_id) == ()
+        assert await agent.emr.describe_cluster(cluster_id) is None
+        assert await agent.emr.list_clusters(name_prefix=PREFIX) == ()
+        with pytest.raises(ClusterGone):
+            await agent.emr.list_steps(cluster_id)
+        assert len(await agent.emr.list_steps(cluster_id)) == 1
+
+    with_agent(story)
+
+
+def test_faults_that_are_set_in_the_model_go_first() -> None:
+    async def story(agent: Agent) -> None:
+        faults = agent.world.cloud.model.faults
+        faults.slow("ListClusters", 7.0, count=1)
+        before = agent.world.clock.monotonic()
+        await agent.emr.list_clusters(name_prefix=PREFIX)
+        assert agent.world.clock.monotonic() - before == pytest.approx(7.0)
+        faults.throttle_next("ListClusters")
+        with pytest.raises(Throttled):
+            await agent.emr.list_clusters(name_prefix=PREFIX)
+        faults.fail_next("RunJobFlow", code="AccessDeniedException", message="no")
+        with pytest.raises(LaunchRefused, match="iam:PassRole"):
+            await agent.launch()
+        faults.drop_next("RunJobFlow", when="before")
+        with pytest.raises((AwsUnavailable, OutcomeUnknown)):
+            await agent.launch()
+        assert agent.clusters() == 0
+        faults.drop_next("RunJobFlow", when="after")
+        with pytest.raises(OutcomeUnknown):
+            await agent.launch()
+        assert agent.clusters() == 1
+
+    with_agent(story)
+
+
+def test_bad_weather_brings_every_fate_and_a_calm_day_none() -> None:
+    weather = Weather(
+        throttled=0.1, emr_error=0.1, dropped_before=0.15, dropped_after=0.15, stale=0.3, stale_s=20.0
+    )
+
+    async def story(agent: Agent) -> None:
+        heard: dict[str, int] = {}
+        for _ in range(400):
+            await asyncio.sleep(10)
+            try:
+                await agent.launch()
+                heard["launched"] = heard.get("launched", 0) + 1
+            except (AwsUnavailable, OutcomeUnknown) as error:
+                heard[type(error).__name__] = heard.get(type(error).__name__, 0) + 1
+        await asyncio.sleep(60)
+        assert min(heard["launched"], heard["AwsUnavailable"], heard["OutcomeUnknown"]) > 10
+        assert agent.clusters() > heard["launched"] + 10
+        weather.calm()
+        for _ in range(50):
+            await asyncio.sleep(10)
+            assert len(await agent.emr.list_clusters(name_prefix=PREFIX)) == agent.clusters()
+
+    with_agent(story, weather)
+
+
+def test_emrs_buckets_refuse_who_does_not_wait() -> None:
+    weather = Weather(buckets=True)
+
+    async def story(agent: Agent) -> None:
+        cluster_id = await agent.launch()
+        impatient = agent.emr._client
+        refused = 0
+        for _ in range(15):
+            try:
+                await impatient.list_steps(ClusterId=cluster_id)
+            except Exception as error:  # noqa: BLE001
+                refused += "Rate exceeded" in str(error)
+        assert refused == 5
+        await asyncio.sleep(60)
+        # Production waits for its tokens instead.
+        for _ in range(30):
+            await agent.emr.list_steps(cluster_id)
+
+    with_agent(story, weather)

@@ -1,0 +1,287 @@
+"""Steps in virtual time: they live by their scripts, write as the wrapper does, and die as EMR lets them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from emr_executor.core.states import StepState
+from emr_executor.local.behaviour import LaunchFailureKind
+from emr_executor.local.entities import ModelOptions
+from emr_executor.simulation.cloud import StepScript
+from emr_executor.simulation.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
+from emr_executor.simulation.weather import Weather
+from tests.simulation.cloud_world import CloudWorld, in_world
+
+SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
+
+
+def test_a_step_lives_as_long_as_its_script_says_and_writes_before_emr_knows() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        assert world.cluster_state(cluster_id) == "STARTING"
+        await asyncio.sleep(121)
+        assert world.cluster_state(cluster_id) == "WAITING"
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=30))
+        # Written within AddJobFlowSteps: it may be read before the call's answer is.
+        assert await world.told("w-1") == ("RUNNING", None, "")
+        await asyncio.sleep(29.9)
+        assert world.step_state(cluster_id, step_id) == "RUNNING"
+        await asyncio.sleep(0.1001)
+        assert await world.told("w-1") == ("ENDED", 0, "")
+        await asyncio.sleep(CLOSING_S)
+        assert world.step_state(cluster_id, step_id) == "COMPLETED"
+        assert world.cloud.ended_well == {step_id}
+
+    in_world(story, SLOW)
+
+
+@pytest.mark.parametrize(
+    ("script", "told", "state"),
+    [
+        (StepScript(duration_s=5, exit_code=3), ("ENDED", 3, ""), "FAILED"),
+        (StepScript(duration_s=50, timeout_s=5), ("ENDED", 124, "timeout"), "FAILED"),
+        (StepScript(duration_s=4, timeout_s=5), ("ENDED", 0, ""), "COMPLETED"),
+        (StepScript(duration_s=1, exit_code=125, reason="no_spec"), ("ENDED", 125, "no_spec"), "FAILED"),
+    ],
+)
+def test_how_a_step_ends_by_itself(script: StepScript, told: tuple[str, int, str], state: str) -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        step_id = world.add(cluster_id, "w-1", script)
+        await asyncio.sleep(10)
+        assert await world.told("w-1") == told
+        assert world.step_state(cluster_id, step_id) == state
+
+    in_world(story)
+
+
+def test_output_comes_in_chunks_that_are_there_before_the_record_counts_them() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=40, chunks=3))
+        counts = []
+        for _ in range(5):
+            record = await world.record("w-1")
+            assert record is not None
+            counts.append(record.chunks)
+            for number in range(1, record.chunks + 1):
+                chunk = await world.records.output(record.submission_id, number)
+                assert chunk == f"{step_id}: line {number}\n".encode()
+            await asyncio.sleep(10.01)
+        assert counts == [0, 1, 2, 3, 3]
+        assert await world.told("w-1") == ("ENDED", 0, "")
+
+    in_world(story)
+
+
+def test_a_long_step_gives_signs_of_life() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        world.add(cluster_id, "w-1", StepScript(duration_s=3600))
+        seen = set()
+        for _ in range(10):
+            record = await world.record("w-1")
+            assert record is not None
+            seen.add(record.mark)
+            await asyncio.sleep(LIFE_SIGN_S)
+        assert len(seen) == 10
+
+    in_world(story)
+
+
+def test_a_cancelled_step_says_so_while_its_process_is_still_there() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(slots=1)
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=500, dies_slowly_s=8))
+        waiting = world.add(cluster_id, "w-2", StepScript(duration_s=500))
+        await asyncio.sleep(5)
+        world.cloud.call("CancelSteps", {"ClusterId": cluster_id, "StepIds": [step_id, waiting]})
+        assert world.step_state(cluster_id, waiting) == "CANCELLED"
+        assert await world.told("w-2") is None
+        for _ in range(1000):
+            if await world.told("w-1") == ("ENDED", 143, "terminated"):
+                break
+            assert world.step_state(cluster_id, step_id) == "CANCEL_PENDING"
+            await asyncio.sleep(0.02)
+        assert world.step_state(cluster_id, step_id) == "CANCEL_PENDING"
+        await asyncio.sleep(CLOSING_S)
+        assert world.step_state(cluster_id, step_id) == "CANCELLED"
+        (end,) = world.events("process_ended")
+        (kill,) = world.events("kill_sent")
+        assert end.at - kill.at <= GRACE_S + CLOSING_S
+
+    in_world(story)
+
+
+def test_what_ended_by_itself_is_not_terminated_any_more() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        for n in range(20):
+            step_id = world.add(cluster_id, f"w-{n}", StepScript(duration_s=1))
+            await asyncio.sleep(1.01)
+            world.cloud.call("CancelSteps", {"ClusterId": cluster_id, "StepIds": [step_id]})
+            await asyncio.sleep(CLOSING_S)
+            assert await world.told(f"w-{n}") == ("ENDED", 0, "")
+            # EMR may have been faster to believe in the cancellation than in the end.
+            assert world.step_state(cluster_id, step_id) in ("COMPLETED", "CANCELLED")
+
+    in_world(story)
+
+
+def test_a_lost_cluster_takes_its_steps_along_without_last_words() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=500, chunks=4))
+        await asyncio.sleep(5)
+        world.cloud.do(
+            lambda model, now: model.lose_cluster(
+                cluster_id, now, notice_after_s=120, steps_after_s=60, steps_become=StepState.FAILED
+            )
+        )
+        (end,) = world.events("process_ended")
+        assert (end.at, (end.detail or {})["exit_code"]) == (world.cloud.now_s, -9)
+        assert world.step_state(cluster_id, step_id) == "RUNNING"
+        await asyncio.sleep(61)
+        assert (world.step_state(cluster_id, step_id), world.cluster_state(cluster_id)) == (
+            "FAILED",
+            "RUNNING",
+        )
+        await asyncio.sleep(600)
+        assert world.cluster_state(cluster_id) == "TERMINATED_WITH_ERRORS"
+        assert await world.told("w-1") == ("RUNNING", None, "")
+
+    in_world(story)
+
+
+def test_a_cluster_that_is_ended_lets_its_wrappers_speak() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        for n in range(4):
+            world.add(cluster_id, f"w-{n}", StepScript(duration_s=500, dies_slowly_s=5))
+        await asyncio.sleep(5)
+        world.cloud.call("TerminateJobFlows", {"JobFlowIds": [cluster_id]})
+        await asyncio.sleep(GRACE_S + CLOSING_S)
+        assert world.cluster_state(cluster_id) == "TERMINATED"
+        assert {await world.told(f"w-{n}") for n in range(4)} == {("ENDED", 143, "terminated")}
+
+    in_world(story)
+
+
+def test_a_lost_node_fails_a_step_and_the_cluster_stays() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(Instances={"InstanceCount": 3})
+        failing = world.add(cluster_id, "w-1", StepScript(duration_s=60))
+        going_on = world.add(cluster_id, "w-2", StepScript(duration_s=60))
+        assert world.cloud.running_steps(cluster_id) == [failing, going_on]
+        await asyncio.sleep(5)
+        assert world.cloud.do(lambda model, now: model.lose_node(cluster_id, now)) is not None
+        world.cloud.fail_step(failing, -100)
+        assert await world.told("w-1") == ("ENDED", 228, "")
+        await asyncio.sleep(70)
+        assert world.step_state(cluster_id, failing) == "FAILED"
+        assert world.step_state(cluster_id, going_on) == "COMPLETED"
+        assert world.cluster_state(cluster_id) == "WAITING"
+
+    in_world(story)
+
+
+def test_launches_fail_provisioning_is_held_and_terminations_hang_as_told() -> None:
+    async def story(world: CloudWorld) -> None:
+        world.cloud.model.fail_launches(1, LaunchFailureKind.CAPACITY)
+        refused = world.launch()
+        await asyncio.sleep(100)
+        assert world.cluster_state(refused) == "TERMINATED_WITH_ERRORS"
+        world.cloud.do(lambda model, now: model.hold_provisioning(now))
+        held = world.launch()
+        await asyncio.sleep(1000)
+        assert world.cluster_state(held) == "STARTING"
+        world.cloud.do(lambda model, now: model.release_provisioning(now))
+        await asyncio.sleep(61)
+        assert world.cluster_state(held) == "WAITING"
+        step_id = world.add(held, "w-1", StepScript(duration_s=5000))
+        world.cloud.model.hang_termination(held)
+        world.cloud.call("TerminateJobFlows", {"JobFlowIds": [held]})
+        await asyncio.sleep(1000)
+        assert (world.cluster_state(held), world.step_state(held, step_id)) == ("TERMINATING", "RUNNING")
+        world.cloud.do(lambda model, now: model.release_termination(held, now))
+        await asyncio.sleep(60)
+        assert (world.cluster_state(held), world.step_state(held, step_id)) == ("TERMINATED", "CANCELLED")
+
+    in_world(story, SLOW)
+
+
+def test_the_steps_of_other_people_run_and_write_nothing_here() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch("airflow-emr/d1-of-others/default/x", slots=1)
+        config = {
+            "Name": "airflow-emr/theirs-1/dag.task",
+            "ActionOnFailure": "CONTINUE",
+            "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["true"]},
+        }
+        world.cloud.call("AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": [config, config]})
+        await asyncio.sleep(2000)
+        steps = world.cloud.call("ListSteps", {"ClusterId": cluster_id})["Steps"]
+        assert [step["Status"]["State"] for step in steps] == ["COMPLETED", "COMPLETED"]
+        assert await world.records.changed({}) == ()
+
+    in_world(story)
+
+
+def test_emrs_own_idea_of_idleness_is_kept_from_busy_clusters_by_the_wrapper() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(AutoTerminationPolicy={"IdleTimeout": 60})
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=600))
+        await asyncio.sleep(610)
+        assert world.step_state(cluster_id, step_id) == "COMPLETED"
+        await asyncio.sleep(70)
+        assert world.cluster_state(cluster_id) == "TERMINATED"
+
+    in_world(story, ModelOptions(running_steps_are_busy=False))
+
+
+def test_a_silent_wrapper_writes_nothing_and_its_step_goes_on() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        step_id = world.add(cluster_id, "w-1", StepScript(duration_s=10, chunks=2))
+        await asyncio.sleep(20)
+        assert world.step_state(cluster_id, step_id) == "COMPLETED"
+        assert await world.records.changed({}) == ()
+        assert world.cloud.ended_well == {step_id}
+
+    in_world(story, weather=Weather(records_silent=1.0))
+
+
+def _ledger_of(seed: int) -> list[object]:
+    ledger: list[object] = []
+
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(slots=3)
+        for n in range(30):
+            world.add(cluster_id, f"w-{n}", StepScript(duration_s=5 + n % 4, exit_code=n % 3))
+        await asyncio.sleep(20)
+        world.cloud.call("TerminateJobFlows", {"JobFlowIds": [cluster_id]})
+        await asyncio.sleep(100)
+        ledger.extend(world.cloud.model.ledger)
+
+    in_world(story, weather=Weather(slow=0.5, records_late_s=5.0), seed=seed)
+    return ledger
+
+
+def test_one_seed_is_one_ledger() -> None:
+    assert _ledger_of(3) == _ledger_of(3)
+
+
+def test_a_thousand_steps_leave_no_process_and_no_timer_behind() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(slots=64)
+        for n in range(1000):
+            world.add(cluster_id, f"w-{n}", StepScript(duration_s=5 + n % 4))
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(60)
+        assert len(world.events("process_ended")) == 1000
+        assert world.cloud.model.live_processes == 0
+        assert world.cloud._processes == {}
+
+    in_world(story)
