@@ -44,6 +44,7 @@ class Postgres:
         self._look = self._onlooker.cursor()
         # Nothing may be locked while it works: better an error than a test that hangs.
         self._look.execute("SET lock_timeout = '10s'")
+        self._filled_by: Work | None = None
         self._kept: State = {}
         self._changed = set(KEYS)
         self._locker = self.plain.raw_connection()
@@ -63,7 +64,10 @@ class Postgres:
         return engine
 
     def keep(self, fill: Work) -> None:
-        """Empty all tables, fill them, and remember this for ``restore``."""
+        """Empty all tables, fill them, and remember this for ``restore``, unless it is kept already."""
+        if fill is self._filled_by:
+            return
+        self._filled_by = fill
         self._look.execute(f"TRUNCATE {', '.join(KEYS)} RESTART IDENTITY")
         transact(self.plain, fill)
         for name in KEYS:
@@ -122,6 +126,7 @@ class Sqlite:
     def __init__(self, path: str) -> None:
         self._url = f"sqlite:///{path}"
         self.plain = engine_for(self._url)
+        self._filled_by: Work | None = None
         self._kept: State = {}
         self._changed = set(KEYS)
         self._onlooker = sqlite3.connect(path, isolation_level=None)
@@ -145,7 +150,10 @@ class Sqlite:
         return engine
 
     def keep(self, fill: Work) -> None:
-        """Empty all tables, fill them, and remember this for ``restore``."""
+        """Empty all tables, fill them, and remember this for ``restore``, unless it is kept already."""
+        if fill is self._filled_by:
+            return
+        self._filled_by = fill
         for name in KEYS:
             self._onlooker.execute(f"DELETE FROM {name}")
         transact(self.plain, fill)

@@ -90,6 +90,7 @@ def triples() -> Iterator[Any]:
         yield pytest.param(situation, operations, id=f"{names[0]}: {', '.join(names[1:])}", marks=marks)
 
 
+@pytest.mark.processes  # over a minute: too long for make check
 @pytest.mark.parametrize(("situation", "operations"), [*pairs(), *triples()])
 def test_in_every_order_it_is_as_if_one_came_after_the_other(
     interleaver: Interleaver, situation: Situation, operations: tuple[Operation, ...]
