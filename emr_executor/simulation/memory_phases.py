@@ -61,11 +61,20 @@ class MemoryPhaseStore:
         self._end_phase(workload, state=WorkloadState.FINISHED, airflow_state=airflow_state, finished_at=now)
 
     async def record_retry(
-        self, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
+        self,
+        workload_id: WorkloadId,
+        token: str,
+        not_before: datetime,
+        note: str,
+        *,
+        now: datetime,
+        spent: bool = True,
     ) -> None:
         """The phase must run again, not earlier than ``not_before``."""
         workload = self._db.claimed(workload_id, token)
-        self._end_phase(workload, state=CLAIMED_FROM[workload.state], not_before=not_before)
+        attempts = workload.phase_attempts if spent else max(0, workload.phase_attempts - 1)
+        state = CLAIMED_FROM[workload.state]
+        self._end_phase(workload, state=state, not_before=not_before, phase_attempts=attempts)
         self._tell(now, workload_id, "phase_retried", note)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:

@@ -226,9 +226,19 @@ class PhaseFace(Protocol):
         ...
 
     async def record_retry(
-        self, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
+        self,
+        workload_id: WorkloadId,
+        token: str,
+        not_before: datetime,
+        note: str,
+        *,
+        now: datetime,
+        spent: bool = True,
     ) -> None:
-        """The phase must run again, not earlier than ``not_before``; ``note`` says why."""
+        """The phase must run again, not earlier than ``not_before``; ``note`` says why.
+
+        spent: False gives the attempt back: an outage, which says nothing of the task, made it fail
+        """
         ...
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:

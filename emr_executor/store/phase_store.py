@@ -102,6 +102,11 @@ _OVER = _ending(
     finished_at=_now("finished_at"),
 )
 _TO_REPEAT = _ending(state=_ends(WorkloadSeen.TO_REPEAT), not_before=_now("not_before"))
+_TO_REPEAT_UNSPENT = _ending(
+    state=_ends(WorkloadSeen.TO_REPEAT),
+    not_before=_now("not_before"),
+    phase_attempts=case((WORKLOAD.c.phase_attempts > 0, WORKLOAD.c.phase_attempts - 1), else_=0),
+)
 _NO_STEP = WORKLOAD.c.step.is_(None)
 _UNWANTED = _ending(
     target=WorkloadTarget.CANCEL,
@@ -246,10 +251,21 @@ def record_over(
 
 
 def record_retry(
-    conn: Connection, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
+    conn: Connection,
+    workload_id: WorkloadId,
+    token: str,
+    not_before: datetime,
+    note: str,
+    *,
+    now: datetime,
+    spent: bool = True,
 ) -> None:
-    """The phase must run again, not earlier than ``not_before``; ``note`` says why. Raises StaleWriter."""
-    _write(conn, _TO_REPEAT, workload_id, token, new_not_before=not_before)
+    """The phase must run again, not earlier than ``not_before``; ``note`` says why. Raises StaleWriter.
+
+    spent: False gives the attempt back: an outage, which says nothing of the task, made it fail
+    """
+    statement = _TO_REPEAT if spent else _TO_REPEAT_UNSPENT
+    _write(conn, statement, workload_id, token, new_not_before=not_before)
     append(conn, [_story(now, workload_id, "phase_retried", note)])
 
 

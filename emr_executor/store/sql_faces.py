@@ -74,10 +74,17 @@ class PhaseStore:
         await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
 
     async def record_retry(
-        self, workload_id: WorkloadId, token: str, not_before: datetime, note: str, *, now: datetime
+        self,
+        workload_id: WorkloadId,
+        token: str,
+        not_before: datetime,
+        note: str,
+        *,
+        now: datetime,
+        spent: bool = True,
     ) -> None:
         """The phase must run again."""
-        work = partial(phase_store.record_retry, now=now)
+        work = partial(phase_store.record_retry, now=now, spent=spent)
         await self._runner.run(work, workload_id, token, not_before, note)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:

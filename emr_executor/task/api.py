@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import tenacity
 from airflow.sdk.api import client as sdk_client
 from airflow.sdk.api.client import Client, TaskInstanceOperations
 from airflow.sdk.api.datamodels._generated import (
@@ -29,10 +30,22 @@ from emr_executor.task.tokens import token_mint
 NOT_WANTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.CONFLICT})
 """The Execution API's answers that mean: this try is no longer to run."""
 
+_REFUSED_TOKEN = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+LONGEST_PAUSE_S = 5.0
+"""Between two attempts of one call: a try that nobody heard of for long must be heard of soon."""
+
 
 def is_not_wanted(error: BaseException | None) -> bool:
     """Whether an error says that Airflow no longer wants the try."""
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in NOT_WANTED
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether an error says that the API server is away, serves nothing now, or takes no token of ours."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return isinstance(error, httpx.HTTPError)
+    status = error.response.status_code
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _REFUSED_TOKEN
 
 
 def reason_of(error: httpx.HTTPStatusError) -> str:
@@ -108,7 +121,9 @@ class _StoredIdentity(TaskInstanceOperations):
         """A heartbeat that Airflow matches with ``start``'s identity."""
         del pid
         body = TIHeartbeatInfo(hostname=self._stored.hostname, pid=self._stored.pid)
-        self.client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
+        client: PhaseClient = self.client
+        with client.impatient():
+            client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
 
 
 class PhaseClient(Client):
@@ -118,6 +133,8 @@ class PhaseClient(Client):
         super().__init__(**kwargs)
         self._operations = _StoredIdentity(self, workload)
         self.ticker: Ticker | None = None
+        self.patience_s = 0.0
+        self._is_impatient = False
 
     @property
     def task_instances(self) -> TaskInstanceOperations:
@@ -125,9 +142,30 @@ class PhaseClient(Client):
         return self._operations
 
     def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
-        """As Airflow's, its retries included; between them the claim is renewed."""
-        patient = Client.request.retry_with(sleep=self._sleep)
-        return patient(self, *args, **kwargs)
+        """As Airflow's, its retries included, and more of them: for ``patience_s`` at least.
+
+        A call that fails fails user code, whose step may have run for hours. Between the attempts the claim
+        is renewed.
+        """
+        stop: Any = tenacity.stop_all(
+            tenacity.stop_after_attempt(sdk_client.API_RETRIES), tenacity.stop_after_delay(self.patience_s)
+        )
+        if self._is_impatient:
+            stop = tenacity.stop_after_attempt(1)
+        wait = tenacity.wait_random_exponential(
+            min=min(sdk_client.API_RETRY_WAIT_MIN, LONGEST_PAUSE_S),
+            max=min(sdk_client.API_RETRY_WAIT_MAX, LONGEST_PAUSE_S),
+        )
+        return Client.request.retry_with(sleep=self._sleep, stop=stop, wait=wait)(self, *args, **kwargs)
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Calls are tried once: for a heartbeat, which is sent again soon anyway."""
+        self._is_impatient = True
+        try:
+            yield
+        finally:
+            self._is_impatient = False
 
     def _sleep(self, delay_s: float) -> None:
         if self.ticker is None:

@@ -36,8 +36,11 @@ class PhaseResults(Protocol):
         """Airflow has its state for this try."""
         ...
 
-    def retry(self, delay_s: float, note: str) -> None:
-        """The phase could not do its work; run it again, not earlier than in ``delay_s``."""
+    def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
+        """The phase could not do its work; run it again, not earlier than in ``delay_s``.
+
+        spent: False gives the attempt back: an outage, which says nothing of the task, made it fail
+        """
         ...
 
     def gone(self, reason: str) -> None:
@@ -91,12 +94,14 @@ class StoreResults:
 
         self._write(phase_store.record_over, airflow_state, datetime.now(UTC))
 
-    def retry(self, delay_s: float, note: str) -> None:
+    def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
         """See ``PhaseResults``."""
         from emr_executor.store import phase_store
 
         now = datetime.now(UTC)
-        self._write(partial(phase_store.record_retry, now=now), now + timedelta(seconds=delay_s), note)
+        self._write(
+            partial(phase_store.record_retry, now=now, spent=spent), now + timedelta(seconds=delay_s), note
+        )
 
     def gone(self, reason: str) -> None:
         """See ``PhaseResults``."""

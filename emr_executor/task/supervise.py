@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
 import attrs
 import httpx
@@ -28,13 +29,15 @@ from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, Task
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import supervisor as sdk
 from airflow.sdk.execution_time.comms import ErrorResponse, RescheduleTask, RetryTask, ToSupervisor
+from airflow.sdk.log import init_log_file, logging_processors
 from pydantic import Field, TypeAdapter
 
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug, StaleWriter, TryAgain, WorkloadRejected
+from emr_executor.lossy import LossyFile
 from emr_executor.task import finish, prepare
-from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, reason_of
+from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, is_outage, reason_of
 from emr_executor.task.child import ChildSetup
 from emr_executor.task.masking import known_secrets
 from emr_executor.task.messages import FinishBegan, Park
@@ -77,7 +80,8 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
 
 
 def _supervise(phase: Phase, results: PhaseResults, client: PhaseClient, logger: Any) -> int:
-    ticker = client.ticker = Ticker(results, interval_s=sdk.MIN_HEARTBEAT_INTERVAL)
+    patience_s = client.patience_s = phase.settings.outage_s
+    ticker = client.ticker = Ticker(results, interval_s=sdk.MIN_HEARTBEAT_INTERVAL, patience_s=patience_s)
     # The row already counts this attempt.
     delay_s = backoff_s(phase.workload.phase_attempts - 1)
     failure: httpx.HTTPError | None = None
@@ -129,8 +133,9 @@ def _write_refused_start(results: PhaseResults, error: httpx.HTTPError, delay_s:
         if is_not_wanted(error):
             return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(error)}")
         note = f"the Execution API refused to start the phase: {reason_of(error)}"
-        return functools.partial(results.retry, delay_s, note)
-    return functools.partial(results.retry, delay_s, f"no answer from the Execution API: {error!r}")
+        return functools.partial(results.retry, delay_s, note, spent=not is_outage(error))
+    note = f"no answer from the Execution API: {error!r}"
+    return functools.partial(results.retry, delay_s, note, spent=False)
 
 
 def _result_write(
@@ -143,9 +148,10 @@ def _result_write(
     if isinstance(failure, httpx.HTTPStatusError) and is_not_wanted(failure):
         return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(failure)}")
     if failure is not None:
-        return functools.partial(results.retry, delay_s, f"Airflow was not told of the end: {failure!r}")
-    if note := process.unfinished():
-        return functools.partial(results.retry, delay_s, note)
+        note = f"Airflow was not told of the end: {failure!r}"
+        return functools.partial(results.retry, delay_s, note, spent=not is_outage(failure))
+    if why := process.unfinished():
+        return functools.partial(results.retry, delay_s, why, spent=not process.is_in_outage)
     state = process.reported_state or process.final_state
     return functools.partial(results.over, str(getattr(state, "value", state)))
 
@@ -166,6 +172,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
 
     parked: the step is staged and stored; whatever the child says after that changes nothing
     reported_state: what Airflow was told for a child that said nothing itself
+    is_in_outage: it was ended because something that it needs is away
     """
 
     decoder: ClassVar[TypeAdapter[Any]] = TypeAdapter(_Message)
@@ -176,6 +183,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
     is_finish: bool
     parked: bool = attrs.field(default=False, init=False)
     reported_state: str | None = attrs.field(default=None, init=False)
+    is_in_outage: bool = attrs.field(default=False, init=False)
     _began: bool = attrs.field(default=False, init=False)
     _held: bool = attrs.field(default=False, init=False)
     _is_killed: bool = attrs.field(default=False, init=False)
@@ -227,18 +235,23 @@ class PhaseProcess(sdk.ActivitySubprocess):
         super().kill(*args, **kwargs)
 
     def _handle_heartbeat_failures(self, exc: Exception) -> None:
-        """As Airflow's up to the last failure, at which Airflow ends user code and reports a failed try.
+        """Unlike Airflow's, which ends user code after a few failures and reports a failed try.
 
-        The API server is away or does not serve; nothing says that the try is not wanted. So the phase runs
-        again, and user code is ended before it can take this for a failure of its own.
+        The API server is away or does not serve; nothing says that the try is not wanted. User code goes on
+        as long as Airflow cannot have taken the try for dead. After that the phase is ended, before it can
+        take this for a failure of its own, and runs again.
         """
-        if self.failed_heartbeats + 1 < sdk.MAX_FAILED_HEARTBEATS:
-            super()._handle_heartbeat_failures(exc)
+        self.failed_heartbeats += 1
+        unheard_s = time.monotonic() - self._last_successful_heartbeat
+        if self.failed_heartbeats == 1:
+            log.warning("heartbeat_failed", ti_id=self.id, error=repr(exc))
+        if unheard_s < self.phase.settings.outage_s:
             return
         self.process_log.warning(
             "No heartbeat gets through to Airflow's API server: this is ended and run again soon.",
-            failed_heartbeats=self.failed_heartbeats + 1,
+            failed_heartbeats=self.failed_heartbeats,
         )
+        self.is_in_outage = True
         self._abandon(f"no heartbeat got through to the Execution API, last: {exc!r}")
 
     def _service_subprocess(self, max_wait_time: float, *args: Any, **kwargs: Any) -> Any:
@@ -295,7 +308,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
                 self.phase.settings, self._s3_client(), beat=self._beat, sleep=self.ticker.sleep
             )
             step = staging.complete(park)
-            self.ticker.write(functools.partial(self.results.parked, step))
+            self.ticker.write(functools.partial(self.results.parked, step), meanwhile=self._beat)
             self.parked = True
             self.process_log.info(
                 "Parked: the step is ready and waits for a slot on an EMR cluster.",
@@ -309,6 +322,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
             self.process_log.warning(
                 "The task cannot be parked now and is prepared again soon.", why=str(later)
             )
+            self.is_in_outage = True
             self._abandon(f"the step could not be staged or stored: {later}")
             return
         except WorkloadRejected as rejection:
@@ -355,12 +369,21 @@ def _answer(kind: str, message: str) -> ErrorResponse:
 
 @contextmanager
 def _task_logger(workload: Workload, client: PhaseClient) -> Iterator[Any]:
-    """The try's ordinary log file, opened for append, as Airflow's own supervisor opens it."""
+    """The try's ordinary log file, opened for append, as Airflow's own supervisor opens it.
+
+    But a line that cannot be written is dropped: with Airflow's, a full disk ends the supervisor in the
+    middle of user code.
+    """
     if workload.log_path is None:
         yield None
         return
-    logger, file = sdk._configure_logging(workload.log_path, client)
-    try:
-        yield logger
-    finally:
-        file.close()
+    with LossyFile(functools.partial(_open_log, workload.log_path)) as file:
+        file.write(b"")
+        with sdk._remote_logging_conn(client):
+            processors = logging_processors(json_output=True)
+        underlying = structlog.BytesLogger(cast("Any", file))
+        yield structlog.wrap_logger(underlying, processors=processors, logger_name="task").bind()
+
+
+def _open_log(log_path: str) -> int:
+    return os.open(init_log_file(log_path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o664)

@@ -166,6 +166,17 @@ async def test_a_phase_may_end_the_try(store: Store, kind: WorkloadState) -> Non
         )
 
 
+@pytest.mark.parametrize(("attempts", "left"), [(3, 2), (1, 0), (0, 0)])
+async def test_an_attempt_that_an_outage_spoilt_is_given_back(store: Store, attempts: int, left: int) -> None:
+    workload = a_claimed(WorkloadState.FINISHING, phase_attempts=attempts)
+    await store.put(workload)
+    note = "no answer from the Execution API"
+    await store.phase.record_retry(workload.workload_id, "mine", at(30), note, now=NOW, spent=False)
+    found = store.workload(workload.workload_id)
+    assert found is not None
+    assert (found.state, found.phase_attempts) == (WorkloadState.FINISHABLE, left)
+
+
 @pytest.mark.parametrize("kind", CLAIMED)
 async def test_a_phase_may_ask_to_run_again_and_its_story_says_why(store: Store, kind: WorkloadState) -> None:
     workload = a_claimed(kind, phase_attempts=2)

@@ -198,6 +198,9 @@ def settings(s3: Any) -> Settings:
         staging_uri=f"s3://{BUCKET}/emr/",
         aws=AwsAccess(region_name="us-east-1", endpoint_url=s3[1]),
         cluster_pools=(ClusterPool(template={}, deploy_mode="client"),),
+        # Something that is away is waited for for one second.
+        task_heartbeat_timeout_s=2.0,
+        task_heartbeat_interval_s=1.0,
     )
 
 

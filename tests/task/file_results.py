@@ -44,8 +44,8 @@ class FileResults:
     def over(self, airflow_state: str) -> None:
         self._write("over", state=airflow_state)
 
-    def retry(self, delay_s: float, note: str) -> None:
-        self._write("retry", delay_s=delay_s, note=note)
+    def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
+        self._write("retry", delay_s=delay_s, note=note, spent=spent)
 
     def gone(self, reason: str) -> None:
         self._write("gone", reason=reason)

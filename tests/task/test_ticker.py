@@ -39,7 +39,7 @@ class Row:
     def over(self, airflow_state: str) -> None:
         self.renew()
 
-    def retry(self, delay_s: float, note: str) -> None:
+    def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
         self.renew()
 
     def gone(self, reason: str) -> None:
@@ -79,10 +79,25 @@ def test_a_result_is_written_once_the_store_answers() -> None:
 
 
 def test_a_store_that_stays_away_is_told_in_the_end() -> None:
-    row = Row(*(StoreBusy(str(n)) for n in range(10)))
+    row = Row(*(StoreBusy(str(n)) for n in range(100)))
     with pytest.raises(StoreBusy):
         row.ticker().write(row.renew)
-    assert len(row.errors) == 4
+    assert row.now_s == 240
+
+
+def test_a_result_waits_through_an_outage_of_minutes_and_shows_life_meanwhile() -> None:
+    row = Row(*(StoreBusy(str(n)) for n in range(20)))
+    seconds: list[float] = []
+    row.ticker().write(row.renew, meanwhile=lambda: seconds.append(row.now_s))
+    assert row.renewed_at == [180]
+    assert seconds == [float(s) for s in range(1, 181)]
+
+
+def test_an_error_that_is_no_outage_is_not_waited_for_long() -> None:
+    row = Row(*(ValueError(str(n)) for n in range(100)))
+    with pytest.raises(ValueError, match="5"):
+        row.ticker().write(row.renew)
+    assert row.now_s == 30
 
 
 def test_an_intent_is_written_once_and_a_store_that_is_away_holds_nothing_up() -> None:
