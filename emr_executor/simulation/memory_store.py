@@ -30,7 +30,7 @@ from emr_executor.store.faces import Change, LeaseRow, Purged, Reported, Stored
 from emr_executor.store.history_store import PURGE_BATCH
 from emr_executor.store.phase_store import CLAIMED_FROM
 from emr_executor.store.schema import ReportState
-from emr_executor.store.snapshot_store import PARKED, RESTARTING, UNCLAIMED, WANTED_BY_AIRFLOW
+from emr_executor.store.snapshot_store import PARKED, RESTARTING, RUNNING, UNCLAIMED, WANTED_BY_AIRFLOW
 
 _RUN, _CANCEL = WorkloadTarget.RUN, WorkloadTarget.CANCEL
 _ENGAGED = (
@@ -270,11 +270,13 @@ class MemoryAgentStore(_Caller):
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
         """Parked tries that Airflow must hear of."""
+        state_of = self._db.task_instances.state_of
         return tuple(
             (workload.workload_id, workload.identity)
-            for state in PARKED
+            for state in (*PARKED, WorkloadState.ACCEPTED)
             for workload in self._db.workloads.by_turn(state, _RUN)
             if workload.identity is not None
+            and (state is not WorkloadState.ACCEPTED or state_of(workload.workload_id) == RUNNING)
         )
 
     async def unwanted(self) -> tuple[tuple[WorkloadId, str | None], ...]:

@@ -132,7 +132,11 @@ class AgentFace(Protocol):
         ...
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
-        """Parked tries (READY, SUBMITTED, FINISHABLE, target RUN) that Airflow must hear of, in no order."""
+        """Tries that Airflow must hear of and no phase speaks for, in no order.
+
+        With target RUN and an identity: parked ones (READY, SUBMITTED, FINISHABLE), and ACCEPTED ones whose
+        task instance is RUNNING: they wait to be prepared once more.
+        """
         ...
 
     async def unwanted(self) -> tuple[tuple[WorkloadId, str | None], ...]:

@@ -7,7 +7,20 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Uuid, and_, bindparam, cast, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Select,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    union_all,
+)
 
 from emr_executor.core.model import Cluster, ClusterUuid, Identity, Snapshot, WorkloadId
 from emr_executor.core.states import (
@@ -29,7 +42,9 @@ from emr_executor.store.schema import CLUSTER, SUBMISSION, TASK_INSTANCE, WORKLO
 
 PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
 UNCLAIMED = (WorkloadState.ACCEPTED, *PARKED)
-WANTED_BY_AIRFLOW = ("running", *sorted(HANDED_OVER_AGAIN))
+RUNNING = "running"
+"""TaskInstanceState of a try that was started, and whose silence Airflow takes for its death."""
+WANTED_BY_AIRFLOW = (RUNNING, *sorted(HANDED_OVER_AGAIN))
 """TaskInstanceState values of a try that should go on."""
 RESTARTING = "restarting"
 """TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
@@ -95,14 +110,25 @@ def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[
 
 
 def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ...]:
-    """Parked tries that Airflow must hear of: nobody's phase does it for them."""
-    rows = as_dicts(conn.execute(_SPOKEN_FOR))
+    """Tries that Airflow must hear of, and no phase speaks for them.
+
+    Parked ones, and those that are RUNNING for Airflow and wait to be prepared once more: in an outage, or
+    behind many others, that may take longer than Airflow waits for a heartbeat.
+    """
+    rows = as_dicts(conn.execute(_spoken_for(conn.dialect.name)))
     return tuple((WorkloadId(row["workload_id"]), identity_from(row)) for row in rows)
 
 
-_SPOKEN_FOR = select(*(WORKLOAD.c[name] for name in ("workload_id", "hostname", "unixname", "pid"))).where(
-    WORKLOAD.c.state.in_(PARKED), WORKLOAD.c.target == WorkloadTarget.RUN, WORKLOAD.c.hostname.is_not(None)
-)
+@cache
+def _spoken_for(dialect_name: str) -> CompoundSelect[Any]:
+    who = [WORKLOAD.c[name] for name in ("workload_id", "hostname", "unixname", "pid")]
+    wanted = (WORKLOAD.c.target == WorkloadTarget.RUN, WORKLOAD.c.hostname.is_not(None))
+    its_task_instance = TASK_INSTANCE.c.id == task_instance_id(dialect_name)
+    begun = (WORKLOAD.c.state == WorkloadState.ACCEPTED, TASK_INSTANCE.c.state == RUNNING)
+    return union_all(
+        select(*who).where(WORKLOAD.c.state.in_(PARKED), *wanted),
+        select(*who).select_from(WORKLOAD.join(TASK_INSTANCE, its_task_instance)).where(*begun, *wanted),
+    )
 
 
 def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:

@@ -207,6 +207,18 @@ async def test_a_try_whose_task_instance_is_gone_is_unwanted(store: Store) -> No
     assert set(await store.agent.unwanted()) == {(deleted.workload_id, None), (cleared.workload_id, None)}
 
 
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued", "running", "success", None])
+async def test_a_try_that_waits_to_be_prepared_again_is_spoken_for_while_airflow_runs_it(
+    store: Store, ti_state: str | None
+) -> None:
+    again, fresh = a_parked(state=WorkloadState.ACCEPTED), a_workload()
+    await store.put(again, fresh)
+    for workload in (again, fresh):
+        store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    wanted = ((again.workload_id, ME),) if ti_state == "running" else ()
+    assert await store.agent.heartbeat_targets() == wanted
+
+
 @pytest.mark.parametrize("state", WorkloadState)
 async def test_only_what_parked_and_wanted_is_spoken_for(store: Store, state: WorkloadState) -> None:
     one = an_over(state) if state in OVER else a_parked(state=state)
