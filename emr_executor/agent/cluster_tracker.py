@@ -8,6 +8,7 @@ its row comes back to be ended. Nothing is ever ended but what a row of ours nam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -65,15 +66,18 @@ class ClusterTracker:
         self._due = Due(clock)
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
-        self._seen_at = clock.monotonic()
+        self._seen_at: dict[ClusterUuid, float] = {}
 
-    @property
-    def unseen_s(self) -> float:
-        """How long ago EMR last showed its clusters."""
-        return self._clock.monotonic() - self._seen_at
+    def unseen_s(self, cluster_uuid: ClusterUuid) -> float:
+        """How long ago EMR last showed the cluster to this agent; infinite when it never did.
+
+        A list that does not show it is no sign of life: it may have ended.
+        """
+        return self._clock.monotonic() - self._seen_at.get(cluster_uuid, -math.inf)
 
     async def look(self, desk: Desk, ages: Ages) -> None:
         """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
+        self._seen_at = {key: at for key, at in self._seen_at.items() if key in desk.clusters}
         living = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
         if living:
             self._due.hasten("clusters", self._settings.cluster_poll_interval_s)
@@ -82,7 +86,6 @@ class ClusterTracker:
         ):
             return
         seen = await self._emr.list_clusters(name_prefix=cluster_name_prefix(self._deployment_id))
-        self._seen_at = self._clock.monotonic()
         by_uuid = self._by_uuid(seen)
         vanished = []
         for cluster in living:
@@ -106,6 +109,7 @@ class ClusterTracker:
 
     def _fold(self, desk: Desk, cluster: Cluster, observed: ObservedCluster) -> None:
         now = self._clock.now()
+        self._seen_at[cluster.cluster_uuid] = self._clock.monotonic()
         with desk.confined(cluster):
             self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
 

@@ -60,12 +60,12 @@ class Settling:
         *,
         last_looked: Collection[ClusterUuid],
         now: datetime,
-        blind_s: float = 0.0,
+        blind_s: Mapping[ClusterUuid, float],
     ) -> None:
         """Settle every live submission that can be settled.
 
         last_looked: clusters that are over and whose steps were listed for the last time
-        blind_s: how long ago EMR's clusters or the records were last seen: the hold goes on for that long
+        blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
         """
         for submission in list(desk.submissions.values()):
             cluster = desk.clusters.get(submission.cluster_uuid)
@@ -76,7 +76,7 @@ class Settling:
                     submission,
                     cluster,
                     ages=ages,
-                    loss_hold_s=self._loss_hold_s + blind_s,
+                    loss_hold_s=self._loss_hold_s + blind_s[cluster.cluster_uuid],
                     had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
                 )
                 if settled is not None:

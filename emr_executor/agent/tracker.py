@@ -117,7 +117,10 @@ class Tracker:
                 desk.put(observe_idleness(cluster, live_submissions=live, now=now))
         # While the cluster's end, or the wrapper's last words, could not have been seen, the hold goes on.
         records_unseen_s = self._clock.monotonic() - self._records_seen_at
-        blind_s = max(self._clusters.unseen_s, min(records_unseen_s, WORDS_HOLD_S))
+        blind_s = {
+            key: max(self._clusters.unseen_s(key), min(records_unseen_s, WORDS_HOLD_S))
+            for key in desk.clusters
+        }
         self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now, blind_s=blind_s)
 
     # -- records ---------------------------------------------------------------------------------
@@ -132,7 +135,8 @@ class Tracker:
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
         changed = await self._records.changed(known)
         self._records_seen_at = self._clock.monotonic()
-        news = [record for record in changed if record.submission_id in live.keys() - desk.busy]
+        wanted = live.keys() - desk.busy
+        news = [record for record in changed if record.submission_id in wanted]
         await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
 
     async def _apply_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:

@@ -204,7 +204,7 @@ def _may_ask(submission: Submission, ages: Ages) -> bool:
 
 def _overdue(submission: Submission, workload: Workload, ages: Ages) -> bool:
     timeout_s = workload.step.execution_timeout_s if workload.step else None
-    if timeout_s is None or submission.started_at is None:
+    if timeout_s is None or submission.started_at is None or submission.ended_at is not None:
         return False
     return ages.of(Fact.RUNNING, submission.submission_id) > timeout_s + DEADLINE_GRACE_S
 
