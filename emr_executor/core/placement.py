@@ -69,17 +69,19 @@ def place(
     for room in rooms:
         by_pool.setdefault(room.cluster.cluster_pool, []).append(room)
     waiting = []
+    full: set[str] = set()
     for workload in sorted(ready, key=lambda w: (-w.priority_weight, w.accepted_at, w.workload_id)):
         pool_rooms = by_pool.get(workload.cluster_pool, [])
-        if workload.key.without_try in blocked:
+        if blocked and workload.key.without_try in blocked:
             why = "an earlier try of this task still has a live step"
             waiting.append(Waiting(workload_id=workload.workload_id, why=why))
             continue
         if workload.not_before is not None and workload.not_before > now:
             waiting.append(Waiting(workload_id=workload.workload_id, why="it was held back for a moment"))
             continue
-        best = _best(pool_rooms)
+        best = None if workload.cluster_pool in full else _best(pool_rooms)
         if best is None:
+            full.add(workload.cluster_pool)
             waiting.append(Waiting(workload_id=workload.workload_id, why=_why_full(pool_rooms)))
             continue
         best.taken.append(workload.workload_id)
