@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 from emr_executor.core.model import Identity, TaskKey
@@ -49,6 +50,13 @@ class ApiRefused(EmrExecutorError):
     def is_not_wanted(self) -> bool:
         """As ``task.api.is_not_wanted``."""
         return self.status in NOT_WANTED
+
+    @property
+    def is_outage(self) -> bool:
+        """As ``task.api.is_outage``: no token of ours is taken, or the server does not serve."""
+        return self.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or (
+            self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
 
 
 class ApiSilent(EmrExecutorError):

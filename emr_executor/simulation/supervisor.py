@@ -36,15 +36,14 @@ EXIT_BROKEN = 70
 """``task.host._EXIT_BROKEN``: something escaped from the supervisor."""
 BEAT_S = 5.0
 """``[workers] min_heartbeat_interval``: between two heartbeats, and two renewals of the claim."""
-MAX_FAILED_HEARTBEATS = 3
-"""``[workers] max_failed_heartbeats``: then user code is ended (sdk/execution_time/supervisor.py:1750)."""
+OUTAGE_S = 240.0
+"""``Settings.outage_s`` with its defaults: how long the API server or the store may be away for one phase."""
 API_ATTEMPTS = 5
-"""``[workers] execution_api_retries``."""
-API_WAIT_MIN_S, API_WAIT_MAX_S = 1.0, 90.0
-"""``[workers] execution_api_retry_wait_min`` and ``_max``; tenacity's wait_random_exponential."""
-WRITE_ATTEMPTS = 6
-WRITE_PAUSE_S = 2.0
-"""As ``task.ticker``."""
+"""``[workers] execution_api_retries``: at least so many, and for ``OUTAGE_S`` at least (task/api.py)."""
+API_WAIT_MIN_S, API_WAIT_MAX_S = 1.0, 5.0
+"""``[workers] execution_api_retry_wait_min`` and ``task.api.LONGEST_PAUSE_S``; wait_random_exponential."""
+WRITE_PAUSES_S = (2.0, 4.0, 6.0, 8.0, 10.0)
+"""As ``task.ticker``; the last one again and again."""
 
 T = TypeVar("T")
 
@@ -64,6 +63,10 @@ class PhaseSurroundings:
 
 class _Abandoned(Exception):
     """The phase has to run again; nothing was said to Airflow."""
+
+
+class _Outage(_Abandoned):
+    """The same, for something that is away: the attempt does not count."""
 
 
 class _Killed(Exception):
@@ -106,16 +109,27 @@ class SimTicker:
             await self._clock.sleep(min(left, BEAT_S))
             await self.tick()
 
-    async def write(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write a result, again if the store does not answer. Raises StaleWriter, StoreBusy."""
-        for attempt in range(1, WRITE_ATTEMPTS):
+    async def write(
+        self, write: Callable[[], Awaitable[None]], meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Write a result, again and again while the store is away. Raises StaleWriter, StoreBusy.
+
+        meanwhile: called after each pause (production: in every second of it)
+        """
+        until, attempt = self._clock.monotonic() + OUTAGE_S, 0
+        while True:
             try:
                 await self._guarded(write)
             except StoreBusy:
-                await self._clock.sleep(WRITE_PAUSE_S * attempt)
+                if self._clock.monotonic() >= until:
+                    raise
             else:
                 return
-        await self._guarded(write)
+            pause_s = WRITE_PAUSES_S[min(attempt, len(WRITE_PAUSES_S) - 1)]
+            await self._clock.sleep(min(pause_s, until - self._clock.monotonic()))
+            if meanwhile is not None:
+                await meanwhile()
+            attempt += 1
 
     async def _guarded(self, act: Callable[[], Awaitable[None]]) -> None:
         if self.is_lost:
@@ -149,7 +163,7 @@ class SupervisorProcess:
         self._by = "finish" if self._is_finish else "prepare"
         self._should_retry = False
         self._last_beat = -BEAT_S
-        self._failed_beats = 0
+        self._heard_at = 0.0
 
     async def run(self) -> int:
         """``run_phase``: to the end of the phase, whose result is written by then, or never."""
@@ -167,11 +181,10 @@ class SupervisorProcess:
         try:
             await self._start()
         except ApiRefused as refused:
-            write = self._gone if refused.is_not_wanted else self._retry
-            await self._ticker.write(partial(write, f"/run: {refused}"))
+            await self._ticker.write(self._refused("/run", refused))
             return
         except ApiSilent as silent:
-            await self._ticker.write(partial(self._retry, str(silent)))
+            await self._ticker.write(partial(self._retry, str(silent), spent=False))
             return
         result = await self._phase()
         if result is not None:
@@ -188,6 +201,7 @@ class SupervisorProcess:
             )
         )
         self._should_retry = answer.should_retry
+        self._heard_at = self._clock.monotonic()
 
     async def _phase(self) -> Callable[[], Awaitable[None]] | None:
         """What to write of the phase; None when it has parked. The order of ``_result_write``."""
@@ -196,8 +210,10 @@ class SupervisorProcess:
         except _ServerTerminated as why:
             return partial(self._gone, str(why))
         except ApiRefused as refused:
-            return partial(self._gone if refused.is_not_wanted else self._retry, f"/state: {refused}")
-        except (ApiSilent, _Abandoned) as why:
+            return self._refused("/state", refused)
+        except (ApiSilent, _Outage) as why:
+            return partial(self._retry, str(why), spent=False)
+        except _Abandoned as why:
             return partial(self._retry, str(why))
         return None if reported is None else partial(self._over, reported)
 
@@ -238,16 +254,23 @@ class SupervisorProcess:
         if self._script.stage_s > 0.0:
             await self._clock.sleep(self._script.stage_s)
         if self._s3_is_down():
-            raise _Abandoned("the step could not be staged")
+            raise _Outage("the step could not be staged")
         await self._ticker.tick()
         step = step_of(self._workload, self._script)
         store, job = self._store, self._job
         try:
             await self._ticker.write(
-                lambda: store.record_parked(job.workload_id, job.claim_token, step, self._clock.now())
+                lambda: store.record_parked(job.workload_id, job.claim_token, step, self._clock.now()),
+                meanwhile=self._beat_while_parking,
             )
         except StoreBusy as busy:
-            raise _Abandoned(f"the step could not be stored: {busy}") from None
+            raise _Outage(f"the step could not be stored: {busy}") from None
+
+    async def _beat_while_parking(self) -> None:
+        """``PhaseProcess._beat``: a refusal is met by the next heartbeat."""
+        await self._ticker.tick()
+        with suppress(_ServerTerminated, _Outage):
+            await self._beat()
 
     # -- user code and its signs of life -----------------------------------------------------------------
 
@@ -271,20 +294,17 @@ class SupervisorProcess:
         if identity is None:
             raise Bug("a phase runs without an identity")
         try:
-            self._token = await self._patiently(
-                lambda: self._api.heartbeat(self._workload.workload_id, self._token, identity)
-            )
+            self._token = await self._api.heartbeat(self._workload.workload_id, self._token, identity)
         except ApiRefused as refused:
             if refused.is_not_wanted:
                 raise _ServerTerminated(f"answer to a heartbeat: {refused}") from None
         except ApiSilent:
             pass
         else:
-            self._failed_beats = 0
+            self._heard_at = self._clock.monotonic()
             return
-        self._failed_beats += 1
-        if self._failed_beats >= MAX_FAILED_HEARTBEATS:
-            raise _Abandoned("no heartbeat got through to the Execution API")
+        if self._clock.monotonic() - self._heard_at >= OUTAGE_S:
+            raise _Outage("no heartbeat got through to the Execution API")
 
     # -- telling Airflow ---------------------------------------------------------------------------------
 
@@ -315,14 +335,17 @@ class SupervisorProcess:
         return state
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A request with the SDK client's retries, which are for silence only; ticking between them."""
-        for attempt in range(1, API_ATTEMPTS):
+        """A request with the client's retries, which are for silence only; ticking between them."""
+        until, attempt = self._clock.monotonic() + OUTAGE_S, 1
+        while True:
             try:
                 return await call()
             except ApiSilent:
-                longest_s = max(API_WAIT_MIN_S, min(API_WAIT_MAX_S, 2.0 ** (attempt - 1)))
+                if attempt >= API_ATTEMPTS and self._clock.monotonic() >= until:
+                    raise
+                longest_s = max(API_WAIT_MIN_S, min(API_WAIT_MAX_S, 2.0 ** min(attempt - 1, 8)))
                 await self._ticker.sleep(self._rng.uniform(API_WAIT_MIN_S, longest_s))
-        return await call()
+                attempt += 1
 
     # -- results -----------------------------------------------------------------------------------------
 
@@ -334,10 +357,18 @@ class SupervisorProcess:
         job, text = self._job, f"Airflow no longer wants the try: {reason}"
         await self._store.record_gone(job.workload_id, job.claim_token, text, self._clock.now())
 
-    async def _retry(self, note: str) -> None:
+    def _refused(self, call: str, refused: ApiRefused) -> Callable[[], Awaitable[None]]:
+        text = f"{call}: {refused}"
+        if refused.is_not_wanted:
+            return partial(self._gone, text)
+        return partial(self._retry, text, spent=not refused.is_outage)
+
+    async def _retry(self, note: str, *, spent: bool = True) -> None:
         job, now = self._job, self._clock.now()
         not_before = now + timedelta(seconds=self._delay_s)
-        await self._store.record_retry(job.workload_id, job.claim_token, not_before, note, now=now)
+        await self._store.record_retry(
+            job.workload_id, job.claim_token, not_before, note, now=now, spent=spent
+        )
 
 
 def step_of(workload: Workload, script: TryScript) -> StepPlan:
