@@ -67,7 +67,7 @@ class EmrApi(Protocol):
     async def add_steps(
         self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
     ) -> tuple[StepId, ...]:
-        """Add steps, in order, in one AddJobFlowSteps call; never retried inside, nor begun after ``within_s``.
+        """Add steps, in order, in one AddJobFlowSteps call; never retried, nor begun after ``within_s``.
 
         Raises ClusterGone, StepLimitReached: nothing was added. OutcomeUnknown: it may have been.
         """
@@ -140,7 +140,7 @@ class StagedPage:
 
 
 class StagedObjects(Protocol):
-    """All that stands below ``staging_uri``, of every deployment that has it. Methods may raise ``TryAgain``."""
+    """All that stands below ``staging_uri``, of every deployment that has it; methods may raise TryAgain."""
 
     async def page(self, prefix: str, after: str = "") -> StagedPage:
         """Up to 1,000 objects below a prefix, from behind the key ``after`` on: one call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emr_executor.core.states import StepState
@@ -208,10 +209,10 @@ class Chaos:
             "airflow-emr/other/default/three",
         )
         for name in names[: self._world.scenario.foreign_clusters]:
-            self._world.cloud.do(lambda model, now, name=name: _launch_foreign(model, now, name))
+            self._world.cloud.do(partial(_launch_foreign, name=name))
 
 
-def _launch_foreign(model: EmrModel, now: float, name: str) -> None:
+def _launch_foreign(model: EmrModel, now: float, *, name: str) -> None:
     request = template(2)
     request["Instances"]["KeepJobFlowAliveWhenNoSteps"] = True
     cluster_id = model.call("RunJobFlow", {**request, "Name": name}, now)["JobFlowId"]

@@ -45,7 +45,7 @@ class SimProcess:
         return asyncio.get_running_loop().create_task(main, context=context)
 
     def kill(self, where: str = "from outside") -> None:
-        """kill -9: nothing of it runs any more."""
+        """Nothing of it runs any more, as after kill -9."""
         self.gate.crash(where)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:

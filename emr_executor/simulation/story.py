@@ -18,15 +18,21 @@ def story_of(
     ours: Iterable[HistoryEntry],
 ) -> list[str]:
     """Lines of a task (``dag.task@run``) or a cluster's name; ``ours`` is our own history of it."""
-    told = [(e.at, f"airflow  {e.event} try {e.try_number} -> {e.state} {e.detail or ''}") for e in airflow if e.task == subject]
+    told = [
+        (e.at, f"airflow  {e.event} try {e.try_number} -> {e.state} {e.detail or ''}")
+        for e in airflow
+        if e.task == subject
+    ]
     workloads = {e.ti_id for e in airflow if e.task == subject}
-    clusters = {
-        e.cluster_id for e in emr if e.event == "step_added" and _workload_of(e) in workloads
-    } | {e.cluster_id for e in emr if e.cluster_name == subject}
+    clusters = {e.cluster_id for e in emr if e.event == "step_added" and _workload_of(e) in workloads} | {
+        e.cluster_id for e in emr if e.cluster_name == subject
+    }
     for e in emr:
         of_cluster = e.step_id is None and e.cluster_id in clusters
         if of_cluster or _workload_of(e) in workloads:
-            told.append((e.at, f"emr      {e.event} {e.cluster_id} {e.step_id or ''} {e.state} {e.detail or ''}"))
+            told.append(
+                (e.at, f"emr      {e.event} {e.cluster_id} {e.step_id or ''} {e.state} {e.detail or ''}")
+            )
     told += [
         (e.at.timestamp(), f"history  {e.subject} {e.subject_id[-14:]} {e.event}: {e.text}") for e in ours
     ]

@@ -124,7 +124,11 @@ def test_defaults_written_for_people_are_those_of_the_fields(home: Path) -> None
 
 
 def test_every_field_has_an_option() -> None:
-    not_written = {"pool": {"name"}, "settings": {"aws", "cluster_pools", "task_heartbeat_timeout_s"}, "aws": set()}
+    not_written = {
+        "pool": {"name"},
+        "settings": {"aws", "cluster_pools", "task_heartbeat_timeout_s"},
+        "aws": set(),
+    }
     for part, model in {"settings": Settings, "pool": ClusterPool, "aws": AwsAccess}.items():
         written = {option.field for option in OPTIONS if option.part == part}
         assert written == set(model.model_fields) - not_written[part]
