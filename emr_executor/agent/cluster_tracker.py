@@ -109,7 +109,8 @@ class ClusterTracker:
 
     def _fold(self, desk: Desk, cluster: Cluster, observed: ObservedCluster) -> None:
         now = self._clock.now()
-        self._seen_at[cluster.cluster_uuid] = self._clock.monotonic()
+        if observed.state in USABLE_CLUSTER_STATES:
+            self._seen_at[cluster.cluster_uuid] = self._clock.monotonic()
         with desk.confined(cluster):
             self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
 

@@ -95,7 +95,8 @@ class Tracker:
 
     async def look(self, desk: Desk, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
-        self._last_looked &= desk.clusters.keys()
+        # Only what is folded into this desk counts: a tick that is dropped takes its news with it.
+        self._last_looked.clear()
         self._stalled &= desk.clusters.keys()
         for gone in self._idle_slots_since.keys() - desk.clusters.keys():
             del self._idle_slots_since[gone]
@@ -185,7 +186,7 @@ class Tracker:
     def _is_time(self, cluster: Cluster, live: Sequence[Submission], ages: Ages) -> bool:
         if cluster.state in OVER_CLUSTER_STATES:
             known_over_s = ages.of(Fact.OVER, cluster.cluster_uuid)
-            return known_over_s >= STALE_READ_S and cluster.cluster_uuid not in self._last_looked
+            return known_over_s >= STALE_READ_S and self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)
         if any(map(_needs_a_sweep, live)):
             self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
             return self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)

@@ -37,7 +37,8 @@ class Terms:
     """What the ledgers are judged by.
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
-    ended_well: steps whose command ended with exit code 0, whatever EMR came to show of them
+    ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
+        EMR came to show of them
     fails_after: task instances whose user code fails after a step that ended well
     open_tries: task instances that Airflow still held open at the end
     may_be_purged: no agent may have been there to heartbeat for as long as Airflow waits
@@ -48,6 +49,7 @@ class Terms:
     max_submissions: int
     person_cancelled: frozenset[str] = frozenset()
     ended_well: frozenset[str] = frozenset()
+    ended_badly: frozenset[str] = frozenset()
     fails_after: frozenset[str] = frozenset()
     open_tries: tuple[str, ...] = ()
     may_be_purged: bool = False
@@ -232,19 +234,19 @@ def _truthful(read: _Read, airflow: Iterable[AirflowEntry], terms: Terms) -> lis
             text = f"try {entry.try_number} was reported as success, and no step of it ended well"
             found.append(Violation(promise="truthful", subject=entry.task, text=text))
         completed = any(life.completed for life in lives) and entry.ti_id not in terms.fails_after
-        if detail.get("state") != "success" and (completed or not _failed_for_a_reason(read, entry.ti_id, lives, terms)):
+        if detail.get("state") != "success" and (
+            completed or not _failed_for_a_reason(read, entry.ti_id, lives, terms)
+        ):
             ran = ", ".join(f"{life.step_id}: exit {life.exit_code}" for life in lives) or "no step"
             text = f"try {entry.try_number} was reported as {detail.get('state')} without a reason ({ran})"
             found.append(Violation(promise="truthful", subject=entry.task, text=text))
     return found
 
 
-def _failed_for_a_reason(
-    read: _Read, workload_id: str, lives: Sequence[_StepLife], terms: Terms
-) -> bool:
+def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLife], terms: Terms) -> bool:
     if workload_id in terms.fails_after:
         return True
-    by_itself = any(life.exit_code not in (None, 0) and not life.killed for life in lives)
+    by_itself = any(life.step_id in terms.ended_badly for life in lives)
     by_people = any(
         life.step_id in terms.person_cancelled or life.cluster_id in terms.person_cancelled for life in lives
     )

@@ -28,7 +28,8 @@ class Cloud:
 
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
-    ended_well: steps whose command ended with exit code 0, whatever EMR came to show of them
+    ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
+        EMR came to show of them
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Cloud:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
         self.ended_well: set[str] = set()
+        self.ended_badly: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._weather, self._rng, self._script_of = weather, rng, script_of
         self._processes: dict[str, StepProcess] = {}
@@ -148,6 +150,8 @@ class Cloud:
         self._processes.pop(process.step_id, None)
         if process.ended_well:
             self.ended_well.add(process.step_id)
+        if process.ended_badly:
+            self.ended_badly.add(process.step_id)
         self.model.process_ended(process.cluster_id, process.step_id, exit_code, self.now_s)
         self.settle()
 

@@ -90,6 +90,7 @@ class StepProcess:
     __slots__ = (
         "_chunks",
         "_end",
+        "_ended_with",
         "_end_at",
         "_is_silent",
         "_machine",
@@ -120,6 +121,7 @@ class StepProcess:
         self._machine, self._is_silent = machine, is_silent or submission_id is None
         self._phase: _Phase = _Phase.STARTING
         self._timer: asyncio.TimerHandle | None = None
+        self._ended_with: int | None = None
         self._end: tuple[int, str] = (script.exit_code, script.reason)
         self._started_at = self._end_at = 0.0
         self._chunks = self._writes = 0
@@ -207,7 +209,7 @@ class StepProcess:
 
     def _close(self, exit_code: int, reason: str) -> None:
         """The command is over: last words, and soon the process is gone."""
-        self._phase = _Phase.CLOSING
+        self._phase, self._ended_with = _Phase.CLOSING, exit_code
         self._write(RecordPhase.ENDED, exit_code=exit_code, reason=reason)
         self._end = (exit_code, reason)
         self._later(self._machine.rng.uniform(0.0, CLOSING_S), self._leave, exit_code)
@@ -221,7 +223,12 @@ class StepProcess:
     @property
     def ended_well(self) -> bool:
         """Whether its command ended with exit code 0, whoever came to know of it."""
-        return self._phase in (_Phase.CLOSING, _Phase.GONE) and self._end[0] == 0
+        return self._ended_with == 0
+
+    @property
+    def ended_badly(self) -> bool:
+        """Whether its command ended by itself with another exit code, or at its deadline."""
+        return self._ended_with not in (None, 0, EXIT_TERMINATED)
 
     def _later(self, delay_s: float, act: Callable[..., None], *args: object) -> None:
         self._cancel_timer()

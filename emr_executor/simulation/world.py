@@ -37,8 +37,8 @@ from emr_executor.simulation.process import SimProcess, task_factory
 from emr_executor.simulation.records import SimRecords
 from emr_executor.simulation.scenario import DEPLOYMENT, Scenario
 from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
-from emr_executor.simulation.story import story_of
 from emr_executor.simulation.stores import Faces
+from emr_executor.simulation.story import story_of
 from emr_executor.simulation.supervisor import PhaseSurroundings
 from emr_executor.simulation.task_api import SimTaskApi
 
@@ -197,6 +197,7 @@ class World:
             max_submissions=scenario.max_submissions,
             person_cancelled=frozenset(self.person_did),
             ended_well=frozenset(self.cloud.ended_well),
+            ended_badly=frozenset(self.cloud.ended_badly),
             fails_after=frozenset(self._fails_after()),
             open_tries=self.airflow.open_tries(),
             may_be_purged=self.weather.may_silence,
