@@ -11,10 +11,16 @@ STAMP := $(VENV)/.installed
 CODE := emr_executor tests dags jobs docs
 # Name a Python to build .venv with: make PYTHON=/path/to/python3.12 demo
 PYTHON ?=
+# What `make simulate` lives through
+SEED ?=
+SEEDS ?= 0:100
+STORE ?= memory
+WORKLOADS ?= 200
+RESUME ?=
 # More for pytest: make test ARGS="-k config"
 ARGS ?=
 
-.PHONY: help demo up down test test-all check format lint types docs clean
+.PHONY: help demo up down test test-all check simulate format lint types docs clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -36,6 +42,10 @@ test-all: lint types ## The same with the slow matrices
 
 check: lint types ## Format, lint, types, layers and the fast tests, in about a minute
 	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)
+
+simulate: $(STAMP) ## Simulated worlds: SEED=7 for one with its story, or SEEDS=0:1000; STORE=sqlite, WORKLOADS=, RESUME=
+	@$(BIN)/python -m emr_executor.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --store $(STORE) \
+		--workloads $(WORKLOADS) $(if $(RESUME),--resume $(RESUME))
 
 format: $(STAMP) ## Let ruff write the formatting
 	@$(BIN)/ruff format $(CODE)

@@ -74,7 +74,7 @@ def _settle_badly(
     if submission.cancel_asked_at is not None and not submission.timed_out:
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
-    if submission.timed_out and (submission.wrapper_reason == "timeout" or not cluster_over):
+    if submission.timed_out and submission.wrapper_reason == "timeout":
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
     if cluster_over:
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
@@ -84,6 +84,8 @@ def _settle_badly(
         return _settled(submission, Seen.ENDED_BADLY, submission.cause)
     if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
         return None
+    if submission.timed_out:
+        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
     if submission.step_state is StepState.CANCELLED:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
         return _settled(submission, Seen.CANCELLED_BY_HAND, text)

@@ -87,6 +87,10 @@ def test_a_step_that_died_with_its_cluster_did_not_reach_its_deadline() -> None:
     lost = judge(asked, LOST_CLUSTER)
     assert lost is not None
     assert lost.state is SubmissionState.LOST
+    over = {**asked, "step_state": StepState.FAILED}
+    assert judge({**over, "ended_at": ago(50)}) is None, "its cluster may yet turn out to be lost"
+    held = judge({**over, "ended_at": ago(101)})
+    assert held == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
     by_wrapper = judge(
         {**ENDED, "exit_code": 124, "timed_out": True, "wrapper_reason": "timeout"}, LOST_CLUSTER
     )
