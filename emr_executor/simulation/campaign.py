@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -101,8 +102,8 @@ def _run(seeds: list[int], size: Size, jobs: int) -> Iterator[Result]:
     with ProcessPoolExecutor(max_workers=jobs, mp_context=fresh, max_tasks_per_child=200) as pool:
         running: set[Future[Result]] = set()
         while True:
-            while len(running) < jobs * ASKED_AHEAD and (seed := next(left, None)) is not None:
-                running.add(pool.submit(run_one, seed, size))
+            for next_seed in islice(left, jobs * ASKED_AHEAD - len(running)):
+                running.add(pool.submit(run_one, next_seed, size))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)

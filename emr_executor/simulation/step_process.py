@@ -90,8 +90,8 @@ class StepProcess:
     __slots__ = (
         "_chunks",
         "_end",
-        "_ended_with",
         "_end_at",
+        "_ended_with",
         "_is_silent",
         "_machine",
         "_phase",
