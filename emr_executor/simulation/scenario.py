@@ -120,7 +120,7 @@ def _settings(rng: random.Random, workloads: int) -> Settings:
         records_interval_s=2.0,
         sweep_interval_s=rng.choice((20.0, 60.0)),
         cluster_poll_interval_s=rng.choice((5.0, 15.0, 30.0)),
-        tick_interval_s=rng.choice((1.0, 2.0)),
+        tick_interval_s=rng.choice((1.0, 2.0, 4.0)),
     )
 
 
