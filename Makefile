@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := emr_executor tests dags jobs docs
+CODE := emr_executor tests benchmarks dags jobs docs
 # Name a Python to build .venv with: make PYTHON=/path/to/python3.12 demo
 PYTHON ?=
 # What `make simulate` lives through
@@ -17,7 +17,7 @@ SEEDS ?= 0:100
 STORE ?= memory
 WORKLOADS ?= 200
 RESUME ?=
-# More for pytest: make test ARGS="-k config"
+# More for pytest or the benchmark: make test ARGS="-k config", make bench ARGS="--only sqlite"
 ARGS ?=
 
 .PHONY: help demo up down test test-all check simulate format lint types docs clean
@@ -46,6 +46,9 @@ check: lint types ## Format, lint, types, layers and the fast tests, in about a 
 simulate: $(STAMP) ## Simulated worlds: SEED=7 for one with its story, or SEEDS=0:1000; STORE=sqlite, WORKLOADS=, RESUME=
 	@$(BIN)/python -m emr_executor.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --store $(STORE) \
 		--workloads $(WORKLOADS) $(if $(RESUME),--resume $(RESUME))
+
+bench: $(STAMP) ## Tasks a second through the store, on PostgreSQL and SQLite, and with ten times the rows
+	@$(BIN)/python -m benchmarks.store_rates $(ARGS)
 
 format: $(STAMP) ## Let ruff write the formatting
 	@$(BIN)/ruff format $(CODE)

@@ -51,9 +51,13 @@ _lock = threading.Lock()
 
 
 class PostgresServer:
-    """A running server; its data are gone after ``stop``."""
+    """A running server; its data are gone after ``stop``.
 
-    def __init__(self) -> None:
+    settings: of PostgreSQL, in place of those that make tests quick
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = _SETTINGS | settings
         self._home = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._owner = os.getpid()
         self._user = _UNPRIVILEGED_USER if os.geteuid() == 0 else None
@@ -67,7 +71,7 @@ class PostgresServer:
         self._spawn()
 
     def _spawn(self) -> None:
-        options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
+        options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         self._process = subprocess.Popen(
             [
                 "sh",
