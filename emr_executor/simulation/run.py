@@ -8,7 +8,7 @@ from emr_executor.simulation import loop
 from emr_executor.simulation.complaints import heard
 from emr_executor.simulation.scenario import DEPLOYMENT, Scenario, draw_scenario
 from emr_executor.simulation.stores import Faces, in_memory, on_sqlite
-from emr_executor.simulation.world import Outcome, World
+from emr_executor.simulation.world import Outcome, Plant, World
 
 STORES: dict[str, Callable[[], Faces]] = {"memory": lambda: in_memory(DEPLOYMENT), "sqlite": on_sqlite}
 
@@ -18,11 +18,11 @@ def run_seed(seed: int, *, workloads: int, store: str = "memory") -> Outcome:
     return run_scenario(draw_scenario(seed, workloads=workloads), STORES[store]())
 
 
-def run_scenario(scenario: Scenario, faces: Faces) -> Outcome:
-    """Live a world as it was planned."""
+def run_scenario(scenario: Scenario, faces: Faces, plant: Plant | None = None) -> Outcome:
+    """Live a world as it was planned; ``plant`` may put a bug into the surroundings of its agents."""
 
     async def live() -> Outcome:
-        return await World(scenario, faces, complaints).live()
+        return await World(scenario, faces, complaints, plant).live()
 
     with heard() as complaints:
         return loop.run(live(), seed=scenario.seed)

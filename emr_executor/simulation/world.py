@@ -12,7 +12,7 @@ import asyncio
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,6 +50,8 @@ REST_WITHIN_S = 3 * 3600.0
 """Everything must have ended so long after the sky cleared."""
 STORIES = 3
 STORY_LINES = 30
+Plant = Callable[[Surroundings], Surroundings]
+"""Changes what an agent of the world reaches: how a test plants a bug for the checkers to find."""
 _RANDOM_PARTS = ("airflow", "cloud", "agents", "phases", "schedulers", "chaos", "ids")
 
 
@@ -87,11 +89,13 @@ class World:
     person_did: ids of steps and clusters that people of this world cancelled or ended
     """
 
-    def __init__(self, scenario: Scenario, faces: Faces, complaints: Complaints) -> None:
+    def __init__(
+        self, scenario: Scenario, faces: Faces, complaints: Complaints, plant: Plant | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(task_factory)
         self.scenario, self.weather, self.faces = scenario, scenario.weather, faces
-        self.complaints = complaints
+        self.complaints, self._plant = complaints, plant
         self.rngs = {name: random.Random(f"{name}/{scenario.seed}") for name in _RANDOM_PARTS}  # noqa: S311
         self.clock = VirtualClock(loop)
         self.counts: Counter[str] = Counter()
@@ -290,26 +294,25 @@ class World:
         api = ExecutionApi(
             self.airflow, clock=clock, rng=rng, faults=self.api_faults, timeout_s=AGENT_TIMEOUT_S
         )
-        agent = compose(
-            Surroundings(
-                settings=self.scenario.settings,
-                clock=clock,
-                store=through(gate, "store", self.faces.agent, self.counts),
-                host=through(gate, "host", host),
-                api=through(gate, "api", SimTaskApi(api), self.counts),
-                emr=through(gate, "emr", EmrClient(client, client, Budget(clock)), self.counts),
-                records=through(
-                    gate, "records", SimRecords(self.cloud.bucket, self.clock, self.weather, rng), self.counts
-                ),
-                records_uri="s3://sim/staging/records/",
-                region="us-east-1",
-                task_log=NullTaskLog(self.counts),
-                identity=Identity(hostname=f"host{place}", unixname="airflow", pid=self._births),
-                holder=process.name,
-                deployment_id=DEPLOYMENT,
-                new_id=self.new_id,
-            )
+        around = Surroundings(
+            settings=self.scenario.settings,
+            clock=clock,
+            store=through(gate, "store", self.faces.agent, self.counts),
+            host=through(gate, "host", host),
+            api=through(gate, "api", SimTaskApi(api), self.counts),
+            emr=through(gate, "emr", EmrClient(client, client, Budget(clock)), self.counts),
+            records=through(
+                gate, "records", SimRecords(self.cloud.bucket, self.clock, self.weather, rng), self.counts
+            ),
+            records_uri="s3://sim/staging/records/",
+            region="us-east-1",
+            task_log=NullTaskLog(self.counts),
+            identity=Identity(hostname=f"host{place}", unixname="airflow", pid=self._births),
+            holder=process.name,
+            deployment_id=DEPLOYMENT,
+            new_id=self.new_id,
         )
+        agent = compose(around if self._plant is None else self._plant(around))
         self.agents[place] = process
         process.start(agent.run())
 
