@@ -1,0 +1,289 @@
+"""Each checker on ledgers made by hand: a clean life passes, and each broken promise is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.ledgers import TASK, Ledgers, a_clean_life
+
+
+@pytest.fixture
+def told() -> Ledgers:
+    """A cluster of ours that is up, and a first try that runs since 5."""
+    ledgers = Ledgers()
+    ledgers.launch()
+    ledgers.queued(5)
+    return ledgers
+
+
+def test_a_clean_life_breaks_nothing() -> None:
+    assert a_clean_life().check() == []
+
+
+def test_nothing_at_all_breaks_nothing() -> None:
+    assert Ledgers().check() == []
+
+
+# -- never twice at once, never too early, done once -------------------------------------------------------
+
+
+def test_two_processes_of_one_try_at_once(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    # EMR shows it over, but its process lives on: the ledger knows.
+    told.step(12, "s1", "step_state", "CANCELLED")
+    told.ran(13, 30, "s2", "w1-2")
+    told.step(20, "s1", "process_ended", exit_code=-9)
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    (violation,) = told.check()
+    assert (violation.promise, violation.subject) == ("never_twice_at_once", TASK)
+    assert "s2" in violation.text
+    assert "s1" in violation.text
+
+
+def test_two_tries_of_one_task_at_once(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.airflow_event(12, "cleared")
+    told.queued(13, "w2", 2)
+    told.ran(14, 30, "s2", "w2-1")
+    told.end(31, "s1", -9, "CANCELLED")
+    told.reported(40, "success", "w2", 2)
+    told.cluster_ends(50)
+    assert told.broken() == {"never_twice_at_once"}
+
+
+def test_one_process_after_the_other_is_fine(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.end(20, "s1", -9, "CANCELLED")
+    told.ran(20, 30, "s2", "w1-2")
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    assert told.broken() == set()
+
+
+def test_added_again_while_the_earlier_step_was_still_pending(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.ran(12, 30, "s2", "w1-2")
+    told.step(31, "s1", "step_state", "CANCELLED")
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"never_too_early"}
+
+
+def test_added_again_while_the_cluster_was_only_ending(told: Ledgers) -> None:
+    told.terms["max_clusters"] = {"default": 2}
+    told.launch(0, "c2")
+    told.add(10, "s1", "w1-1")
+    told.cluster_is(20, "TERMINATING")
+    told.add(21, "s2", "w1-2", "c2")
+    told.cluster_is(30, "TERMINATED")
+    told.start(31, "s2")
+    told.end(35, "s2")
+    told.reported(40, "success")
+    told.cluster_ends(50, "c2")
+    assert told.broken() == {"never_too_early"}
+
+
+def test_a_completed_step_is_run_again(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.ran(21, 30, "s2", "w1-2")
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"done_once"}
+
+
+# -- every try ends, once ----------------------------------------------------------------------------------
+
+
+def test_a_try_that_ends_twice(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.reported(25, "success")
+    told.reported(26, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"ends_once"}
+
+
+def test_a_try_that_is_still_open(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.cluster_ends(50)
+    told.terms["open_tries"] = (TASK,)
+    (violation,) = told.check()
+    assert (violation.promise, violation.subject) == ("never_lost", TASK)
+
+
+# -- truthful ----------------------------------------------------------------------------------------------
+
+
+def test_success_without_any_step(told: Ledgers) -> None:
+    told.reported(25, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"truthful"}
+
+
+def test_success_of_a_failed_step(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1", exit_code=1)
+    told.reported(25, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"truthful"}
+
+
+@pytest.mark.parametrize("state", ["failed", "up_for_retry"])
+def test_failure_of_a_completed_step(told: Ledgers, state: str) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.reported(25, state)
+    told.cluster_ends(50)
+    assert told.broken() == {"truthful"}
+
+
+def test_failure_of_a_step_that_only_its_cluster_ended(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.cluster_is(20, "TERMINATING")
+    told.end(20, "s1", -9, "CANCELLED")
+    told.cluster_is(21, "TERMINATED")
+    told.reported(25, "failed")
+    assert told.broken() == {"truthful"}
+    told.terms["max_submissions"] = 1
+    assert told.broken() == set(), "as often as was agreed is a reason"
+
+
+def test_failure_that_a_person_caused(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.end(20, "s1", -9, "CANCELLED")
+    told.reported(25, "failed")
+    told.cluster_ends(50)
+    assert told.broken() == {"truthful"}
+    told.terms["person_cancelled"] = frozenset({"s1"})
+    assert told.broken() == set()
+
+
+def test_failure_of_user_code_after_a_good_step(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.reported(25, "failed")
+    told.cluster_ends(50)
+    told.terms["fails_after"] = frozenset({"w1"})
+    assert told.broken() == set()
+
+
+def test_success_of_a_command_whose_end_emr_never_showed(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.cluster_is(20, "TERMINATING")
+    told.end(20, "s1", 0, "CANCELLED")
+    told.cluster_is(21, "TERMINATED")
+    told.reported(25, "success")
+    assert told.broken() == {"truthful"}
+    told.terms["ended_well"] = frozenset({"s1"})
+    assert told.broken() == set()
+
+
+# -- no try spent ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", ["purged", "killed_externally", "reset"])
+def test_a_try_lost_to_our_silence(told: Ledgers, event: str) -> None:
+    told.airflow_event(400, event)
+    told.cluster_ends(500)
+    assert told.broken() == {"no_try_spent"}
+    told.terms["may_be_purged"] = True
+    assert told.broken() == set(), "in a weather that may keep every agent away"
+
+
+# -- never leaked ------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_is_left(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.reported(25, "success")
+    (violation,) = told.check()
+    assert (violation.promise, violation.subject) == ("never_leaked", "airflow-emr/d1/default/c")
+    assert "left behind" in violation.text
+
+
+def test_a_launch_without_a_dead_mans_switch() -> None:
+    told = Ledgers()
+    told.launch(switch_s=None)
+    told.cluster_ends(50)
+    (violation,) = told.check()
+    assert violation.promise == "never_leaked"
+    assert "auto-termination" in violation.text
+
+
+def test_a_step_of_nobody(told: Ledgers) -> None:
+    told.ran(10, 20, "s1", "w1-1")
+    told.reported(25, "success")
+    told.ran(26, 30, "s2", "w9-1")
+    told.cluster_ends(50)
+    (violation,) = told.check()
+    assert (violation.promise, violation.subject) == ("never_leaked", "w9")
+
+
+def test_a_process_that_outlives_everything(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.start(11, "s1")
+    told.step(20, "s1", "step_state", "CANCELLED")
+    told.airflow_event(21, "cleared")
+    told.cluster_ends(50)
+    (violation,) = told.check()
+    assert violation.promise == "never_leaked"
+    assert "left running" in violation.text
+
+
+# -- the cap, and others -----------------------------------------------------------------------------------
+
+
+def test_one_cluster_too_many(told: Ledgers) -> None:
+    told.airflow_event(6, "marked")
+    told.launch(20, "c2")
+    told.cluster_ends(30)
+    told.cluster_ends(40, "c2")
+    (violation,) = told.check()
+    assert (violation.promise, violation.subject) == ("cap_held", "default")
+    assert "2 clusters at once" in violation.text
+
+
+def test_a_cluster_that_is_ending_does_not_count(told: Ledgers) -> None:
+    told.airflow_event(6, "marked")
+    told.cluster_is(20, "TERMINATING")
+    told.launch(20, "c2")
+    told.cluster_is(21, "TERMINATED")
+    told.cluster_ends(40, "c2")
+    assert told.broken() == set()
+
+
+@pytest.fixture
+def foreign() -> Ledgers:
+    """Somebody else's cluster, whose name looks like ours, with a step that runs."""
+    ledgers = Ledgers()
+    ledgers.launch(0, "theirs", name="airflow-emr/d10/default/x", switch_s=None)
+    ledgers.add(1, "s1", "", "theirs")
+    ledgers.start(2, "s1")
+    return ledgers
+
+
+def test_what_others_do_with_their_own_is_no_business_of_ours(foreign: Ledgers) -> None:
+    foreign.end(10, "s1", 1)
+    assert foreign.check() == []
+
+
+def test_a_foreign_cluster_is_ended(foreign: Ledgers) -> None:
+    foreign.cluster_ends(10, "theirs")
+    (violation,) = foreign.check()
+    assert (violation.promise, violation.subject) == ("others_untouched", "airflow-emr/d10/default/x")
+
+
+@pytest.mark.parametrize("state", ["CANCEL_PENDING", "CANCELLED"])
+def test_a_foreign_step_is_cancelled(foreign: Ledgers, state: str) -> None:
+    foreign.step(10, "s1", "step_state", state)
+    assert foreign.broken() == {"others_untouched"}
+
+
+def test_a_step_of_ours_on_a_foreign_cluster(foreign: Ledgers) -> None:
+    foreign.queued(5)
+    foreign.add(10, "s2", "w1-1", "theirs")
+    foreign.airflow_event(11, "marked")
+    assert foreign.broken() == {"others_untouched"}
