@@ -209,13 +209,14 @@ class Chaos:
             "airflow-emr/other/default/three",
         )
         for name in names[: self._world.scenario.foreign_clusters]:
-            self._world.cloud.do(partial(_launch_foreign, name=name))
+            self._world.foreign.add(self._world.cloud.do(partial(_launch_foreign, name=name)))
 
 
-def _launch_foreign(model: EmrModel, now: float, *, name: str) -> None:
+def _launch_foreign(model: EmrModel, now: float, *, name: str) -> str:
     request = template(2)
     request["Instances"]["KeepJobFlowAliveWhenNoSteps"] = True
-    cluster_id = model.call("RunJobFlow", {**request, "Name": name}, now)["JobFlowId"]
+    cluster_id = str(model.call("RunJobFlow", {**request, "Name": name}, now)["JobFlowId"])
     jar = {"Jar": "command-runner.jar", "Args": ["spark-submit", "theirs.py"]}
     steps = [{"Name": f"theirs {n}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar} for n in range(5)]
     model.call("AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": steps}, now)
+    return cluster_id

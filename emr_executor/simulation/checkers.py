@@ -37,6 +37,7 @@ class Terms:
     """What the ledgers are judged by.
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
+    person_launched: clusters of other deployments and people, by id
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
     fails_after: task instances whose user code fails after a step that ended well
@@ -48,6 +49,7 @@ class Terms:
     max_clusters: Mapping[str, int]
     max_submissions: int
     person_cancelled: frozenset[str] = frozenset()
+    person_launched: frozenset[str] = frozenset()
     ended_well: frozenset[str] = frozenset()
     ended_badly: frozenset[str] = frozenset()
     fails_after: frozenset[str] = frozenset()
@@ -316,7 +318,7 @@ def _cap_held(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
 
 
 def _others_untouched(emr: Iterable[LedgerEntry], terms: Terms) -> list[Violation]:
-    """Clusters of other deployments and people: never ended, never given a step of ours, none cancelled."""
+    """Clusters of other deployments and people: never ended, given a step of ours, cancelled, or imitated."""
     ours = cluster_name_prefix(terms.deployment_id)
     found = []
     for entry in emr:
@@ -325,7 +327,8 @@ def _others_untouched(emr: Iterable[LedgerEntry], terms: Terms) -> list[Violatio
         ended = entry.event == "cluster_state" and entry.state == "TERMINATING"
         cancelled = entry.event == "step_state" and entry.state in ("CANCEL_PENDING", "CANCELLED")
         added = entry.event == "step_added" and submission_of_step_name(entry.step_name or "") is not None
-        if ended or cancelled or added:
+        launched = entry.event == "cluster_launched" and entry.cluster_id not in terms.person_launched
+        if ended or cancelled or added or launched:
             text = (
                 f"{entry.event} {entry.state} {entry.step_id or ''} on {entry.cluster_id}, which is not ours"
             )

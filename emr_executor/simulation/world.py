@@ -87,6 +87,7 @@ class World:
     """Everything of one seed; to be made and lived inside of its virtual loop.
 
     person_did: ids of steps and clusters that people of this world cancelled or ended
+    foreign: ids of clusters that others launched
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class World:
         self.clock = VirtualClock(loop)
         self.counts: Counter[str] = Counter()
         self.person_did: set[str] = set()
+        self.foreign: set[str] = set()
         self.airflow = AirflowModel(
             now_s=self.clock.epoch_s, rng=self.rngs["airflow"], mirror=faces.task_instances
         )
@@ -200,6 +202,7 @@ class World:
             max_clusters={pool.name: scenario.cap for pool in scenario.settings.cluster_pools},
             max_submissions=scenario.max_submissions,
             person_cancelled=frozenset(self.person_did),
+            person_launched=frozenset(self.foreign),
             ended_well=frozenset(self.cloud.ended_well),
             ended_badly=frozenset(self.cloud.ended_badly),
             fails_after=frozenset(self._fails_after()),

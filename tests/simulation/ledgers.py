@@ -117,6 +117,7 @@ def a_clean_life() -> Ledgers:
     """A task whose step is lost with its cluster once, fails in its first try and ends well in its second;
     somebody else's cluster stands beside."""
     told = Ledgers()
+    told.terms["person_launched"] = frozenset({"theirs"})
     told.launch(0, "theirs", name="airflow-emr/d10/default/x")
     told.add(0, "theirs-1", "", "theirs")
     told.step(1, "theirs-1", "process_started")

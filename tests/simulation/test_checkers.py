@@ -259,6 +259,7 @@ def test_a_cluster_that_is_ending_does_not_count(told: Ledgers) -> None:
 def foreign() -> Ledgers:
     """Somebody else's cluster, whose name looks like ours, with a step that runs."""
     ledgers = Ledgers()
+    ledgers.terms["person_launched"] = frozenset({"theirs"})
     ledgers.launch(0, "theirs", name="airflow-emr/d10/default/x", switch_s=None)
     ledgers.add(1, "s1", "", "theirs")
     ledgers.start(2, "s1")
@@ -287,3 +288,9 @@ def test_a_step_of_ours_on_a_foreign_cluster(foreign: Ledgers) -> None:
     foreign.add(10, "s2", "w1-1", "theirs")
     foreign.airflow_event(11, "marked")
     assert foreign.broken() == {"others_untouched"}
+
+
+def test_a_cluster_that_is_launched_in_the_name_of_others(foreign: Ledgers) -> None:
+    foreign.launch(10, "odd", name="airflow-emr/d10/default/y")
+    (violation,) = foreign.check()
+    assert (violation.promise, violation.subject) == ("others_untouched", "airflow-emr/d10/default/y")
