@@ -28,7 +28,7 @@ RUN_FAST = {
     "sweep_interval": "4",
     "loss_hold": "4",
     "tick_interval": "0.3",
-    "launch_unknown_timeout": "15",
+    "launch_unknown_timeout": "10",
 }
 _SUBMIT = """#!/bin/sh
 for word in "$@"; do

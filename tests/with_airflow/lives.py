@@ -185,7 +185,7 @@ def never_launched(arena: Arena) -> None:
 def refused_steps(arena: Arena) -> None:
     """EMR refuses the first AddJobFlowSteps."""
     arena.bench.control.fail_calls(
-        "AddJobFlowSteps", 1, code="ThrottlingException", message="Rate exceeded", status=400
+        "AddJobFlowSteps", 1, code="ValidationException", message="Maximum number of active steps exceeded"
     )
     over(arena, arena.trigger())
 

@@ -17,8 +17,14 @@ from emr_executor.core.machine import Edge
 from emr_executor.core.states import ClusterState as C
 from emr_executor.core.states import SubmissionState as S
 from emr_executor.core.states import WorkloadState as W
-from emr_executor.core.tables import CLUSTER_EDGES, SUBMISSION_EDGES, WORKLOAD_EDGES
-from emr_executor.core.tables import ClusterSeen, SubmissionSeen, WorkloadSeen
+from emr_executor.core.tables import (
+    CLUSTER_EDGES,
+    SUBMISSION_EDGES,
+    WORKLOAD_EDGES,
+    ClusterSeen,
+    SubmissionSeen,
+    WorkloadSeen,
+)
 from emr_executor.ports import EmrApi
 from tests.with_airflow import lives
 from tests.with_airflow.lives import Life
