@@ -6,6 +6,7 @@ answer: only a call that found nobody, or no credentials, makes its dependency a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ FORGET_S = 180.0
 """What has not failed again for this long, because nobody uses it now, is no longer called away."""
 
 P = TypeVar("P")
+T = TypeVar("T")
 
 log = structlog.get_logger("emr_executor.agent")
 
@@ -45,6 +47,7 @@ class Dependencies:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failing: dict[tuple[Dependency, str], _Failing] = {}
+        self._used_at: dict[Dependency, float] = {}
         self.changes = 0
         """Grows when a dependency goes away or comes back."""
 
@@ -69,8 +72,23 @@ class Dependencies:
                 return f"{dependency} {'fail' if dependency is Dependency.CREDENTIALS else 'is away'}"
         return None
 
+    def unused_s(self, dependency: Dependency) -> float:
+        """How long ago a call to it ended; infinite when none has."""
+        return self._clock.monotonic() - self._used_at.get(dependency, -math.inf)
+
+    async def noted(self, dependency: Dependency, operation: str, call: Awaitable[T]) -> T:
+        """The answer of a call, whose end is noted."""
+        try:
+            answer = await call
+        except Exception as error:
+            self.note(dependency, operation, error)
+            raise
+        self.note(dependency, operation, None)
+        return answer
+
     def note(self, dependency: Dependency, operation: str, error: Exception | None) -> None:
         """How one call ended."""
+        self._used_at[dependency] = self._clock.monotonic()
         credentials = (Dependency.CREDENTIALS, f"{dependency.name}.{operation}")
         if isinstance(error, CredentialsMissing):
             self._failed(credentials, str(error))
@@ -121,13 +139,8 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def noting(*args: Any, **kwargs: Any) -> Any:
-            try:
-                answer = await getattr(self._port, name)(*args, **kwargs)
-            except Exception as error:
-                self._dependencies.note(self._dependency, name, error)
-                raise
-            self._dependencies.note(self._dependency, name, None)
-            return answer
+            call = getattr(self._port, name)(*args, **kwargs)
+            return await self._dependencies.noted(self._dependency, name, call)
 
         setattr(self, name, noting)
         return noting

@@ -70,7 +70,8 @@ class Heartbeats:
         sending = _Sending(self._api, self._clock, sorted(due, key=lambda target: sent[target[0]]))
         await sending.run()
         sent.update(sending.sent_at)
-        self._tell(len(due) - len(sending.sent_at) - len(sending.gone))
+        if due:
+            self._tell(len(due) - len(sending.sent_at) - len(sending.gone))
         await self._cancel(sending.gone)
         if sending.is_complete:
             return max(0.0, self._round_at + self._interval_s - self._clock.monotonic())

@@ -27,6 +27,7 @@ from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.agent.dependencies import Dependencies
 from emr_executor.agent.expiry import Expiry, StoredNeeds
 from emr_executor.agent.loops import Agent
+from emr_executor.agent.probing import Probing
 from emr_executor.agent.pulse import Watchdog, pulse
 from emr_executor.agent.reporting import Reporting
 from emr_executor.agent.tables_watch import check_tables, until_other_tables
@@ -50,6 +51,8 @@ EXIT_CONFIG = 3
 START_PAUSE_S = 3.0
 """Between two looks for a database that is away when the agent starts."""
 LOG_FLUSH_S = 5.0
+PROBE_API_S, PROBE_S3_S = 10.0, 60.0
+"""What was not used for so long is asked whether it is there."""
 
 _T = TypeVar("_T")
 
@@ -147,13 +150,24 @@ async def _run_agent(settings: Settings, running: list[Agent]) -> None:
             version=__version__,
             is_steering=lambda: agent.is_steering,
         )
+        probing = Probing(
+            dependencies,
+            {
+                Dependency.API: (api.probe, PROBE_API_S),
+                Dependency.S3: (lambda: records.changed({}), PROBE_S3_S),
+            },
+            lambda: agent.is_steering,
+        )
         running.append(agent)
         log.info(
             "agent_started", holder=holder, deployment_id=deployment_id, endpoint=settings.aws.endpoint_url
         )
         other_tables = asyncio.create_task(until_other_tables(runner, clock))
         other_tables.add_done_callback(lambda _: agent.stop())
-        await agent.run(also=((reporting.step, settings.lease_s / 4), (task_log.flush, LOG_FLUSH_S)))
+        report_s = settings.lease_s / 4
+        await agent.run(
+            also=((reporting.step, report_s), (probing.step, report_s), (task_log.flush, LOG_FLUSH_S))
+        )
         await agent.close()
         with suppress(StoreBusy):
             await reporting.close()

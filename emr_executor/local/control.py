@@ -138,6 +138,14 @@ class EmrLocalControl:
         """Calls wait before they act; None is until ``clear_faults``."""
         self._post("slow", {"operation": operation, "delay_s": delay_s, "count": count})
 
+    def go_away(self) -> None:
+        """EMR and S3 answer nobody any more, steps included: connections are cut before anything happens."""
+        self._post("go-away", {})
+
+    def come_back(self) -> None:
+        """EMR and S3 answer again."""
+        self._post("come-back", {})
+
     def clear_faults(self) -> None:
         """Forget every fault of calls, buckets included."""
         self._post("clear-faults", {})

@@ -19,9 +19,12 @@ Body = Mapping[str, Any]
 
 
 class ControlApi:
-    """Answers control requests. Errors are ``{"error": text}`` with 400 or 404."""
+    """Answers control requests. Errors are ``{"error": text}`` with 400 or 404.
 
-    def __init__(self, engine: Engine) -> None:
+    set_away: makes EMR and S3 go away and come back; the control API stays
+    """
+
+    def __init__(self, engine: Engine, set_away: Callable[[bool], None] = lambda _is_away: None) -> None:
         self._engine = engine
         self._gets: dict[str, Callable[[Mapping[str, str]], Any]] = {
             "status": lambda _: engine.do(lambda model, now: model.status() | {"now": now}),
@@ -42,6 +45,8 @@ class ControlApi:
             "drop-response": self._drop_response,
             "fail-calls": self._fail_calls,
             "slow": self._slow,
+            "go-away": lambda _: set_away(True),
+            "come-back": lambda _: set_away(False),
             "clear-faults": lambda _: engine.do(lambda model, _now: model.faults.clear()),
         }
 

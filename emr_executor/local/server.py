@@ -86,7 +86,8 @@ class LocalEndpoint:
         self._s3 = S3Api(store, region=options.model.region)
         self._store = store
         self._emr = EmrApi(self.engine, sleep=time.sleep)
-        self._control = ControlApi(self.engine)
+        self._control = ControlApi(self.engine, self._set_away)
+        self._is_away = False
         self._hosts = frozenset(f"{name}:{self.port}" for name in (LOOPBACK, "localhost"))
         self._thread = threading.Thread(target=self._http.serve_forever, name="emr-local http", daemon=True)
 
@@ -128,6 +129,9 @@ class LocalEndpoint:
         self._http.shutdown()
         self._http.server_close()
 
+    def _set_away(self, is_away: bool) -> None:
+        self._is_away = is_away
+
     def _on_ended(self, cluster_id: str, step_id: str, exit_code: int, failure: dict[str, str]) -> None:
         self.engine.process_ended(cluster_id, step_id, exit_code, failure)
 
@@ -150,6 +154,8 @@ class LocalEndpoint:
         if headers.get("host") not in self._hosts:
             return _drained(request, _refusal("AccessDenied", "Only loopback names are served.", headers))
         raw_path, _, raw_query = str(request.environ["REQUEST_URI"]).partition("?")
+        if self._is_away and not raw_path.startswith(CONTROL_PREFIX):
+            raise ConnectionCut
         try:
             service = self._verify(request, headers, raw_path, raw_query)
             if service == _S3_SERVICE and not raw_path.startswith(CONTROL_PREFIX):

@@ -180,6 +180,16 @@ class LocalStack:
         self._write_state()
         self.wait_healthy(timeout_s=timeout_s)
 
+    def ended(self) -> tuple[str, ...]:
+        """Names of the processes that have ended."""
+        return tuple(name for name, component in self._components.items() if not component.is_running)
+
+    def restart_ended(self) -> None:
+        """Start again what has ended, as systemd or Kubernetes would; waits for nothing."""
+        for name in self.ended():
+            self._components[name].start()
+        self._write_state()
+
     def start_another(self, name: str, *command: str) -> None:
         """One more process of the stack, say a second scheduler, under a name of its own."""
         self._components[name] = self._airflow_component(name, command)

@@ -54,6 +54,15 @@ class HttpTaskApi:
         body = {"state": "failed", "end_date": ended_at.isoformat()}
         await self._send("PATCH", workload_id, "state", body)
 
+    async def probe(self) -> None:
+        """Whether the server answers; it needs no token. Raises TryAgain."""
+        try:
+            answer = await self._client.get("health")
+        except httpx.HTTPError as error:
+            raise TryAgain(f"the Airflow API server did not answer: {error!r}") from error
+        if answer.is_server_error:
+            raise TryAgain(f"the Airflow API server answered {answer.status_code} to health")
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()

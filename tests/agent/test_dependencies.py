@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from emr_executor.agent.dependencies import FORGET_S, HOLD_S, Dependencies, watched
+from emr_executor.agent.probing import Probing
 from emr_executor.agent.reporting import GONE_S, REPORT_S, Reporting
 from emr_executor.core.health import AgentHealth, Dependency
 from emr_executor.errors import (
@@ -197,3 +198,29 @@ async def test_after_a_pause_of_its_own_nobody_is_taken_for_gone(room: Room) -> 
     room.clock.passed_s += 10 * GONE_S
     await room.passes(REPORT_S)
     assert len(await room.store.agents()) == 2
+
+
+async def test_what_nobody_uses_is_asked_now_and_then_by_the_one_that_steers(
+    known: Dependencies, clock: ManualClock
+) -> None:
+    asked, steers = list[float](), True
+
+    async def ask() -> None:
+        asked.append(clock.passed_s)
+        raise AwsUnavailable("no answer")
+
+    probing = Probing(known, {Dependency.S3: (ask, 60.0)}, lambda: steers)
+    for _ in range(10):
+        clock.passed_s += 20
+        await probing.step()
+    assert asked == [20, 80, 140, 200]
+    assert [one.dependency for one in known.away()] == [Dependency.S3]
+    clock.passed_s += 50
+    known.note(Dependency.S3, "changed", None)
+    clock.passed_s += 50
+    await probing.step()
+    steers = False
+    clock.passed_s += 500
+    await probing.step()
+    assert len(asked) == 4
+    assert known.away() == ()

@@ -50,7 +50,7 @@ class Bench:
         )
         self.emr = boto3.client("emr", **endpoint.client_args())
         self.s3 = boto3.client("s3", **endpoint.client_args())
-        self.engine = create_engine(database_url)
+        self.engine = create_engine(database_url, pool_pre_ping=True)
         self._runs: dict[str, str] = {}
 
     # -- runs
@@ -164,12 +164,13 @@ def running_bench(
     emr_executor: Mapping[str, str] | None = None,
     scheduler: Mapping[str, str] | None = None,
     max_clusters: int = 1,
+    database_url: str | None = None,
 ) -> Iterator[Bench]:
     """A stack of its own in ``folder`` with the DAGs of this folder; options by section."""
     shutil.copytree(HERE / "dags", folder / "dags")
     shutil.copytree(HERE / "jobs", folder / "jobs")
     (folder / "gates").mkdir()
-    url = fresh_database()
+    url = database_url or fresh_database()
     options = {"lease_timeout": "6", "task_heartbeat_interval": "10", "max_clusters": str(max_clusters)}
     stack = LocalStack(
         folder / "home",
