@@ -1,0 +1,133 @@
+"""The checkers find each kind of bug within a few seeds and name its promise; without it the same worlds
+are clean. So a campaign without a finding says something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from emr_executor.core.states import Verdict
+from emr_executor.simulation.run import run_scenario
+from emr_executor.simulation.scenario import DEPLOYMENT, Scenario, draw_scenario
+from emr_executor.simulation.stores import Faces, in_memory
+from emr_executor.simulation.weather import Weather
+from emr_executor.simulation.world import Outcome
+from tests.simulation import planted
+from tests.simulation.planted import Bug, bend
+
+WORKLOADS = 30
+SEEDS = range(3)
+"""A bug must be found in one of these."""
+
+
+def _no_outcome_read(faces: Faces) -> Faces:
+    return replace(faces, scheduler=planted.ReadsNoOutcome(faces.scheduler))
+
+
+def _no_try_adopted(faces: Faces) -> Faces:
+    return replace(faces, scheduler=planted.KnowsNoTry(faces.scheduler))
+
+
+def _over_swallowed(faces: Faces) -> Faces:
+    return replace(faces, phase=planted.SwallowsOver(faces.phase))
+
+
+BUGS = {
+    "an outcome is never finished": Bug(promise="never_lost", around=bend(store=planted.NeverFinishes)),
+    "a result is stored, and never told": Bug(promise="no_try_spent", around=planted.in_silence),
+    "an outcome is never read by the executor": Bug(
+        promise="no_try_spent", weather=partial(Weather, cleared_per_h=120), faces=_no_outcome_read
+    ),
+    "a step is added twice": Bug(promise="never_too_early", around=bend(emr=planted.AddsTwice)),
+    "a cluster that is ending is taken for over": Bug(
+        promise="never_too_early",
+        weather=partial(Weather, person_ends_cluster_per_h=60, termination_hangs_per_h=200),
+        plan=planted.with_steps_of(60),
+        around=bend(emr=planted.TakesEndingForOver),
+    ),
+    "a completed step is run again": Bug(promise="done_once", around=bend(store=planted.RunsAgain)),
+    "a cluster is launched twice": Bug(promise="cap_held", around=bend(emr=planted.LaunchesTwice)),
+    "a cluster is forgotten": Bug(promise="never_leaked", around=bend(emr=planted.LaunchesAndForgets)),
+    "a cluster's row is never written": Bug(
+        promise="cap_held", plan=planted.with_pool(max_clusters=1), around=bend(store=planted.ForgetsRow)
+    ),
+    "auto-termination is left out": Bug(
+        promise="never_leaked", around=bend(emr=planted.LaunchesWithoutSwitch)
+    ),
+    "one cluster more than was agreed": Bug(
+        promise="cap_held", plan=planted.with_slots(1, max_clusters=2), settings=planted.cap_raised
+    ),
+    "another deployment's cluster is ended": Bug(
+        promise="others_untouched", plan=planted.with_foreign_clusters, around=bend(emr=planted.EndsOthers)
+    ),
+    "steps are added to another's cluster": Bug(
+        promise="others_untouched", plan=planted.with_foreign_clusters, around=bend(emr=planted.AddsElsewhere)
+    ),
+    "success is told of a failed step": Bug(
+        promise="truthful", around=bend(store=planted.lies(Verdict.FAILED, Verdict.SUCCEEDED))
+    ),
+    "failure is told of a completed step": Bug(
+        promise="truthful", around=bend(store=planted.lies(Verdict.SUCCEEDED, Verdict.FAILED))
+    ),
+    "parked tries are not heartbeaten": Bug(
+        promise="no_try_spent", plan=planted.with_steps_of(400), around=bend(api=planted.BeatsNever)
+    ),
+    "a dead scheduler's tries are not adopted": Bug(
+        promise="no_try_spent", weather=partial(Weather, scheduler_killed_per_h=60), faces=_no_try_adopted
+    ),
+    "a cancelled step is left alive beside the next try's": Bug(
+        promise="never_twice_at_once",
+        weather=partial(Weather, cleared_per_h=120),
+        plan=planted.with_steps_of(120),
+        around=bend(emr=planted.TakesCancelForDone),
+    ),
+}
+
+
+def _planned(seed: int, bug: Bug) -> Scenario:
+    return bug.plan(replace(draw_scenario(seed, workloads=WORKLOADS), weather=bug.weather()))
+
+
+def _without(seed: int, bug: Bug) -> Outcome:
+    return run_scenario(_planned(seed, bug), in_memory(DEPLOYMENT))
+
+
+def _with(seed: int, bug: Bug) -> Outcome:
+    faces = bug.faces(in_memory(DEPLOYMENT))
+    return run_scenario(bug.settings(_planned(seed, bug)), faces, bug.around)
+
+
+@pytest.mark.parametrize("what", sorted(BUGS))
+def test_a_planted_bug_is_found(what: str) -> None:
+    bug = BUGS[what]
+    for seed in SEEDS:
+        assert _without(seed, bug).violations == ()
+        outcome = _with(seed, bug)
+        promises = {violation.promise for violation in outcome.violations}
+        if bug.promise in promises:
+            assert outcome.stories, "and its story is told"
+            return
+    raise AssertionError(f"{bug.promise} was not found broken in {len(SEEDS)} seeds")
+
+
+@pytest.mark.parametrize(
+    "what", ["a step is added twice", "a completed step is run again", "failure is told of a completed step"]
+)
+def test_a_planted_bug_is_found_in_a_storm_too(what: str) -> None:
+    bug = BUGS[what]
+    promises = set()
+    for seed in SEEDS:
+        scenario = draw_scenario(seed, workloads=WORKLOADS)
+        outcome = run_scenario(scenario, in_memory(DEPLOYMENT), bug.around)
+        promises |= {violation.promise for violation in outcome.violations}
+    assert bug.promise in promises
+
+
+def test_what_heals_breaks_no_promise() -> None:
+    """The last write of every phase gets lost: another one finds that Airflow was told already."""
+    bug = Bug(promise="", faces=_over_swallowed)
+    outcome = _with(0, bug)
+    assert outcome.violations == ()
+    assert outcome.counts["airflow/run_refused"] > 0, "which is how the others find out"
