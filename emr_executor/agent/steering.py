@@ -18,7 +18,7 @@ from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
-from emr_executor.core.ages import Ages, FactKey, facts_of
+from emr_executor.core.ages import Ages, Fact, FactKey, facts_of, of_others
 from emr_executor.core.contradictions import contradictions
 from emr_executor.core.model import (
     Cluster,
@@ -91,6 +91,7 @@ class Steering:
         self._new_cluster_uuid, self._held = new_cluster_uuid, held
         self._told_waiting: dict[WorkloadId, str] = {}
         self._facts: StaleWatch[FactKey] = StaleWatch()
+        self._asked: set[FactKey] = set()
 
     async def tick(self, lease_token: int) -> bool:
         """Bring the state up to date and do what the plan says; whether anything is alive.
@@ -100,7 +101,9 @@ class Steering:
         busy = self._acts.busy
         desk = Desk(await self._store.snapshot(self._clock.now(), READY_LIMIT), busy=busy)
         facts = facts_of(desk.clusters.values(), desk.submissions.values(), busy=busy)
-        ages = Ages(self._facts.look(facts, monotonic=self._clock.monotonic()))
+        self._asked &= facts.keys()
+        stood_s = self._facts.look(facts, monotonic=self._clock.monotonic())
+        ages = Ages(stood_s | of_others(facts, self._asked))
         await self._tracker.look(desk, ages)
         for workload, found in contradictions(desk.workloads.values(), desk.live()):
             desk.quarantine(workload, found)
@@ -149,6 +152,7 @@ class Steering:
                 self._retarget(desk, change, now)
         for cluster_uuid in decided.end:
             desk.put(replace(desk.clusters[cluster_uuid], end_asked_at=now))
+            self._asked.add((Fact.END_ASKED, cluster_uuid))
             acting.ends.append(cluster_uuid)
         for workload_id in decided.drop:
             workload = desk.workloads[workload_id]
@@ -212,6 +216,7 @@ class Steering:
         cluster = desk.clusters.get(submission.cluster_uuid)
         if submission.submission_id in desk.busy or cluster is None or cluster.cluster_id is None:
             return
+        self._asked.add((Fact.CANCEL_ASKED, submission.submission_id))
         desk.put(replace(submission, cancel_asked_at=now, timed_out=submission.timed_out or cancel.timed_out))
         workload = desk.workloads.get(submission.workload_id)
         if workload is not None:

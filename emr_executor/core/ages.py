@@ -4,10 +4,14 @@ Rows carry wall-clock times for people. Two hosts' clocks may differ by any amou
 stayed unknown, a step's end unexplained or a request unanswered for long enough is never reckoned from a
 time that another host wrote. The agent that decides remembers, on its monotonic clock, since when it has
 seen each fact as it stands. A successor starts from zero: it waits longer, and never less.
+
+But what a predecessor asked of EMR it may have died before asking: a request that may be made twice without
+harm (``of_others``) is overdue for whoever did not make it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +41,7 @@ class Fact(StrEnum):
 
 
 FactKey = tuple[Fact, str]
+_REPEATABLE = (Fact.CANCEL_ASKED, Fact.END_ASKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,14 @@ def facts_of(
         if cluster.end_asked_at is not None:
             facts[Fact.END_ASKED, key] = cluster.end_asked_at
     return facts
+
+
+def of_others(facts: Iterable[FactKey], own: Collection[FactKey]) -> dict[FactKey, float]:
+    """Ages of the requests among the facts that were another agent's: without end, so that they are repeated.
+
+    It wrote down that it would ask, and may have died before it did. EMR takes both requests twice.
+    """
+    return {key: math.inf for key in facts if key[0] in _REPEATABLE and key not in own}
 
 
 def reckoned(clusters: Iterable[Cluster], submissions: Iterable[Submission], *, now: datetime) -> Ages:

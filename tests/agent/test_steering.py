@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emr_executor.core.model import StepId
+from emr_executor.core.model import Cluster, StepId
 from emr_executor.core.states import (
     ClusterState,
     RecordPhase,
@@ -33,6 +33,10 @@ def ready(name: str = "w1", **changes: object):
 async def up(world: World, cluster_id: str = "j-1") -> None:
     world.emr.set_cluster(cluster_id, ClusterState.WAITING)
     await world.tick(times=2)
+
+
+async def clusters_of(world: World) -> tuple[Cluster, ...]:
+    return (await world.store.snapshot(world.clock.now(), 10)).clusters
 
 
 async def test_a_step_runs_from_ready_to_its_outcome(world: World) -> None:
@@ -179,6 +183,36 @@ async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> N
     assert world.emr.calls.count("cancel_steps") == 1
     assert world.workload("w1").state is WorkloadState.CANCELLED
     assert world.submissions("w1")[0].state is SubmissionState.CANCELLED
+
+
+async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_cancelled(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    await up(world)
+    await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
+    await world.tick_and_die()
+    assert world.submissions("w1")[0].cancel_asked_at is not None
+    assert "cancel_steps" not in world.emr.calls
+    await world.restart()
+    await world.tick(times=4)
+    assert world.emr.calls.count("cancel_steps") == 1
+    assert world.workload("w1").state is WorkloadState.CANCELLED
+
+
+async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not_have_ended(
+    world: World,
+) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    await up(world)
+    world.records.write(world.submissions("w1")[0], RecordPhase.ENDED, exit_code=0)
+    while not any(cluster.end_asked_at for cluster in await clusters_of(world)):
+        world.clock.passed_s += 10.0
+        await world.tick_and_die()
+    assert "terminate_clusters" not in world.emr.calls
+    await world.restart()
+    await world.tick(times=2)
+    assert world.emr.calls.count("terminate_clusters") == 1
 
 
 async def test_a_step_cancelled_by_a_person_fails_the_task(world: World) -> None:
