@@ -44,7 +44,15 @@ def room(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> 
         scheduler={"task_instance_heartbeat_timeout": str(HEARTBEAT_TIMEOUT_S)},
         emr_executor={"agent_hang_timeout": "5"},
     ) as made:
+        # Beside the scheduler's child one that is a service: it lives through what ends a scheduler.
+        made.stack.start_another("agent", "emr", "agent")
+        made.wait(lambda: len(made.agents()) == 2, "two agents")
         yield made
+
+
+def child_of_the_scheduler(room: Bench) -> psutil.Process | None:
+    scheduler = room.stack.pid("scheduler")
+    return next((agent for agent in room.agents() if agent.ppid() == scheduler), None)
 
 
 def wrong(room: Bench) -> Sequence[str]:
@@ -68,17 +76,18 @@ def ends_green(room: Bench, dag_id: str) -> None:
 
 def test_postgresql_is_restarted_while_a_step_runs(room: Bench, postgres: PostgresServer) -> None:
     room.run_until_running("outage_database")
-    agent = room.agent()
-    assert agent is not None
+    service = room.stack.pid("agent")
     postgres.halt()
     with pytest.raises(StackError, match=r"metadata database did not do its work.*nothing can be said of"):
         room.stack.airflow("emr", "status")
     room.wait(lambda: {"scheduler", "dag-processor"} <= set(room.stack.ended()), "Airflow's own end")
     room.open_gate("database")
     postgres.resume()
+    assert "agent" not in room.stack.ended()
     room.stack.restart_ended()
     room.stack.wait_healthy()
     ends_green(room, "outage_database")
+    assert room.stack.pid("agent") == service
     room.wait(lambda: wrong(room) == (), "a status without complaint", timeout_s=30)
 
 
@@ -116,13 +125,14 @@ def test_emr_and_s3_are_away_while_a_step_ends_and_another_begins(room: Bench) -
 
 def test_an_agent_that_stands_still_is_replaced(room: Bench) -> None:
     room.run_until_running("outage_hang")
-    first = room.agent()
+    room.wait(lambda: child_of_the_scheduler(room), "the scheduler's own agent")
+    first = child_of_the_scheduler(room)
     assert first is not None
     first.suspend()
     room.wait(
-        lambda: not first.is_running() and (now := room.agent()) is not None and now.pid != first.pid,
+        lambda: (now := child_of_the_scheduler(room)) is not None and now.pid != first.pid,
         "another agent",
-        timeout_s=30,
+        timeout_s=40,
     )
     room.open_gate("hang")
     ends_green(room, "outage_hang")
