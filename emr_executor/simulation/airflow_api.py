@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from emr_executor.core.model import Identity
@@ -27,11 +28,13 @@ class ApiFaults:
     refused: share of calls that get no answer and have no effect
     answer_lost: share of calls that have their effect, and whose answer never comes
     is_down: no call gets through
+    counts: what went wrong how often
     """
 
     refused: float = 0.0
     answer_lost: float = 0.0
     is_down: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class ExecutionApi:
@@ -76,9 +79,11 @@ class ExecutionApi:
     async def _through(self, act: Callable[[], T]) -> T:
         faults = self._faults
         if faults.is_down or (faults.refused and self._rng.random() < faults.refused):
+            faults.counts["api_refused"] += 1
             raise ApiSilent("simulated: the Execution API did not answer")
         answer = act()
         if faults.answer_lost and self._rng.random() < faults.answer_lost:
+            faults.counts["api_answer_lost"] += 1
             await self._clock.sleep(self._timeout_s)
             raise ApiSilent("simulated: the answer of the Execution API was lost")
         return answer

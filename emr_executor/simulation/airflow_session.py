@@ -9,8 +9,9 @@ after a whole method: put the gate around this object, never around the face ins
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -31,11 +32,13 @@ class SessionFaults:
     accept_fails: our statement fails in its savepoint, QUEUED is committed (``_late`` of the executor)
     commit_fails: the executor was told, then everything is rolled back
     adopt_fails: our statement fails while adopting: the executor answers that it has taken them all
+    counts: what went wrong how often, by these names
     """
 
     accept_fails: float = 0.0
     commit_fails: float = 0.0
     adopt_fails: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class ExecutorSide(Protocol):
@@ -120,9 +123,9 @@ class SchedulerSession:
         workloads = [workload_of(ti, job_id, now) for ti in tis]
         for workload in workloads:
             executor.queue_workload(workload)
-        if self._happens(self._faults.commit_fails):
+        if self._happens("commit_fails"):
             raise StoreBusy("simulated: the scheduler's transaction was rolled back")
-        stored = [one for one in workloads if not self._happens(self._faults.accept_fails)]
+        stored = [one for one in workloads if not self._happens("accept_fails")]
         at_once(self._store.accept(stored))
         kept = {one.workload_id for one in stored}
         for ti, workload in zip(tis, workloads, strict=True):
@@ -198,7 +201,7 @@ class SchedulerSession:
     def _try_adopt(
         self, tis: Sequence[SimTaskInstance], job_id: int, executor: ExecutorSide, now: datetime
     ) -> list[SimTaskInstance]:
-        if self._happens(self._faults.adopt_fails):
+        if self._happens("adopt_fails"):
             raise StoreBusy("simulated: the adopting statement failed")
         ids = [WorkloadId(ti.ti_id) for ti in tis]
         known = at_once(self._store.adopt(ids, job_id))
@@ -213,8 +216,11 @@ class SchedulerSession:
             executor.adopted(ti)
         return unknown
 
-    def _happens(self, share: float) -> bool:
-        return share > 0.0 and self._rng.random() < share
+    def _happens(self, what: str) -> bool:
+        share: float = getattr(self._faults, what)
+        is_so = share > 0.0 and self._rng.random() < share
+        self._faults.counts[what] += is_so
+        return is_so
 
 
 def workload_of(ti: SimTaskInstance, job_id: int, now: datetime) -> Workload:

@@ -262,7 +262,9 @@ class CallLimits:
         bucket = self._buckets.get(operation)
         if bucket is None or not self._weather.buckets or self._weather.is_calm:
             return True
-        return bucket.take(self._cloud.now_s)
+        is_taken = bucket.take(self._cloud.now_s)
+        self._weather.counts["buckets"] += not is_taken
+        return is_taken
 
 
 def _refusal(

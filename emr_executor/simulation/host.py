@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emr_executor.errors import TryAgain
@@ -32,6 +33,7 @@ class PhaseFaults:
     prepare_raises, prepare_dies: of user code in prepare
     finish_dies, finish_held: of user code in finish; it is run again
     s3_fails: of stagings; ``s3_is_down`` of all
+    counts: what went wrong how often, by these names
     """
 
     prepare_raises: float = 0.0
@@ -40,6 +42,14 @@ class PhaseFaults:
     finish_held: float = 0.0
     s3_fails: float = 0.0
     s3_is_down: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def happens(self, what: str, rng: random.Random) -> bool:
+        """Whether a fault happens now."""
+        share: float = getattr(self, what)
+        is_so = share > 0.0 and rng.random() < share
+        self.counts[what] += is_so
+        return is_so
 
 
 class SimTaskHost:
@@ -99,7 +109,7 @@ class SimTaskHost:
                 job,
                 around,
                 script=self._fated(self._script_of(job.workload_id) or TryScript()),
-                s3_is_down=lambda: self.faults.s3_is_down or self._happens(self.faults.s3_fails),
+                s3_is_down=lambda: self.faults.s3_is_down or self._happens("s3_fails"),
                 rng=self._rng,
             )
             exit_code = await process.run()
@@ -111,17 +121,16 @@ class SimTaskHost:
 
     def _fated(self, script: TryScript) -> TryScript:
         """The script, unless a fault of ours changes its end."""
-        faults = self.faults
         if script.prepare is PrepareEnd.PARKS:
-            if self._happens(faults.prepare_raises):
+            if self._happens("prepare_raises"):
                 script = replace(script, prepare=PrepareEnd.RAISES)
-            elif self._happens(faults.prepare_dies):
+            elif self._happens("prepare_dies"):
                 script = replace(script, prepare=PrepareEnd.DIES)
-        if self._happens(faults.finish_dies):
+        if self._happens("finish_dies"):
             return replace(script, finish=FinishEnd.DIES)
-        if self._happens(faults.finish_held):
+        if self._happens("finish_held"):
             return replace(script, finish=FinishEnd.HELD)
         return script
 
-    def _happens(self, share: float) -> bool:
-        return share > 0.0 and self._rng.random() < share
+    def _happens(self, what: str) -> bool:
+        return self.faults.happens(what, self._rng)

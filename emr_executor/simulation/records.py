@@ -30,6 +30,7 @@ class Bucket:
     def __init__(self) -> None:
         self._versions: dict[SubmissionId, list[Version]] = {}
         self._output: dict[tuple[SubmissionId, int], bytes] = {}
+        self.stale_shown = 0
 
     def write(self, submission_id: SubmissionId, record: StepRecord | None, *, visible_at: float) -> None:
         """Overwrite a submission's record; listings show it from ``visible_at`` on."""
@@ -51,7 +52,10 @@ class Bucket:
         found = []
         for submission_id, versions in self._versions.items():
             shown: Version | None = versions[-1]
-            if versions[-1].visible_at > now or (stale > 0.0 and rng.random() < stale):
+            if versions[-1].visible_at > now:
+                shown = _before(versions, now)
+            elif stale > 0.0 and rng.random() < stale:
+                self.stale_shown += 1
                 shown = _before(versions, now)
             record = None if shown is None else shown.record
             if record is not None and known.get(submission_id) != record.mark:

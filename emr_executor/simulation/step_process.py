@@ -266,6 +266,7 @@ class StepProcess:
             tail="ValueError: simulated\n" if exit_code else "",
         )
         if weather.records_late_s and not weather.is_calm:
+            weather.counts["records_late_s"] += 1
             late_s = machine.rng.uniform(0.0, weather.records_late_s)
         if weather.happens("records_unreadable", "records", machine.rng):
             record = None

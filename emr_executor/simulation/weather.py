@@ -7,6 +7,7 @@ faults that always come together hide each other. ``calm`` ends them all; then e
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, fields
 
 _SLOW_S = {"store": 3.0, "records": 5.0, "emr": 8.0, "api": 8.0, "host": 1.0}
@@ -24,6 +25,7 @@ class Weather:
     api_*: by call of Airflow's Execution API
     *_per_h: events an hour, at random moments
     down: ports that are away altogether for now
+    counts: how often each fault that is drawn by call happened, by its name above
     """
 
     crash: float = 0.0
@@ -62,18 +64,23 @@ class Weather:
     outage_per_h: float = 0.0
     down: set[str] = field(default_factory=set)
     is_calm: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
 
     def happens(self, what: str, port: str, rng: random.Random) -> bool:
         """Whether a fault that is drawn by call happens now."""
         if self.is_calm:
             return False
         if what == "refused" and port in self.down:
+            self.counts[what] += 1
             return True
         chance: float = getattr(self, what)
         if what == "crash" and port == "host":
             # One call there is a whole phase.
             chance *= 4
-        return chance > 0.0 and rng.random() < chance
+        if chance > 0.0 and rng.random() < chance:
+            self.counts[what] += 1
+            return True
+        return False
 
     def delay_s(self, port: str, rng: random.Random) -> float:
         """How long a call of the port takes to get through."""
@@ -84,6 +91,7 @@ class Weather:
         if chance >= self.slow:
             # A wait costs the simulator more than the call: some interleave, most go through at once.
             return quick_s if chance >= 1.0 - WAITING_SHARE else 0.0
+        self.counts["slow"] += 1
         return rng.uniform(quick_s, _SLOW_S.get(port, quick_s))
 
     def calm(self) -> None:

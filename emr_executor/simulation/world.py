@@ -248,6 +248,10 @@ class World:
             self.counts[f"emr/{entry.event}"] += 1
         for told in self.airflow.ledger:
             self.counts[f"airflow/{told.event}"] += 1
+        self.counts["fault/records_stale"] += self.cloud.bucket.stale_shown
+        for source in (self.weather, self.api_faults, self.phase_faults, self.session_faults):
+            for name, times in source.counts.items():
+                self.counts[f"fault/{name}"] += times
         self.counts["workloads"] = len({e.ti_id for e in self.airflow.ledger if e.event == "queued"})
 
     def _script_of(self, submission_id: SubmissionId) -> StepScript | None:
