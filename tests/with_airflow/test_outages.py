@@ -7,6 +7,7 @@ Airflow's own processes that end without a database are started again, as system
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from tests.with_airflow.conftest import Bench, running_bench
 
 HEARTBEAT_TIMEOUT_S = 120
 """Well above the start of an API server on a busy machine."""
+LONG_S = 180.0
+"""Longer than Airflow waits for a heartbeat; and the claims and leases of everybody have run out."""
 FULL = (0, resource.RLIM_INFINITY)
 ROOM = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -74,19 +77,27 @@ def ends_green(room: Bench, dag_id: str) -> None:
     room.check_ledger()
 
 
-def test_postgresql_is_restarted_while_a_step_runs(room: Bench, postgres: PostgresServer) -> None:
-    room.run_until_running("outage_database")
+@pytest.mark.parametrize(
+    ("what", "away_s"),
+    [("database", 0.0), pytest.param("database_long", LONG_S, marks=pytest.mark.matrix)],
+)
+def test_postgresql_goes_away_while_a_step_runs(
+    room: Bench, postgres: PostgresServer, what: str, away_s: float
+) -> None:
+    room.run_until_running(f"outage_{what}")
     service = room.stack.pid("agent")
+    gone_at = time.monotonic()
     postgres.halt()
     with pytest.raises(StackError, match=r"metadata database did not do its work.*nothing can be said of"):
         room.stack.airflow("emr", "status")
     room.wait(lambda: {"scheduler", "dag-processor"} <= set(room.stack.ended()), "Airflow's own end")
-    room.open_gate("database")
+    room.open_gate(what)
+    room.wait(lambda: time.monotonic() - gone_at > away_s, "the outage to last", timeout_s=away_s + 10)
     postgres.resume()
     assert "agent" not in room.stack.ended()
     room.stack.restart_ended()
     room.stack.wait_healthy()
-    ends_green(room, "outage_database")
+    ends_green(room, f"outage_{what}")
     assert room.stack.pid("agent") == service
     room.wait(lambda: wrong(room) == (), "a status without complaint", timeout_s=30)
 

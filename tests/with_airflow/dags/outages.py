@@ -13,7 +13,7 @@ from noting import CALLBACKS, JOB
 
 GATES = Path(os.environ["EMR_TEST_GATES"])
 
-for what in ("database", "api", "aws", "aws_new", "hang", "disk", "disk_new"):
+for what in ("database", "database_long", "api", "aws", "aws_new", "hang", "disk", "disk_new"):
     with DAG(f"outage_{what}", schedule=None, start_date=datetime(2026, 1, 1), catchup=False) as dag:
         SparkSubmitOperator(
             task_id="waits",
