@@ -46,13 +46,8 @@ def long(arena: Arena) -> None:
     gate = new_gate()
     run_id = arena.trigger(gate=str(arena.bench.gates / gate))
     submission = arena.wait_until_running(run_id)
-    arena.wait(
-        lambda: arena.bench.rows(
-            "select 1 from emr_cluster where cluster_uuid = :uuid and state = 'RUNNING'",
-            uuid=submission["cluster_uuid"],
-        ),
-        "its cluster to be seen running a step",
-    )
+    uuid = submission["cluster_uuid"]
+    arena.wait(lambda: cluster_state(arena, uuid) == "RUNNING", "its cluster to be seen running a step")
     arena.bench.open_gate(gate)
     over(arena, run_id)
 
@@ -200,6 +195,8 @@ def loses_cluster(arena: Arena) -> None:
     gate = new_gate()
     run_id = arena.trigger(gate=str(arena.bench.gates / gate))
     submission = arena.wait_until_running(run_id)
+    uuid = submission["cluster_uuid"]
+    arena.wait(lambda: cluster_state(arena, uuid) == "RUNNING", "its cluster to be seen running a step")
     arena.bench.control.lose_cluster(submission["cluster_id"], notice_after_s=1.0)
     arena.bench.open_gate(gate)
     over(arena, run_id, steps=2)
