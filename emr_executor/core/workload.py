@@ -131,7 +131,8 @@ def _seen_of(workload: Workload, submission: Submission, max_submissions: int) -
             return WorkloadSeen.STEP_LOST_UNSTARTED
         too_often = workload.losses + 1 >= max_submissions
         return WorkloadSeen.STEP_LOST_TOO_OFTEN if too_often else WorkloadSeen.STEP_LOST
-    if submission.timed_out:
+    if submission.timed_out and submission.state is not SubmissionState.COMPLETED:
+        # It may have ended well while the agent, that could not see it, asked for its end.
         return WorkloadSeen.STEP_TIMED_OUT
     if submission.state is SubmissionState.CANCELLED and submission.cancel_asked_at is not None:
         # Airflow asked for the try again (accept) after we had begun to cancel it, or it waited too long.

@@ -125,6 +125,18 @@ def test_an_end_becomes_an_outcome(state: SubmissionState, verdict: Verdict) -> 
     assert (outcome.verdict, outcome.cause, outcome.step_id) == (verdict, "because", "s-w1")
 
 
+def test_what_ended_well_is_a_success_although_its_end_was_asked_for() -> None:
+    move = after_submission(
+        make_workload(state=WorkloadState.SUBMITTED, submissions=1),
+        make_submission(state=SubmissionState.COMPLETED, timed_out=True, cancel_asked_at=ago(5)),
+        cluster_id=make_cluster().cluster_id,
+        max_submissions=3,
+        now=NOW,
+    )
+    assert move.workload.outcome is not None
+    assert move.workload.outcome.verdict is Verdict.SUCCEEDED
+
+
 def test_a_loss_runs_elsewhere_within_its_budget_and_fails_beyond() -> None:
     lost = make_submission(state=SubmissionState.LOST, cause=LOST_TEXT)
     first = after_submission(
