@@ -18,7 +18,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES
+from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, is_none_of
 from emr_executor.store.lease_store import LeaseRow, read_lease
 from emr_executor.store.rows import (
     cluster_from,
@@ -30,6 +30,7 @@ from emr_executor.store.rows import (
 from emr_executor.store.schema import (
     CLUSTER,
     HISTORY,
+    IS_UNREAD_END,
     STEERING,
     SUBMISSION,
     TASK_INSTANCE,
@@ -40,6 +41,7 @@ from emr_executor.store.snapshot_store import task_instance_id
 from emr_executor.store.unreadable import known_or_text
 
 _LIVE_SUBMISSIONS = tuple(sorted(LIVE_SUBMISSION_STATES))
+_IS_PRESENT = is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES)
 _PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
 _KEY_COLUMNS = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")]
 
@@ -126,8 +128,8 @@ def status(conn: Connection) -> Status:
         .group_by(*group)
         .order_by(*group)
     )
-    unread = and_(w.state.in_(OVER_WORKLOAD_STATES), w.reported == ReportState.UNREAD)
-    clusters = _counted(conn, CLUSTER, CLUSTER.c.state.not_in(_over_clusters()), "cluster_pool", "state")
+    unread = and_(IS_UNREAD_END, w.reported == ReportState.UNREAD)
+    clusters = _counted(conn, CLUSTER, _IS_PRESENT, "cluster_pool", "state")
     submissions = _counted(conn, SUBMISSION, SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS), "state")
     return Status(
         workloads=tuple(
@@ -167,7 +169,7 @@ def quarantined(conn: Connection) -> tuple[Held, ...]:
     ).mappings()
     clusters = conn.execute(
         select(c.cluster_uuid.label("row_id"), c.state, c.quarantine, c.target, c.cluster_id)
-        .where(c.state.not_in(_over_clusters()), c.quarantine.is_not(None))
+        .where(_IS_PRESENT, c.quarantine.is_not(None))
         .order_by(c.cluster_uuid)
     ).mappings()
     return (
@@ -191,9 +193,9 @@ def _held(entity: str, row: RowMapping) -> Held:
 
 def clusters(conn: Connection, *, over: int = 0) -> tuple[ClusterLoad, ...]:
     """Clusters that are not over, oldest first, after the ``over`` last ones that are, each with its load."""
-    is_over = CLUSTER.c.state.in_(_over_clusters())
+    is_over = CLUSTER.c.state.in_(sorted(OVER_CLUSTER_STATES))
     past = select(CLUSTER).where(is_over).order_by(CLUSTER.c.intended_at.desc()).limit(over)
-    present = select(CLUSTER).where(~is_over).order_by(CLUSTER.c.intended_at, CLUSTER.c.cluster_uuid)
+    present = select(CLUSTER).where(_IS_PRESENT).order_by(CLUSTER.c.intended_at, CLUSTER.c.cluster_uuid)
     rows = [*reversed(conn.execute(past).mappings().all()), *conn.execute(present).mappings()]
     running = case((SUBMISSION.c.state == SubmissionState.RUNNING, 1), else_=0)
     loads = (
@@ -369,10 +371,6 @@ def _last_lines(conn: Connection, which: ColumnElement[bool] | None, limit: int)
     if which is not None:
         asked = asked.where(which)
     return tuple(map(history_entry_from, reversed(conn.execute(asked).mappings().all())))
-
-
-def _over_clusters() -> list[str]:
-    return sorted(OVER_CLUSTER_STATES)
 
 
 def _counted(conn: Connection, table: Table, which: ColumnElement[bool], *names: str) -> list[Any]:

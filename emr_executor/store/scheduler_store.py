@@ -37,7 +37,7 @@ from emr_executor.store.clauses import (
 )
 from emr_executor.store.dialect import upsert
 from emr_executor.store.rows import mapping_of, task_key_from
-from emr_executor.store.schema import DEPLOYMENT, TASK_INSTANCE, WORKLOAD, ReportState
+from emr_executor.store.schema import DEPLOYMENT, IS_UNREAD_END, TASK_INSTANCE, WORKLOAD, ReportState
 from emr_executor.store.snapshot_store import RESTARTING, task_instance_id
 
 _OWNERSHIP = ("scheduler_job_id", "priority_weight")
@@ -128,13 +128,16 @@ def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[R
 
 @cache
 def _unread() -> Any:
-    same_try = and_(
-        WORKLOAD.c.state == WorkloadState.CANCELLED,
-        TASK_INSTANCE.c.dag_id == WORKLOAD.c.dag_id,
-        TASK_INSTANCE.c.task_id == WORKLOAD.c.task_id,
-        TASK_INSTANCE.c.run_id == WORKLOAD.c.run_id,
-        TASK_INSTANCE.c.map_index == WORKLOAD.c.map_index,
-        TASK_INSTANCE.c.try_number == WORKLOAD.c.try_number,
+    same_task = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+    # Not a join: it would be planned for the many that are over, as a hash of Airflow's whole table.
+    task_state = (
+        select(TASK_INSTANCE.c.state)
+        .where(
+            WORKLOAD.c.state == WorkloadState.CANCELLED,
+            *(TASK_INSTANCE.c[name] == WORKLOAD.c[name] for name in same_task),
+        )
+        .correlate(WORKLOAD)
+        .scalar_subquery()
     )
     return (
         select(
@@ -147,13 +150,11 @@ def _unread() -> Any:
             WORKLOAD.c.airflow_state,
             WORKLOAD.c.state,
             WORKLOAD.c.reported,
-            TASK_INSTANCE.c.state.label("task_state"),
+            task_state.label("task_state"),
         )
-        .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, same_try))
         .where(
             WORKLOAD.c.scheduler_job_id == bindparam("its_job"),
-            WORKLOAD.c.reported.in_((ReportState.UNREAD, ReportState.OFFERED)),
-            WORKLOAD.c.state.in_(OVER_WORKLOAD_STATES),
+            IS_UNREAD_END,
         )
         # Those that were never read go first: repeats must not starve them.
         .order_by(WORKLOAD.c.reported, WORKLOAD.c.finished_at, WORKLOAD.c.workload_id)

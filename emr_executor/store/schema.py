@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    text,
 )
 
 from emr_executor.store.types import CleanText, UtcTime
@@ -118,8 +119,19 @@ Index(
     WORKLOAD.c.priority_weight.desc(),
     WORKLOAD.c.accepted_at,
 )
-# What a scheduler has not read yet: a few rows, however many are parked or over.
-Index("emr_workload_report", WORKLOAD.c.reported, WORKLOAD.c.scheduler_job_id, WORKLOAD.c.state)
+IS_UNREAD_END = text("reported < 2 AND state IN ('FINISHED', 'CANCELLED')")
+"""What a scheduler has to read: over, and below ReportState.DONE. For queries of this table alone.
+
+The words of the index: SQLite uses it for a query that says them alike, without parameters.
+"""
+# A few rows, however many are parked or over. With these as columns PostgreSQL would expect many (most rows
+# are over, and what is parked is unread), and read the whole table.
+Index(
+    "emr_workload_report",
+    WORKLOAD.c.scheduler_job_id,
+    postgresql_where=IS_UNREAD_END,
+    sqlite_where=IS_UNREAD_END,
+)
 Index("emr_workload_task", WORKLOAD.c.dag_id, WORKLOAD.c.task_id)
 Index("emr_workload_finished_at", WORKLOAD.c.finished_at)
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
+    ScalarSelect,
     Select,
     Uuid,
     and_,
@@ -52,21 +53,24 @@ _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULK
 
 
 def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
-    """All that lives, in four statements: of one moment where the runner reads (``Runner.read``).
+    """All that lives, in four statements or five: of one moment where the runner reads (``Runner.read``).
 
     READY workloads come by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. Quarantined ones
     take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
     phase needs them, and its claim brings them.
     """
-    clusters = conn.execute(_LIVE_CLUSTERS)
-    submissions = conn.execute(_LIVE_SUBMISSIONS)
+    live = tuple(map(cluster_from, as_dicts(conn.execute(_LIVE_CLUSTERS))))
+    submissions = tuple(map(submission_from, as_dicts(conn.execute(_LIVE_SUBMISSIONS))))
+    # A cluster that is over still matters as long as a submission on it is not settled. As a condition of the
+    # first statement this would make PostgreSQL read every cluster that ever was.
+    unsettled = {s.cluster_uuid for s in submissions} - {c.cluster_uuid for c in live}
     ready = list(as_dicts(conn.execute(_READY_BY_TURN, {"at_most": ready_limit})))
     # One whose step is broken is in quarantine though its row is not.
     placeable = (w for w in map(lean_workload_from, ready) if w.quarantine is None)
     return Snapshot(
         now=now,
-        clusters=tuple(map(cluster_from, as_dicts(clusters))),
-        submissions=tuple(map(submission_from, as_dicts(submissions))),
+        clusters=(*live, *clusters(conn, sorted(unsettled))) if unsettled else live,
+        submissions=submissions,
         workloads=(*placeable, *map(lean_workload_from, as_dicts(conn.execute(_ENGAGED)))),
         ready_waiting=ready[0]["how_many"] if ready else 0,
     )
@@ -82,12 +86,6 @@ def _ready_by_turn() -> Select[Any]:
     return select(*_LEAN_COLUMNS, how_many).where(ready).order_by(*BY_TURN).limit(bindparam("at_most"))
 
 
-def _live_clusters() -> Select[Any]:
-    # A cluster that is over still matters as long as a submission on it is not settled.
-    unsettled = CLUSTER.c.cluster_uuid.in_(select(SUBMISSION.c.cluster_uuid).where(_IS_LIVE))
-    return select(CLUSTER).where(or_(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES), unsettled))
-
-
 def _engaged() -> Select[Any]:
     engaged = or_(
         and_(WORKLOAD.c.state == WorkloadState.SUBMITTED, WORKLOAD.c.target == WorkloadTarget.RUN),
@@ -96,9 +94,8 @@ def _engaged() -> Select[Any]:
     return select(*_LEAN_COLUMNS).where(engaged).order_by(*BY_TURN)
 
 
-_IS_LIVE = is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES)
-_LIVE_SUBMISSIONS = select(SUBMISSION).where(_IS_LIVE)
-_LIVE_CLUSTERS = _live_clusters()
+_LIVE_SUBMISSIONS = select(SUBMISSION).where(is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES))
+_LIVE_CLUSTERS = select(CLUSTER).where(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES))
 _READY_BY_TURN = _ready_by_turn()
 _ENGAGED = _engaged()
 
@@ -123,11 +120,10 @@ def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ..
 def _spoken_for(dialect_name: str) -> CompoundSelect[Any]:
     who = [WORKLOAD.c[name] for name in ("workload_id", "hostname", "unixname", "pid")]
     wanted = (WORKLOAD.c.target == WorkloadTarget.RUN, WORKLOAD.c.hostname.is_not(None))
-    its_task_instance = TASK_INSTANCE.c.id == task_instance_id(dialect_name)
-    begun = (WORKLOAD.c.state == WorkloadState.ACCEPTED, TASK_INSTANCE.c.state == RUNNING)
+    begun = (WORKLOAD.c.state == WorkloadState.ACCEPTED, _state_in_airflow(dialect_name) == RUNNING)
     return union_all(
         select(*who).where(WORKLOAD.c.state.in_(PARKED), *wanted),
-        select(*who).select_from(WORKLOAD.join(TASK_INSTANCE, its_task_instance)).where(*begun, *wanted),
+        select(*who).where(*begun, *wanted),
     )
 
 
@@ -144,17 +140,22 @@ def unwanted(conn: Connection) -> tuple[tuple[WorkloadId, str | None], ...]:
 
 @cache
 def _unwanted(dialect_name: str) -> Select[Any]:
-    w = WORKLOAD.c
-    return (
-        select(w.workload_id, TASK_INSTANCE.c.state)
-        .select_from(WORKLOAD.outerjoin(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(dialect_name)))
-        .where(
-            w.state.in_(UNCLAIMED),
-            w.target == WorkloadTarget.RUN,
-            w.hostname.is_not(None),
-            or_(TASK_INSTANCE.c.state.is_(None), TASK_INSTANCE.c.state.not_in(WANTED_BY_AIRFLOW)),
-        )
+    w, state = WORKLOAD.c, _state_in_airflow(dialect_name)
+    return select(w.workload_id, state.label("state")).where(
+        w.state.in_(UNCLAIMED),
+        w.target == WorkloadTarget.RUN,
+        w.hostname.is_not(None),
+        func.coalesce(state, "").not_in(WANTED_BY_AIRFLOW),
     )
+
+
+def _state_in_airflow(dialect_name: str) -> ScalarSelect[Any]:
+    """The state of a workload's task instance; NULL where it is gone or has none.
+
+    One look by Airflow's primary key for each workload; a join may be planned as a hash of all its rows.
+    """
+    its_own = TASK_INSTANCE.c.id == task_instance_id(dialect_name)
+    return select(TASK_INSTANCE.c.state).where(its_own).correlate(WORKLOAD).scalar_subquery()
 
 
 def state_of_try(conn: Connection, workload_id: WorkloadId) -> tuple[str | None, bool]:

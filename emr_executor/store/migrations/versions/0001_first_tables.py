@@ -87,7 +87,14 @@ def _workloads() -> None:
         "emr_workload",
         ["state", "target", sa.text("priority_weight DESC"), "accepted_at"],
     )
-    op.create_index("emr_workload_report", "emr_workload", ["reported", "scheduler_job_id", "state"])
+    unread_end = sa.text("reported < 2 AND state IN ('FINISHED', 'CANCELLED')")
+    op.create_index(
+        "emr_workload_report",
+        "emr_workload",
+        ["scheduler_job_id"],
+        postgresql_where=unread_end,
+        sqlite_where=unread_end,
+    )
     op.create_index("emr_workload_task", "emr_workload", ["dag_id", "task_id"])
     op.create_index("emr_workload_finished_at", "emr_workload", ["finished_at"])
 
