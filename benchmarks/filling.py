@@ -5,6 +5,7 @@ The rows are what ``Life`` leaves behind, multiplied inside the database.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from sqlalchemy import (
     true,
 )
 
-from benchmarks.life import SLOTS, Life, in_loop
+from benchmarks.life import SLOTS, Life
 from emr_executor.core.model import Cluster, ClusterUuid, WorkloadId
 from emr_executor.core.states import ClusterState
 from emr_executor.store.change_store import Change
@@ -53,6 +54,8 @@ DURABLE = {
     "shared_buffers": "128MB",
 }
 """PostgreSQL's own defaults instead of what makes tests quick."""
+OTHERS = "x" * 400
+"""What stands in for the many columns of Airflow's task_instance that are not ours to know."""
 _IDS = frozenset({"workload_id", "submission_id", "cluster_uuid", "subject_id", "run_id"})
 _DIGITS = 8
 """So many characters of an id are replaced by a number."""
@@ -87,7 +90,7 @@ def databases(dialect: str, sizes: Sequence[Size], folder: Path) -> Iterator[lis
         yield lives
     finally:
         for life in lives:
-            life.engine.dispose()
+            life.close()
         if server:
             server.stop()
 
@@ -95,8 +98,10 @@ def databases(dialect: str, sizes: Sequence[Size], folder: Path) -> Iterator[lis
 def _filled(engine: Engine, size: Size) -> Life:
     METADATA.create_all(engine)
     AIRFLOW.create_all(engine)
+    with engine.begin() as conn:
+        conn.exec_driver_sql(f"ALTER TABLE task_instance ADD COLUMN others VARCHAR(500) DEFAULT '{OTHERS}'")
     life = Life(engine)
-    in_loop(_fill(life, size))
+    asyncio.run(_fill(life, size))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.exec_driver_sql("VACUUM ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE")
     return life

@@ -1,22 +1,23 @@
 """The whole life of tasks in the store, in the transactions that scheduler, agent and phases make of it.
 
-One process and one connection at a time, so that a rate is what one connection bears. What other parts would
-do (user code, Airflow, EMR, S3) takes no time here.
+Scheduler and agent have a connection each and take turns, the phases of one host write side by side. What
+other parts would do (user code, Airflow, EMR, S3) takes no time here, and connections are open beforehand.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count, islice
-from time import perf_counter
 from typing import Any
 
+import psutil
 from sqlalchemy import Connection, Engine
 
 from emr_executor.agent.steering import READY_LIMIT
@@ -40,14 +41,14 @@ from emr_executor.core.workload import after_submission, placed
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.change_store import Change
-from emr_executor.store.runner import InlineRunner, transact
+from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
 from emr_executor.store.schema import STEERING
 from emr_executor.store.sql_faces import PhaseStore
 
 ACCEPTED_A_LOOP = 16
 """Airflow's ``[scheduler] max_tis_per_query``: so many tries are queued in one transaction."""
-CLAIMED_AT_ONCE = 4
-"""``task_runner_parallelism``."""
+PHASES = 4
+"""``task_runner_parallelism``: so many are claimed and run at once."""
 SLOTS = 16
 SCHEDULER = 7
 FIRST_ID = 0x99999999 << 96
@@ -79,6 +80,19 @@ def now() -> datetime:
     return datetime.now(tz=UTC)
 
 
+def cpu_s() -> float:
+    """CPU seconds of this process and of all that it started, a database server among them."""
+    total = time.process_time()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+Phase = tuple[WorkloadId, str]
+"""A claimed workload and its token."""
+
+
 @dataclass(frozen=True)
 class Ride:
     """A workload and its submission."""
@@ -91,20 +105,33 @@ class Life:
     """Takes tasks through the store of one database, and notes what each part of their life costs.
 
     spent_s: seconds by part, of what was done since it was last emptied
+    worked_s: CPU seconds of the looks at everything, this process and the server's together
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.agent, self.phase = AgentStore(InlineRunner(engine)), PhaseStore(InlineRunner(engine))
+        self._phases = ThreadRunner(engine, threads=PHASES)
+        self.agent, self.phase = AgentStore(InlineRunner(engine)), PhaseStore(self._phases)
         self.spent_s: dict[str, float] = defaultdict(float)
+        self.worked_s: dict[str, float] = defaultdict(float)
         self._ids = count(FIRST_ID)
         self._lease = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        began = perf_counter()
+        began = time.perf_counter()
         yield
-        self.spent_s[name] += perf_counter() - began
+        self.spent_s[name] += time.perf_counter() - began
+
+    @contextmanager
+    def look_part(self, name: str) -> Iterator[None]:
+        began = cpu_s()
+        with self.part(name):
+            yield
+        self.worked_s[name] += cpu_s() - began
+
+    def close(self) -> None:
+        self._phases.close()
 
     async def steer(self) -> None:
         """Become the agent that steers."""
@@ -144,20 +171,20 @@ class Life:
 
     async def prepare(self, how_many: int) -> None:
         """Claims as slots of the task host come free, and what each phase's process writes."""
-        async for workload, token in self._claimed(WorkloadState.PREPARING, how_many):
-            with self.part("renew"):
-                await self.phase.renew_claim(workload.workload_id, token)
-            with self.part("parked"):
-                await self.phase.record_parked(workload.workload_id, token, STEP, now())
+        async for phases in self._claimed(WorkloadState.PREPARING, how_many):
+            await self._side_by_side("renew", [self.phase.renew_claim(*phase) for phase in phases])
+            await self._side_by_side(
+                "parked", [self.phase.record_parked(*phase, STEP, now()) for phase in phases]
+            )
 
     async def look(self) -> Snapshot:
         """What a tick reads."""
-        with self.part("tick"):
+        with self.look_part("tick"):
             return await self.agent.snapshot(now(), READY_LIMIT)
 
     async def heartbeat(self) -> None:
         """What the loop of heartbeats reads."""
-        with self.part("heartbeats"):
+        with self.look_part("heartbeats"):
             await self.agent.heartbeat_targets()
             await self.agent.unwanted()
 
@@ -230,30 +257,35 @@ class Life:
 
     async def finish(self, how_many: int) -> None:
         """The finish phases, up to Airflow's own state of the try."""
-        async for workload, token in self._claimed(WorkloadState.FINISHING, how_many):
-            with self.part("renew"):
-                await self.phase.renew_claim(workload.workload_id, token)
-            with self.part("intent"):
-                await self.phase.record_intent(workload.workload_id, token, "success")
-            with self.part("over"):
-                await self.phase.record_over(workload.workload_id, token, "success", now())
+        async for phases in self._claimed(WorkloadState.FINISHING, how_many):
+            await self._side_by_side("renew", [self.phase.renew_claim(*phase) for phase in phases])
+            await self._side_by_side(
+                "intent", [self.phase.record_intent(*phase, "success") for phase in phases]
+            )
+            await self._side_by_side(
+                "over", [self.phase.record_over(*phase, "success", now()) for phase in phases]
+            )
 
     async def apply(self, changes: Sequence[Change], lines: Sequence[HistoryEntry] = ()) -> tuple[Any, ...]:
         return await self.agent.apply(self._lease, changes, lines)
 
-    async def _claimed(self, kind: WorkloadState, how_many: int) -> Any:
+    async def _side_by_side(self, part: str, writes: Sequence[Awaitable[None]]) -> None:
+        with self.part(part):
+            await asyncio.gather(*writes)
+
+    async def _claimed(self, kind: WorkloadState, how_many: int) -> AsyncIterator[list[Phase]]:
         done = 0
         while done < how_many:
             with self.part("claim"):
                 claimed = await self.agent.claim(
-                    kind, CLAIMED_AT_ONCE, ME, now=now(), new_token=lambda: uuid.uuid4().hex
+                    kind, PHASES, ME, now=now(), new_token=lambda: uuid.uuid4().hex
                 )
             if not claimed:
                 raise RuntimeError(f"nothing to claim for {kind} after {done} of {how_many}")
-            for workload in claimed:
-                yield workload, workload.claim_token or ""
-                # The agent looks whether the process that ended left its claim behind.
-                with self.part("claim"):
+            yield [(workload.workload_id, workload.claim_token or "") for workload in claimed]
+            # The agent looks whether a process that ended left its claim behind.
+            with self.part("claim"):
+                for _ in claimed:
                     await self.agent.claims()
             done += len(claimed)
 
@@ -270,11 +302,6 @@ class Life:
         with self.part(part):
             stored = await self.apply(changes, lines)
         return [Ride(ride.workload, submission) for ride, submission in zip(rides, stored, strict=True)]
-
-
-def in_loop(work: Any) -> Any:
-    """Run a coroutine of ``Life`` to its end."""
-    return asyncio.run(work)
 
 
 def _ours(seen: Snapshot, ids: Sequence[WorkloadId]) -> list[Workload]:
