@@ -64,18 +64,6 @@ def unheard_steps(arena: Arena) -> None:
     over(arena, arena.trigger())
 
 
-def unheard_steps_long(arena: Arena) -> None:
-    """The same, and the step's own record tells of it."""
-    arena.bench.control.drop_response("AddJobFlowSteps", 1, when="after")
-    long(arena)
-
-
-def unheard_steps_fail(arena: Arena) -> None:
-    """The same, and the step's end is what tells of it: it failed."""
-    arena.bench.control.drop_response("AddJobFlowSteps", 1, when="after")
-    fails(arena)
-
-
 def unheard_launch_and_death(arena: Arena) -> None:
     """Nobody hears the answer of RunJobFlow, and the agent dies before it looks for the cluster."""
     arena.bench.control.drop_response("RunJobFlow", 1, when="after")
@@ -106,10 +94,9 @@ def unheard_while_starting(arena: Arena) -> None:
     over(arena, run_id)
 
 
-def unheard_and_lost(arena: Arena) -> None:
-    """Nobody hears the answer of AddJobFlowSteps, and the cluster goes before it is up."""
+def lost_at_once(arena: Arena) -> None:
+    """The cluster goes as soon as the step is on it."""
     with provisioning_held(arena):
-        arena.bench.control.drop_response("AddJobFlowSteps", 1, when="after")
         run_id = arena.trigger()
         arena.wait(lambda: arena.submission(run_id), "its submission")
         arena.wait(lambda: step_is_added(arena, arena.submission(run_id)), "its step")

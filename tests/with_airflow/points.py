@@ -74,10 +74,10 @@ LIFE_OF: Mapping[Key, Life] = {
     (S.INTENDED, SS.ADDED, S.PENDING): lives.plain,
     (S.INTENDED, SS.NEVER_ADDED, S.LOST): lives.refused_steps,
     (S.INTENDED, SS.SHOWN_PENDING, S.PENDING): lives.unheard_while_starting,
-    (S.INTENDED, SS.WRAPPER_SPOKE, S.RUNNING): lives.unheard_steps_long,
-    (S.INTENDED, SS.ENDED_WELL, S.COMPLETED): lives.unheard_steps,
-    (S.INTENDED, SS.ENDED_BADLY, S.FAILED): lives.unheard_steps_fail,
-    (S.INTENDED, SS.CLUSTER_OVER, S.LOST): lives.unheard_and_lost,
+    (S.INTENDED, SS.WRAPPER_SPOKE, S.RUNNING): lives.long,
+    (S.INTENDED, SS.ENDED_WELL, S.COMPLETED): lives.plain,
+    (S.INTENDED, SS.ENDED_BADLY, S.FAILED): lives.fails,
+    (S.INTENDED, SS.CLUSTER_OVER, S.LOST): lives.lost_at_once,
     (S.PENDING, SS.WRAPPER_SPOKE, S.RUNNING): lives.long,
     (S.PENDING, SS.ENDED_WELL, S.COMPLETED): lives.plain,
     (S.PENDING, SS.ENDED_BADLY, S.FAILED): lives.fails,
@@ -167,7 +167,12 @@ NOT_HERE: Mapping[Key, str] = {
 }
 _BY_PHASE = {WS.PARKED, WS.REPORTED, WS.TO_REPEAT, WS.GONE}
 _BY_SCHEDULER = {WS.HANDED_OVER}
+_ADDED = ("agent after act add_steps",)
 _FIRST: Mapping[Key, tuple[str, ...]] = {
+    (S.INTENDED, SS.WRAPPER_SPOKE, S.RUNNING): _ADDED,
+    (S.INTENDED, SS.ENDED_WELL, S.COMPLETED): _ADDED,
+    (S.INTENDED, SS.ENDED_BADLY, S.FAILED): _ADDED,
+    (S.INTENDED, SS.CLUSTER_OVER, S.LOST): _ADDED,
     (W.PREPARING, WS.FELL_SILENT, W.ACCEPTED): ("supervisor after act start",),
     (W.FINISHING, WS.FELL_SILENT, W.FINISHABLE): ("supervisor after workload airflow_state=success",),
 }
