@@ -9,28 +9,42 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
 from emr_executor.errors import Bug
 
 T = TypeVar("T")
+SHORTEST_S = 1e-6
+"""No timer is sooner: a wait shorter than the clock's last digit would end before it began, for ever."""
+ROUNDS_AT_ONE_MOMENT = 100_000
 
 
 class Deadlock(Bug):
     """Every task waits and no timer is set: in real time this would hang for ever."""
 
 
+class Livelock(Bug):
+    """Tasks keep each other busy and time stands still: in real time this would be a core at 100 %."""
+
+
 class _NoSelector:
     """Stands where asyncio waits for files; there are none, so waiting moves the clock."""
 
     def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+        self._loop, self._rounds = loop, 0
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None:
             raise Deadlock("every task waits and no timer is set")
-        self._loop.passed_s += max(0.0, timeout)
+        if timeout > 0.0:
+            self._rounds = 0
+            self._loop.passed_s += timeout
+        elif (rounds := self._rounds + 1) < ROUNDS_AT_ONE_MOMENT:
+            self._rounds = rounds
+        else:
+            raise Livelock(f"time stands still at {self._loop.passed_s} s")
         self._loop.shuffle()
         return []
 
@@ -52,6 +66,12 @@ class VirtualLoop(asyncio.base_events.BaseEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop's start."""
         return self.passed_s
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, but never for this very moment."""
+        return super().call_at(max(when, self.passed_s + SHORTEST_S), callback, *args, context=context)
 
     def shuffle(self) -> None:
         """Another order for what is ready now."""

@@ -7,7 +7,11 @@ import asyncio
 import pytest
 
 from emr_executor.errors import Bug
-from emr_executor.simulation.loop import Deadlock, run
+from emr_executor.simulation.loop import Deadlock, Livelock, run
+
+
+async def _nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 async def _race(order: list[int]) -> float:
@@ -39,6 +43,26 @@ def test_a_hang_is_an_error_at_once() -> None:
 
     with pytest.raises(Deadlock, match="no timer is set"):
         run(wait_for_nothing(), seed=1)
+
+
+def test_the_shortest_wait_takes_time() -> None:
+    async def wait_until(moment: float) -> float:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(1085.015)
+        while loop.time() < moment:
+            await _nap((moment - loop.time()) / 2)
+        return loop.time()
+
+    assert run(wait_until(1085.0150000001), seed=1) == pytest.approx(1085.015)
+
+
+def test_work_without_end_is_an_error() -> None:
+    async def busy() -> None:
+        while True:
+            await _nap(0)
+
+    with pytest.raises(Livelock, match="time stands still"):
+        run(busy(), seed=1)
 
 
 def test_a_timeout_passes_in_virtual_time() -> None:
