@@ -41,7 +41,7 @@ def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.Tem
         bench.open_gate("throttled")
         bench.start("throttled")
         bench.wait(
-            lambda: bench.rows("select 1 from emr_workload where phase_attempts > 0 and state = 'ACCEPTED'"),
+            lambda: bench.rows("select 1 from emr_history where event = 'phase_retried'"),
             "the workload to meet the missing credentials",
         )
         assert bench.endpoint is not None
