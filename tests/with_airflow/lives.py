@@ -185,6 +185,8 @@ def loses_cluster(arena: Arena) -> None:
     uuid = submission["cluster_uuid"]
     arena.wait(lambda: cluster_state(arena, uuid) == "RUNNING", "its cluster to be seen running a step")
     arena.bench.control.lose_cluster(submission["cluster_id"], notice_after_s=1.0)
+    # Its last words could still be that it ended well.
+    arena.wait(lambda: not any(arena.bench.lives("survives")), "the step to be dead")
     arena.bench.open_gate(gate)
     over(arena, run_id, steps=2)
 
