@@ -109,12 +109,14 @@ def _phase_waits(
 ) -> str:
     """A phase that no process has claimed."""
     waited = f"has waited {since(at, now)}" if at else "waits"
-    if workload.phase_attempts:
+    if workload.phase_attempts or workload.not_before:
         bound = f" of {ours.finish_attempts}" if what.startswith("finished") and ours.finish_attempts else ""
         why = next((line.text for line in reversed(ours.story) if line.event == "phase_retried"), "")
         due = f" not before {clock(workload.not_before, now)}" if workload.not_before else ""
         told = f", last: {why}" if why else ""
-        attempts = f"attempt {workload.phase_attempts}{bound}"
+        # In an outage the attempt is given back.
+        counted_so_far = f"attempt {workload.phase_attempts}{bound}"
+        attempts = counted_so_far if workload.phase_attempts else "none that counts"
         return f"It is to be {what} and was tried ({attempts}{told}); it is tried again{due}."
     runners = f" ({ours.task_runner_parallelism} at once)" if ours.task_runner_parallelism else ""
     ahead = f", behind {counted(ours.ahead, 'other')}" if ours.ahead else ""

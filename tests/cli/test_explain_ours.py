@@ -148,6 +148,19 @@ def test_a_prepare_phase_waits_and_is_tried_again(world: World, settings: Settin
     )
 
 
+def test_a_phase_that_an_outage_spoilt_says_so_and_counts_nothing(
+    world: World, settings: Settings, ti_id: str
+) -> None:
+    world.store(workload_of(ti_id, state=WorkloadState.ACCEPTED, phase_attempts=0, not_before=at(110)))
+    world.tell("workload", ti_id, "phase_retried", "no answer from the Execution API", 80)
+    assert ours(world, settings) == (
+        (
+            "It is to be prepared and was tried (none that counts, last: no answer from the Execution API); "
+            "it is tried again not before 07:09:59."
+        ),
+    )
+
+
 def test_a_finish_that_is_retried_says_why(world: World, settings: Settings, ti_id: str) -> None:
     outcome = StepOutcome(
         verdict=Verdict.SUCCEEDED, cluster_id=ClusterId("j-1"), step_id=StepId("s-1"), ended_at=at(50)
