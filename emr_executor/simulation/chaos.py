@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 NOTICE_S = 150.0
 """EMR notices the loss of a primary node a minute or two after it."""
+KINDS = (
+    "agent_killed",
+    "agent_hangs",
+    "scheduler_killed",
+    "cluster_lost",
+    "storm",
+    "node_lost",
+    "launch_fails",
+    "provisioning_held",
+    "termination_hangs",
+    "person_ends_cluster",
+    "person_cancels_step",
+    "cleared",
+    "marked",
+    "run_timed_out",
+    "outage",
+)
+"""What happens at random moments: each has a rate in the weather, by this name."""
 _OUTAGES = ("store", "records", "emr", "api", "session", "s3")
 
 
@@ -31,23 +49,7 @@ class Chaos:
 
     def begin(self) -> None:
         """Start every kind of fault that this weather has."""
-        for name in (
-            "agent_killed",
-            "agent_hangs",
-            "scheduler_killed",
-            "cluster_lost",
-            "storm",
-            "node_lost",
-            "launch_fails",
-            "provisioning_held",
-            "termination_hangs",
-            "person_ends_cluster",
-            "person_cancels_step",
-            "cleared",
-            "marked",
-            "run_timed_out",
-            "outage",
-        ):
+        for name in KINDS:
             rate = getattr(self._world.weather, f"{name}_per_h")
             if rate:
                 self._tasks.append(

@@ -1,0 +1,47 @@
+"""A world that was lived, and what can still be asked of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from emr_executor.local.ledger import LedgerEntry
+from emr_executor.simulation import loop
+from emr_executor.simulation.airflow_ledger import AirflowEntry
+from emr_executor.simulation.complaints import heard
+from emr_executor.simulation.run import STORES
+from emr_executor.simulation.scenario import draw_scenario
+from emr_executor.simulation.world import Outcome, World
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """A world after its end; its loop is closed."""
+
+    world: World
+    outcome: Outcome
+
+    @property
+    def emr(self) -> list[LedgerEntry]:
+        return list(self.world.cloud.model.ledger)
+
+    @property
+    def airflow(self) -> list[AirflowEntry]:
+        return list(self.world.airflow.ledger)
+
+    def digest(self) -> str:
+        """Of both ledgers, all counts and the violations."""
+        told = [self.emr, self.airflow, sorted(self.outcome.counts.items()), self.outcome.violations]
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def live(seed: int, *, workloads: int, store: str = "memory") -> Lived:
+    """Live the world of a seed and keep it."""
+    scenario = draw_scenario(seed, workloads=workloads)
+
+    async def life() -> Lived:
+        world = World(scenario, STORES[store](), complaints)
+        return Lived(world, await world.live())
+
+    with heard() as complaints:
+        return loop.run(life(), seed=seed)
