@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from emr_executor.core.model import WorkloadId
 from emr_executor.errors import TaskGone, TokenRefused, TryAgain
+from emr_executor.task import task_api
 from emr_executor.task.skew import ahead_s, ask_ahead_s, problem_of
 from emr_executor.task.task_api import HttpTaskApi
 from tests.task.conftest import IDENTITY
@@ -18,6 +20,12 @@ from tests.task.fake_api import AWAY, ApiServer
 TRY = WorkloadId("00000000-0000-0000-0000-000000000001")
 NOW = datetime(2031, 5, 6, 7, 8, 9, 500_000, tzinfo=UTC)
 REFUSED = (403, {"detail": "Invalid auth token: The token is not yet valid (nbf)"})
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger that has logged before keeps its processors (Airflow lets structlog cache them)."""
+    monkeypatch.setattr(task_api, "log", structlog.get_logger(task_api.__name__))
 
 
 @pytest.fixture
