@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import airflow.configuration  # noqa: F401 - its first import sets structlog up, which ends a capture_logs
 import pytest
 import structlog
 from structlog.testing import capture_logs
