@@ -79,6 +79,7 @@ def run_campaign(
     """Run all seeds that the file does not have; the total of the seeds asked for, those in the file too."""
     wanted = list(seeds)
     total = Total()
+    _end_torn_line(memory)
     known = {result.seed: result for result in _read(memory) if result.size == size}
     for seed in wanted:
         if seed in known:
@@ -135,6 +136,13 @@ def _result_of(outcome: Outcome, size: Size, cpu_s: float) -> Result:
         cpu_s=cpu_s,
         violations=told,
     )
+
+
+def _end_torn_line(memory: Path | None) -> None:
+    """So that the next result has a line of its own."""
+    if memory is not None and memory.exists() and not memory.read_text().endswith("\n"):
+        with memory.open("a") as file:
+            file.write("\n")
 
 
 def _read(memory: Path | None) -> Iterator[Result]:

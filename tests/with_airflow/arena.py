@@ -236,7 +236,7 @@ def running_arena(
             "EMR_TEST_SABOTAGE": str(sabotage),
             "PYTHONPATH": str(HERE / "saboteur"),
         },
-        emr_args=["--start-delay-s", "0.5", "--bootstrap-delay-s", "1.5"],
+        emr_args=["--start-delay-s", "0.5", "--bootstrap-delay-s", "1.5", "--terminate-delay-s", "2.5"],
     )
     with stack:
         submit = stack.home / "emr" / "run" / "bin" / "spark3-submit"
