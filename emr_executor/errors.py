@@ -4,6 +4,7 @@ EmrExecutorError
 ├─ ConfigError                 the operator fixes it; carries every problem at once
 ├─ TryAgain                    the same call, later
 │  ├─ Throttled                AWS asked for fewer calls
+│  │  └─ BudgetSpent           we ask for no more calls than AWS takes: this one was not made
 │  ├─ AwsUnavailable           no answer, or a server-side fault
 │  ├─ CredentialsMissing       none found, or expired; heals when they appear
 │  ├─ StoreBusy                the database is away or locked
@@ -53,6 +54,10 @@ class TryAgain(EmrExecutorError):
 
 class Throttled(TryAgain):
     """AWS answered that calls come too fast."""
+
+
+class BudgetSpent(Throttled):
+    """The call was not made: its turn in the call budget would have come too late."""
 
 
 class AwsUnavailable(TryAgain):

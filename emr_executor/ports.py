@@ -74,11 +74,17 @@ class EmrApi(Protocol):
         ...
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+        self,
+        cluster_id: ClusterId,
+        *,
+        active_only: bool = False,
+        limit: int = 1000,
+        within_s: float | None = None,
     ) -> tuple[ObservedStep, ...]:
         """Steps, newest first, at most ``limit``; every page is one call.
 
-        Raises ClusterGone for an unknown id.
+        Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and a page's call
+        would have to wait longer than that for the call budget.
         """
         ...
 

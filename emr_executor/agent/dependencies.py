@@ -15,7 +15,14 @@ from typing import Any, TypeVar, cast
 import structlog
 
 from emr_executor.core.health import Away, Dependency, redacted
-from emr_executor.errors import CredentialsMissing, EmrExecutorError, OutcomeUnknown, Throttled, TryAgain
+from emr_executor.errors import (
+    BudgetSpent,
+    CredentialsMissing,
+    EmrExecutorError,
+    OutcomeUnknown,
+    Throttled,
+    TryAgain,
+)
 from emr_executor.ports import Clock
 
 HOLD_S = 20.0
@@ -88,6 +95,8 @@ class Dependencies:
 
     def note(self, dependency: Dependency, operation: str, error: Exception | None) -> None:
         """How one call ended."""
+        if isinstance(error, BudgetSpent):
+            return
         self._used_at[dependency] = self._clock.monotonic()
         credentials = (Dependency.CREDENTIALS, f"{dependency.name}.{operation}")
         if isinstance(error, CredentialsMissing):

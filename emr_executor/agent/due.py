@@ -22,6 +22,14 @@ class Due:
         self._at[what] = now + interval_s
         return True
 
+    def due_at(self, what: str) -> float:
+        """When the next look is due, on the monotonic clock; what was never looked at comes first."""
+        return self._at.get(what, 0.0)
+
+    def put_off(self, what: str, due_at: float) -> None:
+        """The look that ``is_due`` allowed was not made: it keeps the place that it had (``due_at``)."""
+        self._at[what] = due_at
+
     def hasten(self, what: str, within_s: float) -> None:
         """The next look is due no later than ``within_s`` from now."""
         if what in self._at:

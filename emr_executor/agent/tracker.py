@@ -40,7 +40,7 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.errors import ClusterGone, Throttled, TryAgain
+from emr_executor.errors import BudgetSpent, ClusterGone, Throttled, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
 FIRST_PAGE = 50
@@ -172,25 +172,39 @@ class Tracker:
     # -- steps -----------------------------------------------------------------------------------
 
     async def _look_at_steps(self, desk: Desk, ages: Ages) -> None:
+        """The sweeps that are due, as far as the call budget goes now: a tick waits for no token.
+
+        Clusters that something waits for come first, then those that were not looked at for longest.
+        """
         live_on = desk.live_by_cluster()
         self._sweeps.keep(live_on)
-        for cluster in list(desk.clusters.values()):
+        wanted: list[tuple[bool, float, Cluster, list[Submission]]] = []
+        for cluster in desk.clusters.values():
             live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
-            if not live or cluster.cluster_id is None or not self._is_time(cluster, live, ages):
+            if live and cluster.cluster_id is not None:
+                is_urgent = cluster.state in OVER_CLUSTER_STATES or any(map(_needs_a_sweep, live))
+                if is_urgent:
+                    self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
+                wanted.append((not is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster, live))
+        wanted.sort(key=lambda one: one[:2])
+        for is_ordinary, due_at, cluster, live in wanted:
+            if cluster.cluster_id is None or not self._is_time(cluster, ages, is_urgent=not is_ordinary):
                 continue
-            steps = await self._sweep(desk, ages, cluster.cluster_id, live)
+            try:
+                steps = await self._sweep(desk, ages, cluster.cluster_id, live)
+            except BudgetSpent as spent:
+                self._sweeps.put_off(cluster.cluster_uuid, due_at)
+                log.debug("sweeps_put_off", why=str(spent))
+                return
             self._watch_stall(cluster, steps)
             if cluster.state in OVER_CLUSTER_STATES:
                 self._last_looked.add(cluster.cluster_uuid)
 
-    def _is_time(self, cluster: Cluster, live: Sequence[Submission], ages: Ages) -> bool:
-        if cluster.state in OVER_CLUSTER_STATES:
-            known_over_s = ages.of(Fact.OVER, cluster.cluster_uuid)
-            return known_over_s >= STALE_READ_S and self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)
-        if any(map(_needs_a_sweep, live)):
-            self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
-            return self._sweeps.is_due(cluster.cluster_uuid, QUICK_LOOK_S)
-        return self._sweeps.is_due(cluster.cluster_uuid, self._settings.sweep_interval_s)
+    def _is_time(self, cluster: Cluster, ages: Ages, *, is_urgent: bool) -> bool:
+        if cluster.state in OVER_CLUSTER_STATES and ages.of(Fact.OVER, cluster.cluster_uuid) < STALE_READ_S:
+            return False
+        interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
+        return self._sweeps.is_due(cluster.cluster_uuid, interval_s)
 
     def _watch_stall(self, cluster: Cluster, steps: Sequence[ObservedStep]) -> None:
         """A cluster whose slots are free and stay so (seen of steps that were cancelled) must be replaced."""
@@ -210,7 +224,7 @@ class Tracker:
         """Fold what ListSteps shows of these submissions; what it showed."""
         wanted = {submission.submission_id: submission for submission in live}
         try:
-            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE)
+            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=0.0)
             found = _by_submission(steps)
             if len(steps) >= FIRST_PAGE and not wanted.keys() <= found.keys():
                 steps = await self._emr.list_steps(cluster_id)

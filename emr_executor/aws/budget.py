@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from emr_executor.errors import Throttled
+from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock
 
 EMR_BUCKETS: Mapping[str, tuple[float, float]] = {
@@ -101,7 +101,7 @@ class Budget:
         return max(self._bucket(operation).wait_s(now), self._account.wait_s(now))
 
     async def take(self, operation: str, *, within_s: float | None = None) -> None:
-        """Return when the call may be made. Raises Throttled when that is not ``within_s`` from now."""
+        """Return when the call may be made. Raises BudgetSpent when that is not ``within_s`` from now."""
         bucket = self._bucket(operation)
         asked_at = self._clock.monotonic()
         async with self._turns[operation]:
@@ -117,7 +117,7 @@ class Budget:
 
     def _refuse_late(self, operation: str, asked_at: float, wait_s: float, within_s: float | None) -> None:
         if within_s is not None and self._clock.monotonic() + wait_s - asked_at > within_s:
-            raise Throttled(
+            raise BudgetSpent(
                 f"{operation} could not be called within {within_s:g} s: too many calls wait for EMR"
             )
 

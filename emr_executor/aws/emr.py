@@ -67,14 +67,20 @@ class EmrClient:
         return self._read("AddJobFlowSteps", step_ids)
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+        self,
+        cluster_id: ClusterId,
+        *,
+        active_only: bool = False,
+        limit: int = 1000,
+        within_s: float | None = None,
     ) -> tuple[ObservedStep, ...]:
         """Steps, newest first; 50 to a page. See ``ports.EmrApi``."""
         request: dict[str, Any] = {"ClusterId": cluster_id}
         if active_only:
             request["StepStates"] = list(ACTIVE_STEP_STATES)
         steps: list[ObservedStep] = []
-        async for page in self._pages("ListSteps", self._client.list_steps, request, cluster_id):
+        call = self._client.list_steps
+        async for page in self._pages("ListSteps", call, request, cluster_id, within_s=within_s):
             steps += self._read("ListSteps", partial(_steps, page))
             if len(steps) >= limit:
                 break
@@ -134,12 +140,14 @@ class EmrClient:
         call: Callable[..., Any],
         request: Mapping[str, Any],
         cluster_id: ClusterId | None = None,
+        *,
+        within_s: float | None = None,
     ) -> AsyncIterator[Any]:
         marker: str | None = None
         seen: set[str] = set()
         while True:
             paged = {**request, "Marker": marker} if marker else dict(request)
-            page = await self._call(operation, call, paged, cluster_id)
+            page = await self._call(operation, call, paged, cluster_id, within_s=within_s)
             yield page
             marker = page.get("Marker")
             if not marker:

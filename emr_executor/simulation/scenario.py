@@ -22,6 +22,8 @@ POOL = "default"
 MAX_SKEW_S = 4.0
 """Of a host's wall clock. Airflow's API refuses tokens of a host that is 10 s ahead (``jwt_leeway``)."""
 TASKS_A_RUN = 20
+KEEP_HISTORY_S = (300.0, 900.0, 30 * 86_400.0)
+"""Most of them shorter than the configuration allows, so that rows are purged within a world's life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,9 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
     """The world of a seed with so many tasks."""
     rng = random.Random(f"scenario/{seed}")  # noqa: S311 - a simulation, no secret
     weather = draw(rng)
-    settings = _settings(rng, workloads)
+    # Drawn apart, so that seeds that once failed are still the same worlds.
+    keep_rng = random.Random(f"keep/{seed}")  # noqa: S311 - a simulation, no secret
+    settings = _settings(rng, workloads, keep_history_s=keep_rng.choice(KEEP_HISTORY_S))
     pool = settings.cluster_pools[0]
     return Scenario(
         seed=seed,
@@ -97,7 +101,7 @@ def template(slots: int) -> dict[str, Any]:
     }
 
 
-def _settings(rng: random.Random, workloads: int) -> Settings:
+def _settings(rng: random.Random, workloads: int, *, keep_history_s: float) -> Settings:
     slots = rng.choice((1, 2, 4, 8, 16, 32))
     wanted = max(1, workloads // 12)
     cap = min(rng.choice((1, 2, 3, 5, 8, 16)), max(1, wanted // slots + 1))
@@ -121,6 +125,7 @@ def _settings(rng: random.Random, workloads: int) -> Settings:
         sweep_interval_s=rng.choice((20.0, 60.0)),
         cluster_poll_interval_s=rng.choice((5.0, 15.0, 30.0)),
         tick_interval_s=rng.choice((1.0, 2.0, 4.0)),
+        keep_history_s=keep_history_s,
     )
 
 

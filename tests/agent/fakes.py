@@ -34,7 +34,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, RecordPhase, StepState
-from emr_executor.errors import ClusterGone, OutcomeUnknown, Throttled
+from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown
 from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
@@ -65,7 +65,10 @@ class ManualClock:
 
 @dataclass
 class FakeEmr:
-    """Clusters and steps as EMR would show them; ``lose_answers`` acts and then says nothing."""
+    """Clusters and steps as EMR would show them; ``lose_answers`` acts and then says nothing.
+
+    sweeps_left: how many calls of ListSteps the budget still has; None: any number
+    """
 
     clusters: dict[ClusterId, ObservedCluster] = field(default_factory=dict)
     steps: dict[ClusterId, list[ObservedStep]] = field(default_factory=dict)
@@ -73,6 +76,8 @@ class FakeEmr:
     calls: list[str] = field(default_factory=list)
     lose_answers: set[str] = field(default_factory=set)
     refuse: dict[str, Exception] = field(default_factory=dict)
+    sweeps_left: int | None = None
+    swept: list[ClusterId] = field(default_factory=list)
 
     def _called(self, operation: str) -> None:
         self.calls.append(operation)
@@ -86,7 +91,7 @@ class FakeEmr:
     async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         self._called("run_job_flow")
         if within_s < 0:
-            raise Throttled("too late")
+            raise BudgetSpent("too late")
         self.requests.append(request)
         cluster_id = ClusterId(f"j-{len(self.clusters) + 1}")
         self.clusters[cluster_id] = ObservedCluster(
@@ -101,7 +106,7 @@ class FakeEmr:
     ) -> tuple[StepId, ...]:
         self._called("add_steps")
         if within_s < 0:
-            raise Throttled("too late")
+            raise BudgetSpent("too late")
         before = sum(map(len, self.steps.values()))
         added = [
             ObservedStep(
@@ -116,9 +121,19 @@ class FakeEmr:
         return tuple(step.step_id for step in added)
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, active_only: bool = False, limit: int = 1000
+        self,
+        cluster_id: ClusterId,
+        *,
+        active_only: bool = False,
+        limit: int = 1000,
+        within_s: float | None = None,
     ) -> tuple[ObservedStep, ...]:
         self._called("list_steps")
+        if within_s is not None and self.sweeps_left is not None:
+            if self.sweeps_left == 0:
+                raise BudgetSpent("no token")
+            self.sweeps_left -= 1
+        self.swept.append(cluster_id)
         if cluster_id not in self.steps:
             raise ClusterGone("unknown", cluster_id=cluster_id)
         return tuple(self.steps[cluster_id][:limit])

@@ -16,6 +16,7 @@ from emr_executor.agent.reporting import GONE_S, REPORT_S, Reporting
 from emr_executor.core.health import AgentHealth, Dependency
 from emr_executor.errors import (
     AwsUnavailable,
+    BudgetSpent,
     ClusterGone,
     CredentialsMissing,
     OutcomeUnknown,
@@ -62,7 +63,7 @@ async def call(port: Any, error: Exception | None) -> None:
 
 AWAY = [AwsUnavailable("no answer"), TryAgain("500"), StoreBusy("gone")]
 ANSWERS = [None, Throttled("slower"), ClusterGone("over", cluster_id="j-1"), TaskGone("ended")]
-SAYS_NOTHING = [OutcomeUnknown("cut"), ValueError("a bug")]
+SAYS_NOTHING = [OutcomeUnknown("cut"), ValueError("a bug"), BudgetSpent("not made")]
 
 
 @pytest.mark.parametrize("error", AWAY)

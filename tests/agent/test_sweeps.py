@@ -1,0 +1,111 @@
+"""ListSteps is asked as far as its call budget goes: no tick waits for a token, no cluster is left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from emr_executor.agent.cluster_tracker import ClusterTracker
+from emr_executor.agent.desk import Desk
+from emr_executor.agent.settling import Settling
+from emr_executor.agent.tracker import Tracker
+from emr_executor.aws.step import step_name
+from emr_executor.core.ages import Ages
+from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
+from emr_executor.core.states import ClusterState, StepState, SubmissionState
+from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, FakeRecords, ManualClock
+from tests.builders import make_cluster, make_snapshot, make_submission, make_workload
+
+CLUSTERS = 12
+A_TICK = 3
+"""Tokens that come back from one tick to the next."""
+
+
+class Watched:
+    """A tracker over clusters with one running step each."""
+
+    def __init__(self) -> None:
+        self.clock, self.emr = ManualClock(), FakeEmr()
+        names = [f"{n:02}" for n in range(CLUSTERS)]
+        self.workloads = [make_workload(f"w{name}") for name in names]
+        self.clusters = [make_cluster(f"c{name}", state=ClusterState.RUNNING) for name in names]
+        self.submissions = [make_submission(f"w{name}", f"c{name}") for name in names]
+        for cluster, workload, submission in zip(
+            self.clusters, self.workloads, self.submissions, strict=True
+        ):
+            assert cluster.cluster_id is not None
+            self.emr.clusters[cluster.cluster_id] = ObservedCluster(
+                cluster_id=cluster.cluster_id, name=cluster.name, state=cluster.state
+            )
+            step = ObservedStep(
+                step_id=StepId(submission.step_id or ""),
+                name=step_name(workload, submission.submission_id),
+                state=StepState.RUNNING,
+            )
+            self.emr.steps[cluster.cluster_id] = [step]
+        settling = Settling(
+            loss_hold_s=SETTINGS.loss_hold_s,
+            max_submissions={},
+            on_cluster_over=lambda *_: None,
+            on_cluster_ready=lambda *_: None,
+        )
+        self.tracker = Tracker(
+            emr=self.emr,
+            records=FakeRecords(),
+            clusters=ClusterTracker(
+                emr=self.emr,
+                store=None,  # type: ignore[arg-type]
+                settling=settling,
+                clock=self.clock,
+                settings=SETTINGS,
+                deployment_id=DEPLOYMENT,
+                terminate=lambda _ids: None,
+            ),
+            settling=settling,
+            clock=self.clock,
+            settings=SETTINGS,
+            masks={},
+            cancel=lambda _cluster, _steps: None,
+        )
+
+    async def look(self, tokens: int | None = A_TICK) -> list[ClusterId]:
+        """One tick's look; the clusters that were swept in it."""
+        self.clock.passed_s += SETTINGS.sweep_interval_s
+        self.emr.sweeps_left, self.emr.swept = tokens, []
+        before = self.clock.passed_s
+        rows = (*self.workloads, *self.clusters, *self.submissions)
+        await self.tracker.look(Desk(make_snapshot(*rows)), Ages({}))
+        assert self.clock.passed_s == before, "it waited"
+        return self.emr.swept
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+async def test_with_tokens_for_all_each_is_swept(watched: Watched) -> None:
+    assert sorted(await watched.look(tokens=None)) == sorted(watched.emr.steps)
+
+
+async def test_each_has_its_turn_before_any_has_another(watched: Watched) -> None:
+    swept: list[ClusterId] = []
+    for _ in range(2 * CLUSTERS // A_TICK):
+        swept += await watched.look()
+    assert set(Counter(swept[:CLUSTERS]).values()) == {1}
+    assert set(Counter(swept).values()) == {2}
+
+
+async def test_what_something_waits_for_comes_first(watched: Watched) -> None:
+    for _ in range(CLUSTERS // A_TICK):
+        await watched.look()
+    unsure = make_submission("w11", "c11", state=SubmissionState.INTENDED, step_id=None, started_at=None)
+    watched.submissions[11] = unsure
+    watched.clock.passed_s += 10
+    assert (await watched.look())[0] == watched.clusters[11].cluster_id
+
+
+async def test_without_a_token_nothing_is_forgotten(watched: Watched) -> None:
+    assert await watched.look(tokens=0) == []
+    assert len(await watched.look(tokens=None)) == CLUSTERS
