@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from sqlalchemy import Connection
 
+from emr_executor.cli import quarantine
 from emr_executor.cli.tables import since, table
 from emr_executor.core.model import Submission
 from emr_executor.core.states import SubmissionState
@@ -22,7 +23,10 @@ PAST_SHOWN = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterRow:
-    """A cluster; slots_used counts the steps that run, steps all that are live."""
+    """A cluster; slots_used counts the steps that run, steps all that are live.
+
+    quarantine: the bug that the executor met on it, in one line
+    """
 
     cluster_id: str | None
     cluster_uuid: str
@@ -37,11 +41,12 @@ class ClusterRow:
     idle_since: datetime | None
     ended_at: datetime | None
     reason: str | None
+    quarantine: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """A submission; started_at is when its step was first seen running."""
+    """A submission; started_at is when its step was first seen running, quarantine as of a cluster."""
 
     submission_id: str
     dag_id: str
@@ -57,6 +62,7 @@ class StepRow:
     ended_at: datetime | None
     losses: int
     cause: str
+    quarantine: str | None
 
 
 def read_clusters(conn: Connection, *, with_past: bool) -> tuple[ClusterRow, ...]:
@@ -83,6 +89,7 @@ def cluster_row(load: queries.ClusterLoad) -> ClusterRow:
         idle_since=cluster.idle_since,
         ended_at=cluster.ended_at,
         reason=why or None,
+        quarantine=_bug(cluster.quarantine),
     )
 
 
@@ -105,7 +112,12 @@ def clusters_view(rows: tuple[ClusterRow, ...], now: datetime) -> RenderableType
     ]
     columns = ("cluster", "pool", "state", "target", "slots", "age", "ready for", "idle for")
     reasons = [f"{row.cluster_id or row.cluster_uuid}: {row.reason}" for row in rows if row.reason]
-    return _with_lines(table(columns, cells), reasons)
+    held = [
+        _held(row.cluster_id or row.cluster_uuid, "cluster", row.quarantine, row.cluster_id)
+        for row in rows
+        if row.quarantine
+    ]
+    return _with_lines(table(columns, cells), [*reasons, *held])
 
 
 def read_steps(conn: Connection, *, with_past: bool, dag_id: str | None) -> tuple[StepRow, ...]:
@@ -132,8 +144,13 @@ def steps_view(rows: tuple[StepRow, ...], now: datetime) -> RenderableType:
     ]
     columns = ("task", "try", "cluster", "step", "state", "running for", "losses")
     causes = [f"{_task(row)} try {row.try_number} {row.state}: {row.cause}" for row in rows if row.cause]
+    held = [
+        _held(f"{_task(row)} try {row.try_number}", "submission", row.quarantine, row.cluster_id)
+        for row in rows
+        if row.quarantine
+    ]
     more = [f"Only the first {STEPS_SHOWN} live steps are shown."] if _is_cut(rows) else []
-    return _with_lines(table(columns, cells, right=("try", "losses")), [*causes, *more])
+    return _with_lines(table(columns, cells, right=("try", "losses")), [*causes, *held, *more])
 
 
 def _step_row(step: queries.StepView) -> StepRow:
@@ -153,7 +170,16 @@ def _step_row(step: queries.StepView) -> StepRow:
         ended_at=submission.ended_at,
         losses=step.losses,
         cause=submission.cause,
+        quarantine=_bug(submission.quarantine),
     )
+
+
+def _bug(of_row: str | None) -> str | None:
+    return None if of_row is None else quarantine.reason(of_row)
+
+
+def _held(name: str, entity: str, bug: str, cluster_id: str | None) -> str:
+    return f"{name} is in quarantine: {bug}. {quarantine.what_to_do(entity, cluster_id=cluster_id)}"
 
 
 def _task(row: StepRow) -> str:

@@ -90,6 +90,7 @@ def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
         "idle_since": None,
         "ended_at": "2031-05-06T07:06:29.123456+00:00",
         "reason": "INSTANCE_FAILURE: all [SPOT] nodes were reclaimed",
+        "quarantine": None,
     }
 
 
@@ -127,7 +128,24 @@ def test_all_steps_with_the_cause_of_their_end(world: World) -> None:
         "ended_at": "2031-05-06T07:06:39.123456+00:00",
         "losses": 1,
         "cause": "cluster j-3BXXXXXXGAPLF ended",
+        "quarantine": None,
     }
+
+
+def test_what_is_in_quarantine_says_so_and_what_can_be_done(world: World) -> None:
+    bug = "no edge from WAITING to STARTING\nwhat happened before"
+    up = a_cluster(cluster_id=ClusterId("j-2AXXXXXXGAPLF"), quarantine=bug)
+    mine = a_parked(key=TaskKey(dag_id="d", task_id="t", run_id="r1", try_number=1))
+    world.store(up, mine, a_submission(mine, up, step_id=StepId("s-1"), quarantine=bug))
+    clusters = read(partial(read_clusters, with_past=False), engine=world.engine)
+    steps = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
+    told = {"clusters": rendered(clusters_view(clusters, NOW)), "steps": rendered(steps_view(steps, NOW))}
+    assert "\n\nj-2AXXXXXXGAPLF is in quarantine: no edge from WAITING to STARTING. It" in told["clusters"]
+    assert "\n\nd.t try 1 is in quarantine: no edge from WAITING to STARTING. Its step" in told["steps"]
+    for text in told.values():
+        assert "terminate j-2AXXXXXXGAPLF in Amazon EMR" in " ".join(text.split())
+        assert "what happened before" not in text
+    assert {row.quarantine for row in (*clusters, *steps)} == {"no edge from WAITING to STARTING"}
 
 
 def test_a_long_name_is_folded_and_never_cut(world: World) -> None:
