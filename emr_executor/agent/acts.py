@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import structlog
 
 from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.aws.launch import launch_request
 from emr_executor.aws.step import new_step
@@ -28,6 +29,7 @@ from emr_executor.core.model import (
 from emr_executor.core.observe import added, launched, not_added, refused
 from emr_executor.core.workload import never_added
 from emr_executor.errors import (
+    BudgetSpent,
     EmrExecutorError,
     LaunchRefused,
     OutcomeUnknown,
@@ -62,13 +64,14 @@ class Acts:
         clock: Clock,
         settings: Settings,
         holds: LaunchHolds,
+        placing: PlacingHolds,
         deployment_id: str,
         records_uri: str,
         region: str,
         wake: Callable[[], None],
     ) -> None:
         self._emr, self._store, self._task_log, self._clock = emr, store, task_log, clock
-        self._settings, self._holds = settings, holds
+        self._settings, self._holds, self._placing = settings, holds, placing
         self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
         self._wake = wake
         self._busy: set[str] = set()
@@ -183,8 +186,13 @@ class Acts:
             log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
             return
         except (TryElsewhere, TryAgain, LaunchRefused) as error:
+            if isinstance(error, BudgetSpent):
+                self._placing.budget_spent()
+            else:
+                self._placing.refused(cluster.cluster_uuid)
             await self._not_added(lease_token, rides, str(error))
             return
+        self._placing.added(cluster.cluster_uuid)
         now = self._clock.now()
         changes = [
             Change(old=submission, new=added(submission, step_id, now=now))

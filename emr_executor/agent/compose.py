@@ -16,6 +16,7 @@ from emr_executor.agent.launching import LaunchHolds
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.loops import Agent
 from emr_executor.agent.phases import Phases
+from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tracker import Tracker
@@ -81,7 +82,7 @@ def compose(around: Surroundings) -> Agent:
         new_token=around.new_id,
         on_ended=wake_all,
     )
-    holds = LaunchHolds(clock)
+    holds, placing = LaunchHolds(clock), PlacingHolds(clock)
     settling = Settling(
         loss_hold_s=settings.loss_hold_s,
         max_submissions={pool.name: pool.max_submissions for pool in settings.cluster_pools},
@@ -95,6 +96,7 @@ def compose(around: Surroundings) -> Agent:
         clock=clock,
         settings=settings,
         holds=holds,
+        placing=placing,
         deployment_id=around.deployment_id,
         records_uri=around.records_uri,
         region=around.region,
@@ -124,6 +126,7 @@ def compose(around: Surroundings) -> Agent:
         settling=settling,
         acts=acts,
         holds=holds,
+        placing=placing,
         records=records,
         task_log=task_log,
         clock=clock,

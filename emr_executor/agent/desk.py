@@ -58,6 +58,7 @@ class Desk:
         now: datetime,
         *,
         launch_held: frozenset[str] = frozenset(),
+        place_held: frozenset[ClusterUuid] = frozenset(),
         stalled: frozenset[ClusterUuid] = frozenset(),
     ) -> Snapshot:
         """The state as it now stands on the desk."""
@@ -68,6 +69,7 @@ class Desk:
             workloads=tuple(w for w in self.workloads.values() if w.state not in _OVER),
             ready_waiting=self._ready_waiting,
             launch_held=launch_held,
+            place_held=place_held,
             stalled=stalled,
         )
 

@@ -12,6 +12,7 @@ import structlog
 from emr_executor.agent.acts import Acts
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.quarantine import is_free
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.stale import StaleWatch
@@ -77,6 +78,7 @@ class Steering:
         settling: Settling,
         acts: Acts,
         holds: LaunchHolds,
+        placing: PlacingHolds,
         records: StepRecords,
         task_log: TaskLog,
         clock: Clock,
@@ -86,7 +88,8 @@ class Steering:
         held: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store, self._tracker, self._settling, self._acts = store, tracker, settling, acts
-        self._holds, self._records, self._task_log, self._clock = holds, records, task_log, clock
+        self._holds, self._placing = holds, placing
+        self._records, self._task_log, self._clock = records, task_log, clock
         self._limits, self._deployment_id = dict(limits), deployment_id
         self._new_cluster_uuid, self._held = new_cluster_uuid, held
         self._told_waiting: dict[WorkloadId, str] = {}
@@ -111,7 +114,12 @@ class Steering:
         await self._consume_records(desk)
         now = self._clock.now()
         decided = plan(
-            desk.snapshot(now, launch_held=self._holds.held(), stalled=self._tracker.stalled),
+            desk.snapshot(
+                now,
+                launch_held=self._holds.held(),
+                place_held=self._placing.held(desk.clusters.keys()),
+                stalled=self._tracker.stalled,
+            ),
             self._limits,
             ages,
         )

@@ -247,6 +247,7 @@ class Snapshot:
         ones in READY only those with target CANCEL
     ready_waiting: how many READY workloads wait, also those beyond the snapshot's bound
     launch_held: cluster pools that must not launch now, since recent launches failed
+    place_held: clusters that must get no steps now, since they just took none
     stalled: clusters that are up and on which EMR has shown pending steps, and none running, for too long
     """
 
@@ -256,6 +257,7 @@ class Snapshot:
     workloads: tuple[Workload, ...]
     ready_waiting: int = 0
     launch_held: frozenset[str] = frozenset()
+    place_held: frozenset[ClusterUuid] = frozenset()
     stalled: frozenset[ClusterUuid] = frozenset()
 
 

@@ -51,6 +51,7 @@ class _Room:
     slots: int
     ceiling: int
     up: bool
+    held: bool
     taken: list[WorkloadId]
 
 
@@ -61,10 +62,16 @@ def place(
     limits: Mapping[str, ClusterPoolLimits],
     *,
     blocked: AbstractSet[TaskKey],
+    held: AbstractSet[ClusterUuid],
     now: datetime,
 ) -> tuple[tuple[Placement, ...], tuple[Waiting, ...]]:
-    """Placements by cluster and the reason of every workload that is left."""
-    rooms = [_room(cluster, live_on, limits) for cluster in clusters if _usable(cluster, limits)]
+    """Placements by cluster and the reason of every workload that is left.
+
+    blocked: tasks of which an older try may be alive
+    held: clusters that just took no steps: they have no room for a moment
+    """
+    usable = [cluster for cluster in clusters if _usable(cluster, limits)]
+    rooms = [_room(cluster, live_on, limits, held=cluster.cluster_uuid in held) for cluster in usable]
     by_pool: dict[str, list[_Room]] = {}
     for room in rooms:
         by_pool.setdefault(room.cluster.cluster_pool, []).append(room)
@@ -100,17 +107,22 @@ def _usable(cluster: Cluster, limits: Mapping[str, ClusterPoolLimits]) -> bool:
 
 
 def _room(
-    cluster: Cluster, live_on: Mapping[ClusterUuid, int], limits: Mapping[str, ClusterPoolLimits]
+    cluster: Cluster,
+    live_on: Mapping[ClusterUuid, int],
+    limits: Mapping[str, ClusterPoolLimits],
+    *,
+    held: bool,
 ) -> _Room:
     up = cluster.state in (ClusterState.RUNNING, ClusterState.WAITING)
     prefetch = limits[cluster.cluster_pool].prefetch if up else 0
-    ceiling = min(cluster.slots + prefetch, ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
+    ceiling = 0 if held else min(cluster.slots + prefetch, ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
     return _Room(
         cluster=cluster,
         live=live_on.get(cluster.cluster_uuid, 0),
         slots=min(cluster.slots, ceiling),
         ceiling=ceiling,
         up=up,
+        held=held,
         taken=[],
     )
 
@@ -128,4 +140,6 @@ def _best(rooms: Sequence[_Room]) -> _Room | None:
 def _why_full(rooms: Sequence[_Room]) -> str:
     if not rooms:
         return "no cluster of its pool is up yet"
+    if any(room.held for room in rooms):
+        return "EMR takes no new steps for the moment"
     return "every slot of its pool is taken"

@@ -122,7 +122,13 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     wanting = [w for w in ready if w.workload_id not in gone]
     keep = [c for c in snapshot.clusters if _serves(c) and c.cluster_uuid not in changed]
     placements, waiting = place(
-        wanting, keep, live_on, limits, blocked=_dying_keys(snapshot), now=snapshot.now
+        wanting,
+        keep,
+        live_on,
+        limits,
+        blocked=_dying_keys(snapshot),
+        held=snapshot.place_held,
+        now=snapshot.now,
     )
     return Plan(
         launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),

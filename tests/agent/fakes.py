@@ -14,6 +14,7 @@ from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
 from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tasklog import FileTaskLog
@@ -262,7 +263,7 @@ class World:
         task_log = FileTaskLog(self.log_folder)
         emr = watched(self.emr, Dependency.EMR, self.dependencies)
         records = watched(self.records, Dependency.S3, self.dependencies)
-        holds = LaunchHolds(self.clock)
+        holds, placing = LaunchHolds(self.clock), PlacingHolds(self.clock)
         self.settling = Settling(
             loss_hold_s=SETTINGS.loss_hold_s,
             max_submissions={"default": SETTINGS.cluster_pools[0].max_submissions},
@@ -276,6 +277,7 @@ class World:
             clock=self.clock,
             settings=SETTINGS,
             holds=holds,
+            placing=placing,
             deployment_id=DEPLOYMENT,
             records_uri="s3://bucket/emr/dep/",
             region="eu-west-1",
@@ -305,6 +307,7 @@ class World:
             settling=self.settling,
             acts=self.acts,
             holds=holds,
+            placing=placing,
             records=records,
             task_log=task_log,
             clock=self.clock,

@@ -35,6 +35,19 @@ def submitted(name: str, **changes: Any) -> Workload:
     return make_workload(name, state=WorkloadState.SUBMITTED, submissions=1, **changes)
 
 
+def test_a_cluster_that_just_took_no_steps_gets_none_for_a_moment() -> None:
+    refuses, takes = make_cluster("c1", slots=1), make_cluster("c2", slots=1)
+    waiting = [make_workload("w1"), make_workload("w2")]
+    decided = decide(
+        make_snapshot(refuses, takes, *waiting, place_held=frozenset({refuses.cluster_uuid})), prefetch=0
+    )
+    assert [(p.cluster_uuid, p.workload_ids) for p in decided.place] == [("c2", ("w1",))]
+    assert [(w.workload_id, w.why) for w in decided.waiting] == [
+        ("w2", "EMR takes no new steps for the moment")
+    ]
+    assert decided.launch == (), "another cluster would have to be added to as well"
+
+
 def test_nothing_to_do_is_an_empty_plan() -> None:
     assert decide(make_snapshot()).is_empty
 
