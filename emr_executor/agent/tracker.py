@@ -45,6 +45,8 @@ from emr_executor.ports import Clock, EmrApi, StepRecords
 
 FIRST_PAGE = 50
 """ListSteps gives 50 a page, newest first (botocore emr): one call mostly shows every live step."""
+SWEEP_WITHIN_S = 0.2
+"""A sweep for which the budget has no token by then is left to a later tick."""
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
 STALE_READ_S = 30.0
@@ -224,7 +226,7 @@ class Tracker:
         """Fold what ListSteps shows of these submissions; what it showed."""
         wanted = {submission.submission_id: submission for submission in live}
         try:
-            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=0.0)
+            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=SWEEP_WITHIN_S)
             found = _by_submission(steps)
             if len(steps) >= FIRST_PAGE and not wanted.keys() <= found.keys():
                 steps = await self._emr.list_steps(cluster_id)

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from emr_executor.agent.tracker import SWEEP_WITHIN_S
 from emr_executor.aws.budget import EMR_BUCKETS, RECOVER_S, Budget
+from emr_executor.errors import BudgetSpent
 from tests.aws.clock import VirtualClock
 
 
@@ -99,3 +101,21 @@ def test_every_operation_that_the_client_calls_has_its_bucket() -> None:
         "TerminateJobFlows",
     }
     assert called <= set(EMR_BUCKETS)
+
+
+class CreepingClock(VirtualClock):
+    """Real time passes between any two looks at the clock."""
+
+    def monotonic(self) -> float:
+        self.time += 0.001
+        return super().monotonic()
+
+
+async def test_a_sweep_takes_the_tokens_that_are_there_and_waits_for_none() -> None:
+    clock = CreepingClock()
+    budget = Budget(clock)
+    for _ in range(10):
+        await budget.take("ListSteps", within_s=SWEEP_WITHIN_S)
+    with pytest.raises(BudgetSpent):
+        await budget.take("ListSteps", within_s=SWEEP_WITHIN_S)
+    assert clock.time < 1.0
