@@ -17,7 +17,9 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 
 AIRFLOW_FOLDERS = ("with_airflow", "stack", "demo")
-"""Tests on a whole Airflow: one worker runs them all, so that two never compete for a small machine."""
+"""Tests on a whole Airflow: mostly they wait, so two chains of them fit on two cores, and no more."""
+SECOND_CHAIN = ("test_kill_points.py", "test_two_of_each.py")
+"""About as long as all the others together, in both suites."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -27,20 +29,28 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest chain of tests goes first, so that the other worker fills the time beside it."""
-    items.sort(key=lambda item: _folder(item.nodeid) not in AIRFLOW_FOLDERS)
+    """The two chains go first, one to each worker; whoever is through takes the other files."""
+    order = ("airflow", "airflow-2")
+    items.sort(key=lambda item: order.index(scope) if (scope := _scope(item.nodeid)) in order else len(order))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """By file, and all of Airflow's in one scope: pytest 9 hides the groups of pytest-xdist."""
+    """By file, and Airflow's in two scopes: pytest 9 hides the groups of pytest-xdist."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "airflow" if _folder(nodeid) in AIRFLOW_FOLDERS else nodeid.split("::", 1)[0]
+            return _scope(nodeid)
 
     return ByFile(config, log)
+
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.split("::", 1)[0]
+    if _folder(nodeid) not in AIRFLOW_FOLDERS:
+        return file
+    return "airflow-2" if file.endswith(SECOND_CHAIN) else "airflow"
 
 
 def _folder(nodeid: str) -> str:

@@ -44,6 +44,8 @@ from emr_executor.simulation.task_api import SimTaskApi
 
 RESTART_S = (0.5, 40.0)
 """A process that died is started again within this time."""
+LOOK_AT_CLOCK_S = 1e-5
+"""What passes on a host with each look at its clock."""
 LOOK_S = 20.0
 """How often the world looks whether everything has come to rest."""
 REST_WITHIN_S = 3 * 3600.0
@@ -279,7 +281,9 @@ class World:
         if self._is_over:
             return
         rng, loop = self.rngs["agents"], asyncio.get_running_loop()
-        clock = VirtualClock(loop, skew_s=self.scenario.skews_s[place], boot_s=1000.0 * (place + 1))
+        clock = VirtualClock(
+            loop, skew_s=self.scenario.skews_s[place], boot_s=1000.0 * (place + 1), look_s=LOOK_AT_CLOCK_S
+        )
         host: SimTaskHost | None = None
 
         def on_end(process: SimProcess, where: str) -> None:
@@ -334,7 +338,7 @@ class World:
             on_end=partial(self._again, self._start_scheduler, place),
         )
         session = SchedulerSession(self.airflow, self.faces.scheduler, rng=rng, faults=self.session_faults)
-        clock = VirtualClock(asyncio.get_running_loop(), boot_s=77.0 * (place + 1))
+        clock = VirtualClock(asyncio.get_running_loop(), boot_s=77.0 * (place + 1), look_s=LOOK_AT_CLOCK_S)
         pace = SchedulerPace(queued_a_loop=64)
         scheduler = ModelScheduler(through(process.gate, "session", session), clock, pace)
         self.schedulers[place] = process

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from emr_executor.errors import Bug
+from emr_executor.simulation.clock import VirtualClock
 from emr_executor.simulation.loop import Deadlock, Livelock, run
 
 
@@ -77,3 +78,13 @@ def test_a_timeout_passes_in_virtual_time() -> None:
 def test_threads_are_refused() -> None:
     with pytest.raises(Bug, match="may not use threads"):
         run(asyncio.to_thread(print), seed=1)
+
+
+def test_two_looks_at_a_hosts_clock_never_show_the_same_moment() -> None:
+    async def looks() -> list[float]:
+        clock = VirtualClock(asyncio.get_running_loop(), look_s=1e-5)
+        return [clock.monotonic(), clock.monotonic(), clock.now().timestamp()]
+
+    first, second, _ = seen = run(looks(), seed=1)
+    assert first < second
+    assert run(looks(), seed=1) == seen
