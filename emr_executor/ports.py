@@ -83,8 +83,8 @@ class EmrApi(Protocol):
     ) -> tuple[ObservedStep, ...]:
         """Steps, newest first, at most ``limit``; every page is one call.
 
-        Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and a page's call
-        would have to wait longer than that for the call budget.
+        Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and the call would
+        have to wait longer than that for the call budget; what was begun is read to its last page.
         """
         ...
 
@@ -93,16 +93,19 @@ class EmrApi(Protocol):
         ...
 
     async def list_clusters(
-        self, *, name_prefix: str, over_since: datetime | None = None
+        self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
     ) -> tuple[ObservedCluster, ...]:
         """Clusters whose Name has the prefix: all in STARTING to TERMINATING.
 
-        With ``over_since``, instead those that are over and were created after that moment.
+        With ``over_since``, instead those that are over and were created after that moment. ``within_s`` as
+        for ``list_steps``.
         """
         ...
 
-    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
-        """One cluster, or None when EMR does not know the id."""
+    async def describe_cluster(
+        self, cluster_id: ClusterId, *, within_s: float | None = None
+    ) -> ObservedCluster | None:
+        """One cluster, or None when EMR does not know the id. ``within_s`` as for ``list_steps``."""
         ...
 
     async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:

@@ -28,9 +28,12 @@ from emr_executor.core.states import (
     USABLE_CLUSTER_STATES,
     ClusterState,
 )
+from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock, EmrApi
 from emr_executor.store.faces import AgentFace
 
+LOOK_WITHIN_S = 0.2
+"""A look for which the call budget has no token by then is left to a later tick: a tick waits for nothing."""
 GONE_AFTER_S = 600.0
 """A cluster whose id EMR does not know for this long is over (EMR keeps ended ones for two months)."""
 STRAY_LOOK_S = 300.0
@@ -81,11 +84,20 @@ class ClusterTracker:
         living = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
         if living:
             self._due.hasten("clusters", self._settings.cluster_poll_interval_s)
+        due_at = self._due.due_at("clusters")
         if not self._due.is_due(
             "clusters", self._settings.cluster_poll_interval_s if living else STRAY_LOOK_S
         ):
             return
-        seen = await self._emr.list_clusters(name_prefix=cluster_name_prefix(self._deployment_id))
+        try:
+            await self._look(desk, ages, living)
+        except BudgetSpent:
+            self._due.put_off("clusters", due_at)
+            raise
+
+    async def _look(self, desk: Desk, ages: Ages, living: Sequence[Cluster]) -> None:
+        prefix = cluster_name_prefix(self._deployment_id)
+        seen = await self._emr.list_clusters(name_prefix=prefix, within_s=LOOK_WITHIN_S)
         by_uuid = self._by_uuid(seen)
         vanished = []
         for cluster in living:
@@ -147,6 +159,7 @@ class ClusterTracker:
             await self._emr.list_clusters(
                 name_prefix=cluster_name_prefix(self._deployment_id),
                 over_since=min(cluster.intended_at for cluster in vanished) - OVER_MARGIN,
+                within_s=LOOK_WITHIN_S,
             )
         )
         left = []
@@ -163,7 +176,7 @@ class ClusterTracker:
     async def _describe(self, desk: Desk, cluster: Cluster, missing_s: float) -> None:
         if cluster.cluster_id is None:
             return
-        observed = await self._emr.describe_cluster(cluster.cluster_id)
+        observed = await self._emr.describe_cluster(cluster.cluster_id, within_s=LOOK_WITHIN_S)
         if observed is not None:
             self._fold(desk, cluster, observed)
         elif missing_s >= GONE_AFTER_S:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from emr_executor.agent.cluster_tracker import ClusterTracker
+from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
@@ -45,8 +45,6 @@ from emr_executor.ports import Clock, EmrApi, StepRecords
 
 FIRST_PAGE = 50
 """ListSteps gives 50 a page, newest first (botocore emr): one call mostly shows every live step."""
-SWEEP_WITHIN_S = 0.2
-"""A sweep for which the budget has no token by then is left to a later tick."""
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
 STALE_READ_S = 30.0
@@ -105,6 +103,8 @@ class Tracker:
         for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
             try:
                 await part(desk, ages)
+            except BudgetSpent as spent:
+                log.debug("look_put_off", part=part.__name__, why=str(spent))
             except Throttled as error:
                 log.warning("look_failed", part=part.__name__, error=str(error))
             except TryAgain as error:
@@ -226,7 +226,7 @@ class Tracker:
         """Fold what ListSteps shows of these submissions; what it showed."""
         wanted = {submission.submission_id: submission for submission in live}
         try:
-            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=SWEEP_WITHIN_S)
+            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=LOOK_WITHIN_S)
             found = _by_submission(steps)
             if len(steps) >= FIRST_PAGE and not wanted.keys() <= found.keys():
                 steps = await self._emr.list_steps(cluster_id)

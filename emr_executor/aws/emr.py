@@ -96,22 +96,27 @@ class EmrClient:
                 return
 
     async def list_clusters(
-        self, *, name_prefix: str, over_since: datetime | None = None
+        self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
     ) -> tuple[ObservedCluster, ...]:
         """Clusters whose Name has the prefix; EMR itself filters neither by name nor by tag."""
         request: dict[str, Any] = {"ClusterStates": list(LIVING_CLUSTER_STATES)}
         if over_since is not None:
             request = {"ClusterStates": list(OVER_CLUSTER_STATES), "CreatedAfter": over_since}
         found: list[ObservedCluster] = []
-        async for page in self._pages("ListClusters", self._client.list_clusters, request):
+        call = self._client.list_clusters
+        async for page in self._pages("ListClusters", call, request, within_s=within_s):
             found += self._read("ListClusters", partial(_clusters, page, name_prefix))
         return tuple(found)
 
-    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
+    async def describe_cluster(
+        self, cluster_id: ClusterId, *, within_s: float | None = None
+    ) -> ObservedCluster | None:
         """One cluster, or None when EMR does not know the id."""
         request = {"ClusterId": cluster_id}
         try:
-            answer = await self._call("DescribeCluster", self._client.describe_cluster, request, cluster_id)
+            answer = await self._call(
+                "DescribeCluster", self._client.describe_cluster, request, cluster_id, within_s=within_s
+            )
         except ClusterGone:
             return None
         return self._read(
@@ -148,6 +153,8 @@ class EmrClient:
         while True:
             paged = {**request, "Marker": marker} if marker else dict(request)
             page = await self._call(operation, call, paged, cluster_id, within_s=within_s)
+            # What was begun is worth the wait: given up half-way, it would be begun again and again.
+            within_s = None
             yield page
             marker = page.get("Marker")
             if not marker:

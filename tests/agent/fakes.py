@@ -145,8 +145,9 @@ class FakeEmr:
             self.set_step(step_id, StepState.CANCELLED)
 
     async def list_clusters(
-        self, *, name_prefix: str, over_since: datetime | None = None
+        self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
     ) -> tuple[ObservedCluster, ...]:
+        del within_s
         self._called("list_clusters")
         return tuple(
             c
@@ -154,7 +155,10 @@ class FakeEmr:
             if c.name.startswith(name_prefix) and (c.state in OVER_CLUSTER_STATES) == (over_since is not None)
         )
 
-    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
+    async def describe_cluster(
+        self, cluster_id: ClusterId, *, within_s: float | None = None
+    ) -> ObservedCluster | None:
+        del within_s
         self._called("describe_cluster")
         return self.clusters.get(cluster_id)
 

@@ -14,6 +14,7 @@ from emr_executor.aws.step import step_name
 from emr_executor.core.ages import Ages
 from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
 from emr_executor.core.states import ClusterState, StepState, SubmissionState
+from emr_executor.errors import BudgetSpent
 from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, FakeRecords, ManualClock
 from tests.builders import make_cluster, make_snapshot, make_submission, make_workload
 
@@ -109,3 +110,13 @@ async def test_what_something_waits_for_comes_first(watched: Watched) -> None:
 async def test_without_a_token_nothing_is_forgotten(watched: Watched) -> None:
     assert await watched.look(tokens=0) == []
     assert len(await watched.look(tokens=None)) == CLUSTERS
+
+
+async def test_a_cluster_list_without_a_token_is_asked_for_by_the_next_tick(watched: Watched) -> None:
+    watched.emr.refuse["list_clusters"] = BudgetSpent("no token")
+    await watched.look()
+    del watched.emr.refuse["list_clusters"]
+    watched.clock.passed_s -= SETTINGS.cluster_poll_interval_s
+    asked_before = watched.emr.calls.count("list_clusters")
+    await watched.look()
+    assert watched.emr.calls.count("list_clusters") == asked_before + 1

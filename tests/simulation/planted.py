@@ -195,8 +195,8 @@ class TakesEndingForOver(Bent):
     async def list_clusters(self, **asked: Any) -> tuple[ObservedCluster, ...]:
         return tuple(map(_over_already, await self.port.list_clusters(**asked)))
 
-    async def describe_cluster(self, cluster_id: ClusterId) -> ObservedCluster | None:
-        found = await self.port.describe_cluster(cluster_id)
+    async def describe_cluster(self, cluster_id: ClusterId, **asked: Any) -> ObservedCluster | None:
+        found = await self.port.describe_cluster(cluster_id, **asked)
         return None if found is None else _over_already(found)
 
 
