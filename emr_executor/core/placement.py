@@ -17,7 +17,6 @@ from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
     ClusterUuid,
-    TaskKey,
     Workload,
     WorkloadId,
 )
@@ -61,13 +60,13 @@ def place(
     live_on: Mapping[ClusterUuid, int],
     limits: Mapping[str, ClusterPoolLimits],
     *,
-    blocked: AbstractSet[TaskKey],
+    blocked: Mapping[WorkloadId, str],
     held: AbstractSet[ClusterUuid],
     now: datetime,
 ) -> tuple[tuple[Placement, ...], tuple[Waiting, ...]]:
     """Placements by cluster and the reason of every workload that is left.
 
-    blocked: tasks of which an older try may be alive
+    blocked: workloads that must not be placed now, and why
     held: clusters that just took no steps: they have no room for a moment
     """
     usable = [cluster for cluster in clusters if _usable(cluster, limits)]
@@ -79,9 +78,8 @@ def place(
     full: set[str] = set()
     for workload in sorted(ready, key=lambda w: (-w.priority_weight, w.accepted_at, w.workload_id)):
         pool_rooms = by_pool.get(workload.cluster_pool, [])
-        if blocked and workload.key.without_try in blocked:
-            why = "an earlier try of this task still has a live step"
-            waiting.append(Waiting(workload_id=workload.workload_id, why=why))
+        if workload.workload_id in blocked:
+            waiting.append(Waiting(workload_id=workload.workload_id, why=blocked[workload.workload_id]))
             continue
         if workload.not_before is not None and workload.not_before > now:
             waiting.append(Waiting(workload_id=workload.workload_id, why="it was held back for a moment"))

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
@@ -126,7 +127,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         keep,
         live_on,
         limits,
-        blocked=_dying_keys(snapshot),
+        blocked=_other_tries(snapshot, wanting),
         held=snapshot.place_held,
         now=snapshot.now,
     )
@@ -162,14 +163,36 @@ def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, Cluste
     return (snapshot.now - since).total_seconds() > pool.queue_timeout_s
 
 
-def _dying_keys(snapshot: Snapshot) -> frozenset[TaskKey]:
-    """Tasks of which an older try's step may be alive: the next try waits until it is dead."""
+def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[WorkloadId, str]:
+    """Workloads that wait for another try of their task, and why.
+
+    Each try of a task has a workload of its own, and Airflow may have begun the next one long before we
+    hear that the last one is over. While a step of one try may be alive, no other gets one; and where
+    several wait, only the last try can be wanted.
+    """
+    if not wanting:
+        return {}
+    riding: defaultdict[TaskKey, set[WorkloadId]] = defaultdict(set)
     live = {submission.workload_id for submission in snapshot.submissions}
-    return frozenset(
-        workload.key.without_try
-        for workload in snapshot.workloads
-        if workload.target is WorkloadTarget.CANCEL and workload.workload_id in live
-    )
+    for workload in snapshot.workloads:
+        if workload.workload_id in live:
+            riding[workload.key.without_try].add(workload.workload_id)
+    last: dict[TaskKey, Workload] = {}
+    for workload in wanting:
+        key = workload.key.without_try
+        last[key] = max(last.get(key, workload), workload, key=_try_order)
+    why: dict[WorkloadId, str] = {}
+    for workload in wanting:
+        key = workload.key.without_try
+        if riding.get(key, set()) - {workload.workload_id}:
+            why[workload.workload_id] = "another try of this task still has a live step"
+        elif last[key] is not workload:
+            why[workload.workload_id] = "a later try of this task waits too"
+    return why
+
+
+def _try_order(workload: Workload) -> tuple[int, datetime, WorkloadId]:
+    return workload.key.try_number, workload.accepted_at, workload.workload_id
 
 
 def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> list[Cancel]:

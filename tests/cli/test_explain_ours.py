@@ -106,7 +106,7 @@ def test_an_older_try_that_still_lives_holds_it(world: World, settings: Settings
     )
     world.store(mine, up, old)
     world.store(a_submission(old, up, state=SubmissionState.RUNNING, step_id=StepId("s-1")))
-    assert "an earlier try of this task still has a live step" in ours(world, settings)[0]
+    assert "another try of this task still has a live step" in ours(world, settings)[0]
 
 
 @pytest.mark.parametrize(

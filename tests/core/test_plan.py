@@ -48,6 +48,44 @@ def test_a_cluster_that_just_took_no_steps_gets_none_for_a_moment() -> None:
     assert decided.launch == (), "another cluster would have to be added to as well"
 
 
+def tries(*states: WorkloadState, **changes: Any) -> list[Workload]:
+    """Tries 1, 2, ... of one task, in such states; none of them is known to be unwanted."""
+    key = make_workload("w").key
+    return [
+        make_workload(
+            f"w{n}", key=replace(key, try_number=n), state=state, accepted_at=ago(100 - n), **changes
+        )
+        for n, state in enumerate(states, 1)
+    ]
+
+
+def test_of_two_tries_that_wait_the_last_gets_the_slot() -> None:
+    """Airflow began the next try, and we have not heard yet that the one before is over."""
+    waiting = tries(WorkloadState.READY, WorkloadState.READY, WorkloadState.READY)
+    decided = decide(make_snapshot(make_cluster(slots=8), *waiting))
+    assert [p.workload_ids for p in decided.place] == [("w3",)]
+    assert {(w.workload_id, w.why) for w in decided.waiting} == {
+        ("w1", "a later try of this task waits too"),
+        ("w2", "a later try of this task waits too"),
+    }
+
+
+@pytest.mark.parametrize("target", list(WorkloadTarget))
+def test_a_try_waits_while_the_step_of_another_lives(target: WorkloadTarget) -> None:
+    older, newer = tries(WorkloadState.SUBMITTED, WorkloadState.READY)
+    older = replace(older, target=target, submissions=1)
+    decided = decide(make_snapshot(make_cluster(slots=8), older, newer, make_submission("w1")))
+    assert decided.place == ()
+    assert [w.why for w in decided.waiting] == ["another try of this task still has a live step"]
+
+
+def test_a_late_word_of_an_older_try_does_not_give_it_a_step_beside_the_newer() -> None:
+    older, newer = tries(WorkloadState.READY, WorkloadState.SUBMITTED)
+    newer = replace(newer, submissions=1)
+    decided = decide(make_snapshot(make_cluster(slots=8), older, newer, make_submission("w2")))
+    assert decided.place == ()
+
+
 def test_nothing_to_do_is_an_empty_plan() -> None:
     assert decide(make_snapshot()).is_empty
 
@@ -133,7 +171,7 @@ def test_a_second_try_waits_until_the_first_ones_step_is_dead() -> None:
     snapshot = make_snapshot(make_cluster(), first, make_submission("first", cancel_asked_at=ago(1)), second)
     decided = decide(snapshot)
     assert decided.place == ()
-    assert [w.why for w in decided.waiting] == ["an earlier try of this task still has a live step"]
+    assert [w.why for w in decided.waiting] == ["another try of this task still has a live step"]
 
 
 def test_an_unwanted_workload_without_a_step_is_dropped_and_one_with_a_step_is_cancelled() -> None:
