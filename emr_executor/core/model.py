@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NewType
 
@@ -52,9 +52,9 @@ class TaskKey:
         return f"{self.dag_id}.{self.task_id}{mapped} try {self.try_number}"
 
     @property
-    def without_try(self) -> TaskKey:
-        """The same key for all tries of the task instance."""
-        return replace(self, try_number=0)
+    def without_try(self) -> tuple[str, str, str, int]:
+        """The same for all tries of the task instance; asked of everything parked in every tick."""
+        return self.dag_id, self.task_id, self.run_id, self.map_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

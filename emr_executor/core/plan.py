@@ -26,7 +26,6 @@ from emr_executor.core.model import (
     Snapshot,
     Submission,
     SubmissionId,
-    TaskKey,
     Workload,
     WorkloadId,
 )
@@ -172,12 +171,12 @@ def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[Worklo
     """
     if not wanting:
         return {}
-    riding: defaultdict[TaskKey, set[WorkloadId]] = defaultdict(set)
+    riding: defaultdict[tuple[str, str, str, int], set[WorkloadId]] = defaultdict(set)
     live = {submission.workload_id for submission in snapshot.submissions}
     for workload in snapshot.workloads:
         if workload.workload_id in live:
             riding[workload.key.without_try].add(workload.workload_id)
-    last: dict[TaskKey, Workload] = {}
+    last: dict[tuple[str, str, str, int], Workload] = {}
     for workload in wanting:
         key = workload.key.without_try
         last[key] = max(last.get(key, workload), workload, key=_try_order)
