@@ -112,8 +112,8 @@ _MISSED = (
     "it is written only when looks at EMR were missed, which nothing from outside can bring about surely"
 )
 _SPOKE = "the wrapper's record is read within a second, before ListSteps is"
-_LATE_LAUNCH = "no real endpoint shows a launch after launch_unknown; the simulator does"
-_FORGOTTEN = "it takes ten minutes of an EMR that denies the id; the simulator does it"
+_LATE_LAUNCH = "no real endpoint shows a launch after launch_unknown: tests/agent/test_unknown.py"
+_FORGOTTEN = "it takes ten minutes of an EMR that denies the id: tests/agent/test_unknown.py"
 NOT_HERE: Mapping[Key, str] = {
     (W.ACCEPTED, WS.UNWANTED, W.CANCELLED): "only a try that waits to be prepared once more can be cancelled "
     "so; tests/store does it",
