@@ -193,6 +193,24 @@ def test_a_try_lost_to_our_silence(told: Ledgers, event: str) -> None:
     assert told.broken() == set(), "in a weather that may keep every agent away"
 
 
+def test_a_try_that_was_cleared_may_be_reset_and_no_other(told: Ledgers) -> None:
+    told.cluster_ends(500)
+    told.airflow_event(390, "cleared")
+    told.airflow_event(400, "reset", was="restarting")
+    assert told.broken() == set(), "the clear had ended it already"
+    told.airflow_event(410, "queued", "w2", try_number=2)
+    told.airflow_event(420, "reset", "w2", try_number=2)
+    assert told.broken() == {"no_try_spent"}
+
+
+@pytest.mark.parametrize("event", ["purged", "killed_externally"])
+def test_a_clear_excuses_no_silence(told: Ledgers, event: str) -> None:
+    told.airflow_event(390, "cleared")
+    told.airflow_event(400, event)
+    told.cluster_ends(500)
+    assert "no_try_spent" in told.broken()
+
+
 # -- never leaked ------------------------------------------------------------------------------------------
 
 
