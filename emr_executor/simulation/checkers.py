@@ -258,22 +258,25 @@ def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLif
 
 
 def _no_try_spent(airflow: Iterable[AirflowEntry], terms: Terms) -> list[Violation]:
-    """No try is lost to our silence: not purged, not reset, not failed for an event of ours.
-
-    A try that was cleared while it ran is over: a scheduler that resets it then (``RESTARTING``, which no
-    executor needs to know any more) begins the next try, as the clear would have.
-    """
+    """No try is lost to our silence: not purged, not reset, not failed for an event of ours."""
     if terms.may_be_purged:
         return []
-    found: list[Violation] = []
-    cleared: set[str] = set()
-    for entry in airflow:
-        if entry.event == "cleared":
-            cleared.add(entry.ti_id)
-        elif entry.event in SPENT and not (entry.event == "reset" and entry.ti_id in cleared):
-            text = f"try {entry.try_number} was {entry.event}"
-            found.append(Violation(promise="no_try_spent", subject=entry.task, text=text))
-    return found
+    return [
+        Violation(
+            promise="no_try_spent", subject=entry.task, text=f"try {entry.try_number} was {entry.event}"
+        )
+        for entry in airflow
+        if entry.event in SPENT and not _follows_a_clear(entry)
+    ]
+
+
+def _follows_a_clear(entry: AirflowEntry) -> bool:
+    """Whether a scheduler reset a try that was cleared while it ran.
+
+    Such a try is over, and waits in RESTARTING for the next one to begin: a reset begins it, as the clear
+    would have.
+    """
+    return entry.event == "reset" and (entry.detail or {}).get("was") == "restarting"
 
 
 def _nothing_left(emr: Sequence[LedgerEntry], read: _Read, terms: Terms) -> list[Violation]:

@@ -195,11 +195,10 @@ def test_a_try_lost_to_our_silence(told: Ledgers, event: str) -> None:
 
 def test_a_try_that_was_cleared_may_be_reset_and_no_other(told: Ledgers) -> None:
     told.cluster_ends(500)
-    told.airflow_event(390, "cleared")
-    told.airflow_event(400, "reset", was="restarting")
+    told.airflow_event(390, "cleared", was="running")
+    told.airflow_event(400, "reset", "its next id", was="restarting")
     assert told.broken() == set(), "the clear had ended it already"
-    told.airflow_event(410, "queued", "w2", try_number=2)
-    told.airflow_event(420, "reset", "w2", try_number=2)
+    told.airflow_event(420, "reset", "another", was="running")
     assert told.broken() == {"no_try_spent"}
 
 
