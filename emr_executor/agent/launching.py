@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import Cluster
 from emr_executor.ports import Clock
 
@@ -11,7 +12,7 @@ LONGEST_HOLD_S = 600.0
 
 def hold_after_s(failures: int) -> float:
     """How long a pool does not launch after so many failed launches in a row, 1 or more."""
-    return min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(failures - 1, 16))
+    return doubled_s(FIRST_HOLD_S, LONGEST_HOLD_S, failures=failures)
 
 
 def is_failed_launch(over: Cluster) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import ClusterUuid
 from emr_executor.ports import Clock
 
@@ -20,7 +21,7 @@ BUDGET_HOLD_S = 5.0
 
 def hold_after_s(refusals: int) -> float:
     """How long a cluster gets no steps after so many refusals in a row, 1 or more."""
-    return min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(refusals - 1, 16))
+    return doubled_s(FIRST_HOLD_S, LONGEST_HOLD_S, failures=refusals)
 
 
 class PlacingHolds:

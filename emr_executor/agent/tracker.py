@@ -183,21 +183,21 @@ class Tracker:
         wanted: list[tuple[bool, float, Cluster, list[Submission]]] = []
         for cluster in desk.clusters.values():
             live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
-            if live and cluster.cluster_id is not None:
-                is_urgent = cluster.state in OVER_CLUSTER_STATES or any(map(_needs_a_sweep, live))
-                if is_urgent:
-                    self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
-                wanted.append((not is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster, live))
-        wanted.sort(key=lambda one: one[:2])
-        for is_ordinary, due_at, cluster, live in wanted:
-            if cluster.cluster_id is None or not self._is_time(cluster, ages, is_urgent=not is_ordinary):
+            if not live:
+                continue
+            is_urgent = cluster.state in OVER_CLUSTER_STATES or any(map(_needs_a_sweep, live))
+            if is_urgent:
+                self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
+            wanted.append((is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster, live))
+        wanted.sort(key=lambda one: (not one[0], one[1]))
+        for is_urgent, due_at, cluster, live in wanted:
+            if cluster.cluster_id is None or not self._is_time(cluster, ages, is_urgent=is_urgent):
                 continue
             try:
                 steps = await self._sweep(desk, ages, cluster.cluster_id, live)
-            except BudgetSpent as spent:
+            except BudgetSpent:
                 self._sweeps.put_off(cluster.cluster_uuid, due_at)
-                log.debug("sweeps_put_off", why=str(spent))
-                return
+                raise
             self._watch_stall(cluster, steps)
             if cluster.state in OVER_CLUSTER_STATES:
                 self._last_looked.add(cluster.cluster_uuid)

@@ -35,6 +35,10 @@ def submission_id_of(workload_id: WorkloadId, n: int) -> SubmissionId:
     return SubmissionId(f"{workload_id}-{n}")
 
 
+AllTries = tuple[str, str, str, int]
+"""What all tries of a task instance have in common: ``dag_id``, ``task_id``, ``run_id``, ``map_index``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskKey:
     """Airflow's TaskInstanceKey as plain values."""
@@ -52,7 +56,7 @@ class TaskKey:
         return f"{self.dag_id}.{self.task_id}{mapped} try {self.try_number}"
 
     @property
-    def without_try(self) -> tuple[str, str, str, int]:
+    def without_try(self) -> AllTries:
         """The same for all tries of the task instance; asked of everything parked in every tick."""
         return self.dag_id, self.task_id, self.run_id, self.map_index
 

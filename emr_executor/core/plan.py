@@ -20,6 +20,7 @@ from datetime import datetime
 
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
+    AllTries,
     Cluster,
     ClusterPoolLimits,
     ClusterUuid,
@@ -171,12 +172,12 @@ def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[Worklo
     """
     if not wanting:
         return {}
-    riding: defaultdict[tuple[str, str, str, int], set[WorkloadId]] = defaultdict(set)
+    riding: defaultdict[AllTries, set[WorkloadId]] = defaultdict(set)
     live = {submission.workload_id for submission in snapshot.submissions}
     for workload in snapshot.workloads:
         if workload.workload_id in live:
             riding[workload.key.without_try].add(workload.workload_id)
-    last: dict[tuple[str, str, str, int], Workload] = {}
+    last: dict[AllTries, Workload] = {}
     for workload in wanting:
         key = workload.key.without_try
         last[key] = max(last.get(key, workload), workload, key=_try_order)

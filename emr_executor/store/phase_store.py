@@ -28,6 +28,7 @@ from sqlalchemy import (
     update,
 )
 
+from emr_executor.core.backoff import doubled_s
 from emr_executor.core.machine import step as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
@@ -295,9 +296,7 @@ def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: s
 
 def refused_pause(attempts: int) -> timedelta:
     """How long a try rests that Airflow took back and hands over again, after so many attempts."""
-    return timedelta(
-        seconds=min(_REFUSED_PAUSE_MAX_S, _REFUSED_PAUSE_S * 2.0 ** min(max(attempts - 1, 0), 16))
-    )
+    return timedelta(seconds=doubled_s(_REFUSED_PAUSE_S, _REFUSED_PAUSE_MAX_S, failures=attempts))
 
 
 def told_before(airflow_state: str) -> str:

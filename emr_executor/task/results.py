@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import StepPlan, WorkloadId
 
 _BACKOFF_FIRST_S = 5.0
@@ -54,7 +55,7 @@ ResultsFactory = Callable[[WorkloadId, str], PhaseResults]
 
 def backoff_s(attempts: int) -> float:
     """Seconds before a phase is run again after ``attempts`` tries: 5 doubling to 60."""
-    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(max(attempts, 0), 16))
+    return doubled_s(_BACKOFF_FIRST_S, _BACKOFF_MAX_S, failures=attempts + 1)
 
 
 class StoreResults:

@@ -56,6 +56,7 @@ class Watched:
             records=FakeRecords(),
             clusters=ClusterTracker(
                 emr=self.emr,
+                # Asked of strays alone, and there are none.
                 store=None,  # type: ignore[arg-type]
                 settling=settling,
                 clock=self.clock,
