@@ -39,6 +39,13 @@ LOG_NAMES = ("controller", "stdout", "stderr")
 _TAIL_BYTES = 2000
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
+_writing_or_forking = threading.Lock()
+"""Held by whoever writes a file that will be run, and by whoever starts a process.
+
+A process started meanwhile would have the file open for writing until it runs its own program, and Linux
+refuses to run a file that anyone has open so (ETXTBSY). Of the module, since the kernel knows no runners.
+"""
+
 OnEnded = Callable[[str, str, int, dict[str, str]], None]
 """Called once for each started step: cluster id, step id, exit code, FailureDetails (for a failure)."""
 
@@ -95,7 +102,6 @@ class StepRunner:
         self._options = options or RunnerOptions()
         self._steps: dict[str, _Step] = {}
         self._lock = threading.Lock()
-        self._shim_lock = threading.Lock()
         kill_marked(ROOT_MARK, str(root))
         shutil.rmtree(root / "run", ignore_errors=True)
 
@@ -155,12 +161,13 @@ class StepRunner:
         env = self._environment(step)
         _log(controller, f"INFO startExec of step {step.effect.step_id} on {step.effect.cluster_id}")
         try:
-            argv = command_of(
-                step.effect.config["HadoopJarStep"],
-                fetch=self._fetch,
-                work_dir=step.work,
-                search_path=env["PATH"],
-            )
+            with _writing_or_forking:
+                argv = command_of(
+                    step.effect.config["HadoopJarStep"],
+                    fetch=self._fetch,
+                    work_dir=step.work,
+                    search_path=env["PATH"],
+                )
         except StepUnrunnable as unrunnable:
             _log(controller, f"ERROR {unrunnable}")
             for name in ("stdout", "stderr"):
@@ -203,7 +210,7 @@ class StepRunner:
 
     def _environment(self, step: _Step) -> dict[str, str]:
         """A clean environment: nothing of the server's own gets in."""
-        with self._shim_lock:
+        with _writing_or_forking:
             shim_dir = self._shim_dir
         path = f"{shim_dir}:{Path(sys.executable).parent}:{_SYSTEM_PATH}"
         env = {
@@ -296,13 +303,14 @@ def _popen(
             start_new_session=True,
         )
 
-    try:
-        return start(argv)
-    except OSError as error:
-        # A script without a shebang is run by a shell, as execvp(3) would.
-        if error.errno != errno.ENOEXEC:
-            raise
-        return start(["/bin/sh", *argv])
+    with _writing_or_forking:
+        try:
+            return start(argv)
+        except OSError as error:
+            # A script without a shebang is run by a shell, as execvp(3) would.
+            if error.errno != errno.ENOEXEC:
+                raise
+            return start(["/bin/sh", *argv])
 
 
 def _log(controller: TextIO, line: str) -> None:

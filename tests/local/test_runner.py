@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import signal
+import subprocess
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,11 @@ import boto3
 import psutil
 import pytest
 
+from emr_executor.local import runner as runner_module
+from emr_executor.local.effects import StartProcess
 from emr_executor.local.process import ReadyInfo
+from emr_executor.local.runner import StepRunner
+from emr_executor.local.s3_store import S3Store
 from emr_executor.local.server import LocalEndpoint
 from tests.local.waiting import step_state, until, until_step
 from tests.local.world import launch_request
@@ -23,6 +30,7 @@ from tests.local.world import launch_request
 pytestmark = pytest.mark.processes
 
 SCRIPT_RUNNER = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
+STEPS_AT_ONCE = 20
 OVER = ("COMPLETED", "FAILED", "CANCELLED")
 
 
@@ -311,3 +319,51 @@ def test_a_cluster_without_log_uri_keeps_its_logs_on_its_own_disk(
     assert until_step(emr, cluster_id, step_id, *OVER) == "COMPLETED"
     log = endpoint.options.root.resolve() / "logs" / cluster_id / step_id / "stdout"
     assert log.read_text() == "hello\n"
+
+
+class _Slowly(io.BytesIO):
+    """A script whose bytes come one by one: whoever wants to do something meanwhile can."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        os.sched_yield()
+        return super().read(1)
+
+
+def test_nothing_is_started_while_a_script_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new process would hold the script open for writing, and Linux runs no such file (ETXTBSY)."""
+    script = b"#!/bin/sh\nexit 0\n" + b"#" * 200
+    seen: list[list[str]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            files = (opened for fd in Path("/proc/self/fd").iterdir() if (opened := _target(fd)))
+            seen.append([file for file in files if file.endswith("/work/script")])
+            super().__init__(*args, **more)
+
+    monkeypatch.setattr(runner_module.subprocess, "Popen", Popen)
+    store = S3Store(tmp_path / "s3")
+    monkeypatch.setattr(store, "open", lambda _bucket, _key: (None, _Slowly(script)))
+    ended: list[int] = []
+    over = threading.Event()
+
+    def on_ended(_cluster_id: str, _step_id: str, exit_code: int, _failure: object) -> None:
+        ended.append(exit_code)
+        if len(ended) == STEPS_AT_ONCE:
+            over.set()
+
+    runner = StepRunner(tmp_path, store, aws_env={}, on_ended=on_ended)
+    config = {"HadoopJarStep": {"Jar": SCRIPT_RUNNER, "Args": ["s3://runner/script"]}}
+    for n in range(STEPS_AT_ONCE):
+        runner.start(StartProcess(at=0.0, cluster_id="j-1", step_id=f"s-{n}", config=config, log_uri=None))
+    assert over.wait(timeout=60)
+    assert ended == [0] * STEPS_AT_ONCE
+    assert [files for files in seen if files] == []
+    assert len(seen) >= STEPS_AT_ONCE
+
+
+def _target(fd: Path) -> str:
+    with contextlib.suppress(OSError):
+        return str(fd.readlink())
+    return ""
