@@ -98,6 +98,5 @@ def make_snapshot(*rows: Workload | Cluster | Submission, **changes: Any) -> Sna
         "clusters": tuple(row for row in rows if isinstance(row, Cluster)),
         "submissions": tuple(row for row in rows if isinstance(row, Submission)),
         "workloads": workloads,
-        "ready_waiting": sum(w.state is WorkloadState.READY for w in workloads),
     }
     return Snapshot(**{**values, **changes})

@@ -26,7 +26,7 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState, WorkloadTarget
+from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState
 from emr_executor.core.tables import Row, check_change, entity_of, id_of
 from emr_executor.errors import Bug, EmrExecutorError, InvalidTransition
 from emr_executor.ports import TaskLog
@@ -47,7 +47,7 @@ class Desk:
         self.workloads: dict[WorkloadId, Workload] = {w.workload_id: w for w in snapshot.workloads}
         self.busy = frozenset(busy)
         self._read_at = snapshot.now
-        self._ready_waiting = snapshot.ready_waiting
+        self._ready_beyond = snapshot.ready_beyond
         self._quarantined: dict[str, Exception] = {}
         self._saved: dict[str, tuple[dict[Any, Any], Row | None]] = {}
         self._history: list[HistoryEntry] = []
@@ -67,7 +67,7 @@ class Desk:
             clusters=tuple(c for c in self.clusters.values() if c.state not in OVER_CLUSTER_STATES),
             submissions=tuple(s for s in self.submissions.values() if s.is_live),
             workloads=tuple(w for w in self.workloads.values() if w.state not in _OVER),
-            ready_waiting=self._ready_waiting,
+            ready_beyond=self._ready_beyond,
             launch_held=launch_held,
             place_held=place_held,
             stalled=stalled,
@@ -156,8 +156,6 @@ class Desk:
         elif key not in self._quarantined:
             self._saved.setdefault(key, (table, stored))
             self._quarantined[key] = error
-            if isinstance(stored, Workload) and _is_in_line(stored):
-                self._ready_waiting -= 1
             table[key] = quarantined(stored, error)
             self.note(self._read_at, entity_of(row), key, "quarantined", reason_of(error))
             self._tell_quarantine(stored, error)
@@ -217,7 +215,3 @@ class Desk:
         if isinstance(value, Submission):
             return self.submissions, value.submission_id
         return self.workloads, value.workload_id
-
-
-def _is_in_line(workload: Workload) -> bool:
-    return workload.state is WorkloadState.READY and workload.target is WorkloadTarget.RUN

@@ -15,14 +15,15 @@ import structlog
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.config import Settings
+from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import Identity, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter, StoreBusy, TaskGone, TryAgain
 from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
 from emr_executor.store.faces import AgentFace
 
-SILENT_RETRY = timedelta(seconds=1)
-LONGEST_SILENT_RETRY = timedelta(seconds=60)
+SILENT_RETRY_S = 1.0
+LONGEST_SILENT_RETRY_S = 60.0
 """A phase whose process ends without a word is run again after one second, doubled with each attempt up to
 this: what ends them all (a full disk, a host out of memory) may last for minutes."""
 
@@ -79,7 +80,7 @@ class Phases:
         for (workload_id, token), silent_s in silent.items():
             if silent_s < self._settings.claim_s:
                 continue
-            not_before = self._clock.now() + SILENT_RETRY
+            not_before = self._clock.now() + timedelta(seconds=SILENT_RETRY_S)
             if await self._store.free_claim(workload_id, token, beats[workload_id, token], not_before):
                 log.warning("phase_fell_silent", workload_id=workload_id, silent_s=round(silent_s))
 
@@ -115,8 +116,8 @@ class Phases:
         """The process is gone: a claim that it still holds would only be freed after ``claim_s``."""
         for workload_id, held, beat in await self._store.claims():
             if (workload_id, held) == (workload.workload_id, token):
-                pause = SILENT_RETRY * 2 ** min(max(workload.phase_attempts - 1, 0), 16)
-                not_before = self._clock.now() + min(pause, LONGEST_SILENT_RETRY)
+                pause_s = doubled_s(SILENT_RETRY_S, LONGEST_SILENT_RETRY_S, failures=workload.phase_attempts)
+                not_before = self._clock.now() + timedelta(seconds=pause_s)
                 await self._store.free_claim(workload_id, token, beat, not_before)
 
     async def _give_up(self, workload: Workload, token: str) -> None:

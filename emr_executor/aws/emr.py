@@ -12,6 +12,7 @@ import structlog
 from emr_executor.aws import translate
 from emr_executor.aws.budget import Budget
 from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
+from emr_executor.core.states import ClusterState, StepState
 from emr_executor.errors import AwsUnavailable, ClusterGone, EmrExecutorError
 from emr_executor.ports import NewStep
 
@@ -43,6 +44,7 @@ class EmrClient:
     ) -> None:
         self._client, self._once, self.budget = client, once, budget
         self._credentials_refused = credentials_refused
+        self._told_unknown: set[str] = set()
 
     async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         """Launch a cluster; never repeated inside. See ``ports.EmrApi``."""
@@ -81,7 +83,7 @@ class EmrClient:
         steps: list[ObservedStep] = []
         call = self._client.list_steps
         async for page in self._pages("ListSteps", call, request, cluster_id, within_s=within_s):
-            steps += self._read("ListSteps", partial(_steps, page))
+            steps += self._read("ListSteps", partial(self._steps, page))
             if len(steps) >= limit:
                 break
         return tuple(steps[:limit])
@@ -105,7 +107,7 @@ class EmrClient:
         found: list[ObservedCluster] = []
         call = self._client.list_clusters
         async for page in self._pages("ListClusters", call, request, within_s=within_s):
-            found += self._read("ListClusters", partial(_clusters, page, name_prefix))
+            found += self._read("ListClusters", partial(self._clusters, page, name_prefix))
         return tuple(found)
 
     async def describe_cluster(
@@ -119,9 +121,7 @@ class EmrClient:
             )
         except ClusterGone:
             return None
-        return self._read(
-            "DescribeCluster", lambda: translate.cluster_of(translate.field_of(answer, "Cluster"))
-        )
+        return self._read("DescribeCluster", partial(self._cluster, answer))
 
     async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
         """End clusters. An id unknown to EMR spoils its whole call, which is then repeated one by one."""
@@ -187,6 +187,36 @@ class EmrClient:
         self.budget.answered(operation, retries if isinstance(retries, int) else 0)
         return answer
 
+    def _steps(self, page: Any) -> list[ObservedStep]:
+        summaries = translate.list_of(page, "Steps")
+        self._tell_unknown("step", translate.unknown_states(StepState, summaries))
+        return [translate.step_of(summary) for summary in summaries]
+
+    def _clusters(self, page: Any, name_prefix: str) -> list[ObservedCluster]:
+        # Filtered first: what is odd about other people's clusters is no concern of ours.
+        ours = [
+            summary
+            for summary in translate.list_of(page, "Clusters")
+            if isinstance(summary, Mapping) and str(summary.get("Name") or "").startswith(name_prefix)
+        ]
+        self._tell_unknown("cluster", translate.unknown_states(ClusterState, ours))
+        return [translate.cluster_of(summary) for summary in ours]
+
+    def _cluster(self, answer: Any) -> ObservedCluster:
+        cluster = translate.field_of(answer, "Cluster")
+        self._tell_unknown("cluster", translate.unknown_states(ClusterState, [cluster]))
+        return translate.cluster_of(cluster)
+
+    def _tell_unknown(self, what: str, words: frozenset[str]) -> None:
+        for word in sorted(words - self._told_unknown):
+            self._told_unknown.add(word)
+            _log.warning(
+                "state_unknown_to_this_release",
+                what=what,
+                state=word,
+                advice="it counts as not over, and nothing else is concluded from it; upgrade emr_executor",
+            )
+
     def _read(self, operation: str, read: Callable[[], _T]) -> _T:
         try:
             return read()
@@ -207,17 +237,3 @@ def _step_config(step: NewStep) -> dict[str, Any]:
         "ActionOnFailure": "CONTINUE",
         "HadoopJarStep": {"Jar": step.jar, "Args": list(step.args)},
     }
-
-
-def _steps(page: Any) -> list[ObservedStep]:
-    return [translate.step_of(summary) for summary in translate.list_of(page, "Steps")]
-
-
-def _clusters(page: Any, name_prefix: str) -> list[ObservedCluster]:
-    # Filtered first: what is odd about other people's clusters is no concern of ours.
-    ours = [
-        summary
-        for summary in translate.list_of(page, "Clusters")
-        if isinstance(summary, Mapping) and str(summary.get("Name") or "").startswith(name_prefix)
-    ]
-    return [translate.cluster_of(summary) for summary in ours]

@@ -14,7 +14,7 @@ How an error is judged (the error's class is the caller's next move, see ``error
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -226,7 +226,7 @@ def step_of(summary: Any) -> ObservedStep:
     return ObservedStep(
         step_id=StepId(_text(summary, "Id")),
         name=str(summary.get("Name") or ""),
-        state=_enum(StepState, status.get("State")),
+        state=_state(StepState, status),
         failure=str(failure.get("Message") or failure.get("Reason") or reason.get("Message") or ""),
         created_at=_time(timeline.get("CreationDateTime")),
         started_at=_time(timeline.get("StartDateTime")),
@@ -242,7 +242,7 @@ def cluster_of(summary: Any) -> ObservedCluster:
     return ObservedCluster(
         cluster_id=ClusterId(_text(summary, "Id")),
         name=str(summary.get("Name") or ""),
-        state=_enum(ClusterState, status.get("State")),
+        state=_state(ClusterState, status),
         reason_code=reason.get("Code") or None,
         reason=_cluster_reason(status, reason),
         created_at=_time(timeline.get("CreationDateTime")),
@@ -258,6 +258,12 @@ def _cluster_reason(status: Mapping[str, Any], reason: Mapping[str, Any]) -> str
     if first.get("ErrorCode"):
         words.append(f"({first['ErrorCode']})")
     return " ".join(word for word in words if word) or None
+
+
+def unknown_states(kind: type[StepState | ClusterState], summaries: Iterable[Any]) -> frozenset[str]:
+    """The states of steps or clusters that this release has no word for. Raises BadAnswer."""
+    words = {_text(_mapping(_mapping(summary).get("Status")), "State") for summary in summaries}
+    return frozenset(words.difference(kind))
 
 
 def field_of(answer: Any, name: str) -> Any:
@@ -296,11 +302,12 @@ def _text(value: Mapping[str, Any], name: str) -> str:
     return found
 
 
-def _enum(kind: type[_State], value: Any) -> _State:
+def _state(kind: type[_State], status: Mapping[str, Any]) -> _State | None:
+    word = _text(status, "State")
     try:
-        return kind(value)
+        return kind(word)
     except ValueError:
-        raise BadAnswer(f"{value!r} is no {kind.__name__}") from None
+        return None
 
 
 def _time(value: Any) -> datetime | None:

@@ -249,7 +249,7 @@ class Snapshot:
     submissions: all that are live
     workloads: those in READY and SUBMITTED, and those with target CANCEL that are not over; of quarantined
         ones in READY only those with target CANCEL
-    ready_waiting: how many READY workloads wait, also those beyond the snapshot's bound
+    ready_beyond: how many READY workloads wait beyond the snapshot's bound
     launch_held: cluster pools that must not launch now, since recent launches failed
     place_held: clusters that must get no steps now, since they just took none
     stalled: clusters that are up and on which EMR has shown pending steps, and none running, for too long
@@ -259,7 +259,7 @@ class Snapshot:
     clusters: tuple[Cluster, ...]
     submissions: tuple[Submission, ...]
     workloads: tuple[Workload, ...]
-    ready_waiting: int = 0
+    ready_beyond: int = 0
     launch_held: frozenset[str] = frozenset()
     place_held: frozenset[ClusterUuid] = frozenset()
     stalled: frozenset[ClusterUuid] = frozenset()
@@ -267,11 +267,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedStep:
-    """One step as ListSteps shows it (StepSummary)."""
+    """One step as ListSteps shows it (StepSummary).
+
+    state: None is a state that this release does not know: the step is there, and not known to be over
+    """
 
     step_id: StepId
     name: str
-    state: StepState
+    state: StepState | None
     failure: str = ""
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -280,11 +283,14 @@ class ObservedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCluster:
-    """One cluster as ListClusters shows it (ClusterSummary)."""
+    """One cluster as ListClusters shows it (ClusterSummary).
+
+    state: None is a state that this release does not know: the cluster is there, and not known to be over
+    """
 
     cluster_id: ClusterId
     name: str
-    state: ClusterState
+    state: ClusterState | None
     reason_code: str | None = None
     reason: str | None = None
     created_at: datetime | None = None

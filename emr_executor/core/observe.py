@@ -58,7 +58,7 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
     if not submission.is_live:
         return submission
     known_over = submission.step_state in TERMINAL_STEP_STATES
-    step_state = submission.step_state if known_over else shown.state
+    step_state = submission.step_state if known_over or shown.state is None else shown.state
     over = step_state in TERMINAL_STEP_STATES
     started = submission.started_at or shown.started_at
     if started is None and shown.state is StepState.RUNNING:
@@ -128,6 +128,8 @@ def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -
 
     A launch that was given up and is there after all is ours, and to be ended.
     """
+    if seen.state is None:
+        return cluster
     known = replace(cluster, cluster_id=cluster.cluster_id or seen.cluster_id)
     given_up = cluster.state is ClusterState.NEVER_LAUNCHED
     if cluster.state in OVER_CLUSTER_STATES and not given_up:

@@ -122,17 +122,22 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     gone = {*drop, *expire}
     wanting = [w for w in ready if w.workload_id not in gone]
     keep = [c for c in snapshot.clusters if _serves(c) and c.cluster_uuid not in changed]
+    blocked = _other_tries(snapshot, wanting)
     placements, waiting = place(
         wanting,
         keep,
         live_on,
         limits,
-        blocked=_other_tries(snapshot, wanting),
+        blocked=blocked,
         held=snapshot.place_held,
         now=snapshot.now,
     )
     return Plan(
-        launch=tuple(_launches(snapshot, limits, live_on, wanting, changed)),
+        launch=tuple(
+            _launches(
+                snapshot, limits, live_on, [w for w in wanting if w.workload_id not in blocked], changed
+            )
+        ),
         place=placements,
         cancel=tuple(_cancels(snapshot, limits, ages)),
         retarget=retarget,
@@ -345,7 +350,7 @@ def _launches(
         pool = limits[name]
         keep = [c for c in clusters[name] if _serves(c) and c.cluster_uuid not in changed]
         free = sum(max(0, c.slots - live_on.get(c.cluster_uuid, 0)) for c in keep)
-        unserved = max(demand[name], snapshot.ready_waiting if len(limits) == 1 else 0) - free
+        unserved = demand[name] + (snapshot.ready_beyond if len(limits) == 1 else 0) - free
         wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))
         # max_clusters counts every unresolved launch and every cluster that is not yet ending.
         count = min(wanted, pool.max_clusters - len(clusters[name]))

@@ -254,7 +254,7 @@ class MemoryAgentStore(_Caller):
             clusters=(*db.clusters.present.values(), *over),
             submissions=tuple(db.submissions.live.values()),
             workloads=(*ready, *db.workloads.merged_by_turn(*_ENGAGED)),
-            ready_waiting=db.workloads.count_in_line(WorkloadState.READY) if ready else 0,
+            ready_beyond=db.workloads.count_in_line(WorkloadState.READY) - len(ready) if ready else 0,
         )
 
     async def apply(

@@ -109,7 +109,7 @@ class AgentFace(Protocol):
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives, of one moment, at a cost that what is over does not change.
 
-        READY workloads come first and by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. Of
+        READY workloads come first and by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Of
         those with target RUN neither has the quarantined ones.
         Other workloads are by turn, clusters and submissions in no order. ``workload`` and
         ``executor_config`` of each workload are left empty.

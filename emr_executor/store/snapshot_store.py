@@ -55,7 +55,7 @@ _LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULK
 def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
     """All that lives, in four statements or five: of one moment where the runner reads (``Runner.read``).
 
-    READY workloads come by turn, at most ``ready_limit``; ``ready_waiting`` counts them all. Quarantined ones
+    READY workloads come by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Quarantined ones
     take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
     phase needs them, and its claim brings them.
     """
@@ -72,7 +72,7 @@ def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
         clusters=(*live, *clusters(conn, sorted(unsettled))) if unsettled else live,
         submissions=submissions,
         workloads=(*placeable, *map(lean_workload_from, as_dicts(conn.execute(_ENGAGED)))),
-        ready_waiting=ready[0]["how_many"] if ready else 0,
+        ready_beyond=ready[0]["how_many"] - len(ready) if ready else 0,
     )
 
 

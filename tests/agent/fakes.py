@@ -68,6 +68,8 @@ class ManualClock:
 class FakeEmr:
     """Clusters and steps as EMR would show them; ``lose_answers`` acts and then says nothing.
 
+    A cluster whose state is None is in one that nobody asks ListClusters for.
+
     sweeps_left: how many calls of ListSteps the budget still has; None: any number
     """
 
@@ -152,7 +154,9 @@ class FakeEmr:
         return tuple(
             c
             for c in self.clusters.values()
-            if c.name.startswith(name_prefix) and (c.state in OVER_CLUSTER_STATES) == (over_since is not None)
+            if c.state is not None
+            and c.name.startswith(name_prefix)
+            and (c.state in OVER_CLUSTER_STATES) == (over_since is not None)
         )
 
     async def describe_cluster(
@@ -169,11 +173,11 @@ class FakeEmr:
 
     # -- what a test does to it
 
-    def set_cluster(self, cluster_id: str, state: ClusterState, code: str | None = None) -> None:
+    def set_cluster(self, cluster_id: str, state: ClusterState | None, code: str | None = None) -> None:
         key = ClusterId(cluster_id)
         self.clusters[key] = replace(self.clusters[key], state=state, reason_code=code)
 
-    def set_step(self, step_id: StepId, state: StepState) -> None:
+    def set_step(self, step_id: StepId, state: StepState | None) -> None:
         for steps in self.steps.values():
             for i, step in enumerate(steps):
                 if step.step_id == step_id:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
+from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
 from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState
 from tests.agent.fakes import World
@@ -132,6 +133,30 @@ async def test_a_cluster_that_emr_forgot_for_good_is_over(world: World) -> None:
     await world.tick(seconds=20, times=40)
     assert world.submissions("w1")[0].state is SubmissionState.LOST
     assert world.emr.submissions() == ["w1-2"]
+
+
+async def test_a_cluster_in_a_state_that_is_new_to_us_hides_no_other(world: World) -> None:
+    slots = [ready(f"w{i}") for i in range(1, 6)]
+    await world.begin(*slots)
+    await world.tick(times=2)
+    assert list(world.emr.clusters) == ["j-1", "j-2"]
+    world.emr.set_cluster("j-1", None)
+    world.emr.set_cluster("j-2", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    await world.tick(times=100)
+    states = {s.submission_id: s.state for one in slots for s in world.submissions(one.workload_id)}
+    assert SubmissionState.LOST in states.values(), "those of the other cluster are heard of"
+    on_it = {submission_of_step_name(step.name) for step in world.emr.steps[ClusterId("j-1")]}
+    assert {states[one] for one in on_it if one} == {SubmissionState.PENDING}
+
+
+async def test_a_step_in_a_state_that_is_new_to_us_is_not_added_again(world: World) -> None:
+    world.emr.lose_answers = {"add_steps"}
+    await world.begin(ready())
+    await world.tick(times=2)
+    world.emr.set_step(StepId("s-1"), None)
+    await world.tick(times=100)
+    assert world.emr.submissions() == ["w1-1"]
+    assert world.submissions("w1")[0].step_id == "s-1"
 
 
 @pytest.mark.parametrize("skew", [timedelta(hours=-2), timedelta(hours=2)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -52,6 +53,14 @@ def test_a_listing_gives_an_intended_submission_its_step() -> None:
     assert (seen.state, seen.step_id, seen.submitted_at) == (SubmissionState.PENDING, "s-1", NOW)
 
 
+def test_a_step_in_a_state_that_is_new_to_us_is_there_and_not_over() -> None:
+    shown = replace(step(StepState.PENDING), state=None)
+    there = observe_step(intended(), shown, now=NOW)
+    assert (there.state, there.step_id, there.step_state) == (SubmissionState.PENDING, "s-1", None)
+    running = observe_step(there, step(StepState.RUNNING), now=NOW)
+    assert observe_step(running, shown, now=NOW) == running
+
+
 def test_last_words_are_never_unsaid() -> None:
     ended = observe_record(make_submission(), record(RecordPhase.ENDED, 1, tail="ValueError: x\n"), now=NOW)
     again = observe_record(ended, record(RecordPhase.RUNNING), now=NOW)
@@ -77,6 +86,11 @@ def test_a_cluster_never_goes_back() -> None:
     over = observe_cluster(make_cluster(), seen(ClusterState.TERMINATED), now=NOW)
     assert over.ended_at == NOW
     assert observe_cluster(over, seen(ClusterState.RUNNING), now=NOW).state is ClusterState.TERMINATED
+
+
+def test_a_cluster_in_a_state_that_is_new_to_us_is_as_it_was() -> None:
+    up = make_cluster()
+    assert observe_cluster(up, replace(seen(ClusterState.RUNNING), state=None), now=NOW) == up
 
 
 def test_running_and_waiting_alternate_and_the_first_makes_it_ready() -> None:

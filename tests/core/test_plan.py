@@ -101,6 +101,18 @@ def test_one_waiting_task_launches_one_cluster() -> None:
     assert [launch.count for launch in decide(make_snapshot(make_workload())).launch] == [1]
 
 
+def test_what_waits_for_another_try_launches_nothing() -> None:
+    """The step of the try before holds the slot that the last one will get."""
+    older, newer = tries(WorkloadState.SUBMITTED, WorkloadState.READY)
+    rows = (make_cluster(slots=1), replace(older, submissions=1), make_submission("w1"), newer)
+    assert decide(make_snapshot(*rows), prefetch=0).launch == ()
+    assert len(decide(make_snapshot(*rows, make_workload("other")), prefetch=0).launch) == 1
+
+
+def test_what_waits_beyond_the_snapshot_is_launched_for() -> None:
+    assert decide(make_snapshot(make_workload(), ready_beyond=8)).launch[0].count == 2
+
+
 def test_an_unresolved_launch_and_an_ending_cluster_count_against_the_cap() -> None:
     intended = make_cluster("c1", state=ClusterState.INTENDED, cluster_id=None, slots=2)
     ending = make_cluster("c2", state=ClusterState.WAITING, target=ClusterTarget.END, end_asked_at=ago(1))

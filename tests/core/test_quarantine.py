@@ -26,7 +26,7 @@ OVER = {"state": ClusterState.TERMINATED}
 
 
 def decide(*rows: Any, **limits: Any) -> Plan:
-    snapshot = make_snapshot(*rows, ready_waiting=0)
+    snapshot = make_snapshot(*rows)
     ages = reckoned(snapshot.clusters, snapshot.submissions, now=NOW)
     return plan(snapshot, {"default": make_limits(**limits)}, ages)
 

@@ -338,8 +338,8 @@ def test_nothing_is_started_while_a_script_is_written(
 
     class Popen(subprocess.Popen[bytes]):
         def __init__(self, *args: Any, **more: Any) -> None:
-            files = (opened for fd in Path("/proc/self/fd").iterdir() if (opened := _target(fd)))
-            seen.append([file for file in files if file.endswith("/work/script")])
+            opened = (_target(fd) for fd in Path("/proc/self/fd").iterdir())
+            seen.append([file for file in opened if Path(file).name == "script"])
             super().__init__(*args, **more)
 
     monkeypatch.setattr(runner_module.subprocess, "Popen", Popen)

@@ -244,7 +244,7 @@ def snapshots() -> Operation:
         in_any_order = {
             name: sorted(getattr(seen, name), key=str) for name in ("clusters", "submissions", "workloads")
         }
-        return in_any_order, seen.ready_waiting
+        return in_any_order, seen.ready_beyond
 
     return Operation("snapshot", snapshot_store.snapshot, lambda _: work, read_only=True)
 

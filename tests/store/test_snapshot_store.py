@@ -54,7 +54,6 @@ def test_a_snapshot_holds_what_lives(conn: Connection) -> None:
         clusters=(up,),
         submissions=(running,),
         workloads=(lean(ready), lean(submitted), lean(dropped)),
-        ready_waiting=1,
     )
     assert len(seen) == 4
 
@@ -63,13 +62,13 @@ def test_an_empty_store_gives_an_empty_snapshot(conn: Connection) -> None:
     assert snapshot(conn, NOW, 100) == Snapshot(now=NOW, clusters=(), submissions=(), workloads=())
 
 
-def test_ready_workloads_come_by_turn_up_to_the_bound_and_all_are_counted(conn: Connection) -> None:
+def test_ready_workloads_come_by_turn_up_to_the_bound_and_the_rest_is_counted(conn: Connection) -> None:
     late, early = a_parked(accepted_at=at(2)), a_parked(accepted_at=at(1))
     urgent = a_parked(accepted_at=at(3), priority_weight=7)
     store(conn, late, early, urgent)
     found = snapshot(conn, NOW, 2)
     assert found.workloads == (lean(urgent), lean(early))
-    assert found.ready_waiting == 3
+    assert found.ready_beyond == 1
 
 
 def test_a_snapshot_that_a_runner_reads_is_of_one_moment(engine: Engine) -> None:
@@ -88,7 +87,7 @@ def test_a_snapshot_that_a_runner_reads_is_of_one_moment(engine: Engine) -> None
 def test_a_reading_transaction_leaves_its_connection_able_to_write(engine: Engine) -> None:
     transact(engine, snapshot, NOW, 10, read_only=True)
     transact(engine, store, a_parked())
-    assert transact(engine, snapshot, NOW, 10, read_only=True).ready_waiting == 1
+    assert len(transact(engine, snapshot, NOW, 10, read_only=True).workloads) == 1
 
 
 def test_parked_tries_are_heartbeaten_under_their_identity(conn: Connection) -> None:

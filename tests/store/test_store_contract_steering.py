@@ -52,16 +52,16 @@ async def test_a_snapshot_holds_all_that_lives_and_nothing_else(store: Store) ->
         live, key=lambda s: s.submission_id
     )
     assert seen.workloads == tuple(map(lean, [ready, riding, lost, *cancelled]))
-    assert seen.ready_waiting == 1
+    assert seen.ready_beyond == 0
 
 
-async def test_ready_ones_come_by_turn_within_the_limit_and_all_are_counted(store: Store) -> None:
+async def test_ready_ones_come_by_turn_within_the_limit_and_the_rest_is_counted(store: Store) -> None:
     ready = [a_parked(accepted_at=at(-n % 3), priority_weight=n % 2) for n in range(7)]
     await store.put(*ready)
     turns = sorted(ready, key=lambda w: (-w.priority_weight, w.accepted_at, w.workload_id))
     seen = await store.agent.snapshot(NOW, 3)
     assert seen.workloads == tuple(map(lean, turns[:3]))
-    assert seen.ready_waiting == 7
+    assert seen.ready_beyond == 4
     # A new hand-over with another priority is another turn.
     await store.scheduler.accept([replace(turns[-1], priority_weight=9)])
     seen = await store.agent.snapshot(NOW, 1)
