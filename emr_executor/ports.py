@@ -16,8 +16,8 @@ from emr_executor.core.model import (
     ClusterUuid,
     Identity,
     ObservedCluster,
-    ObservedStep,
     StepId,
+    StepPage,
     StepRecord,
     SubmissionId,
     Workload,
@@ -74,17 +74,12 @@ class EmrApi(Protocol):
         ...
 
     async def list_steps(
-        self,
-        cluster_id: ClusterId,
-        *,
-        active_only: bool = False,
-        limit: int = 1000,
-        within_s: float | None = None,
-    ) -> tuple[ObservedStep, ...]:
-        """Steps, newest first, at most ``limit``; every page is one call.
+        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+    ) -> StepPage:
+        """One page of steps, newest first: the first, or the one at ``marker``.
 
         Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and the call would
-        have to wait longer than that for the call budget; what was begun is read to its last page.
+        have to wait longer than that for the call budget.
         """
         ...
 
@@ -98,7 +93,7 @@ class EmrApi(Protocol):
         """Clusters whose Name has the prefix: all in STARTING to TERMINATING.
 
         With ``over_since``, instead those that are over and were created after that moment. ``within_s`` as
-        for ``list_steps``.
+        for ``list_steps``; what was begun is read to its last page.
         """
         ...
 

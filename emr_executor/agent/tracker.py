@@ -17,8 +17,8 @@ from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
+from emr_executor.agent.step_look import StepLook, by_submission
 from emr_executor.agent.tasklog import driver_lines
-from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import Settings
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
@@ -29,7 +29,6 @@ from emr_executor.core.model import (
     StepId,
     StepRecord,
     Submission,
-    SubmissionId,
     WorkloadId,
 )
 from emr_executor.core.observe import observe_idleness, observe_record, observe_step
@@ -43,8 +42,6 @@ from emr_executor.core.states import (
 from emr_executor.errors import BudgetSpent, ClusterGone, Throttled, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
-FIRST_PAGE = 50
-"""ListSteps gives 50 a page, newest first (botocore emr): one call mostly shows every live step."""
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
 STALE_READ_S = 30.0
@@ -55,6 +52,8 @@ before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads l
 
 STALL_S = 300.0
 """A cluster that is up, with pending steps and none running, for this long starts none any more."""
+UNWATCHED_S = STALL_S / 2
+"""After such a pause between two looks, as of an agent without the lease, nobody knows what was meanwhile."""
 
 WORDS_HOLD_S = 900.0
 """How much longer a silent step is held for an S3 that cannot be read; EMR's own word counts after that."""
@@ -83,8 +82,9 @@ class Tracker:
         self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
         self._clock, self._settings, self._masks, self._cancel = clock, settings, masks, cancel
         self._due, self._sweeps = Due(clock), Due(clock)
+        self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
-        self._records_seen_at = clock.monotonic()
+        self._looked_at = self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
 
@@ -97,6 +97,11 @@ class Tracker:
         """Records, clusters and steps, each when due; then settle what can be settled."""
         # Only what is folded into this desk counts: a tick that is dropped takes its news with it.
         self._last_looked.clear()
+        if self._clock.monotonic() - self._looked_at > UNWATCHED_S:
+            self._idle_slots_since.clear()
+            self._stalled.clear()
+            self._looks.clear()
+        self._looked_at = self._clock.monotonic()
         self._stalled &= desk.clusters.keys()
         for gone in self._idle_slots_since.keys() - desk.clusters.keys():
             del self._idle_slots_since[gone]
@@ -176,10 +181,12 @@ class Tracker:
     async def _look_at_steps(self, desk: Desk, ages: Ages) -> None:
         """The sweeps that are due, as far as the call budget goes now: a tick waits for no token.
 
-        Clusters that something waits for come first, then those that were not looked at for longest.
+        Clusters that something waits for come first, then those that were not looked at for longest. A look
+        whose first page does not show enough goes on when all that were due by then had their turn.
         """
         live_on = desk.live_by_cluster()
         self._sweeps.keep(live_on)
+        self._looks = {key: look for key, look in self._looks.items() if key in live_on}
         wanted: list[tuple[bool, float, Cluster, list[Submission]]] = []
         for cluster in desk.clusters.values():
             live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
@@ -193,14 +200,24 @@ class Tracker:
         for is_urgent, due_at, cluster, live in wanted:
             if cluster.cluster_id is None or not self._is_time(cluster, ages, is_urgent=is_urgent):
                 continue
+            look = self._looks.pop(cluster.cluster_uuid, None) or StepLook(
+                cluster_uuid=cluster.cluster_uuid,
+                cluster_id=cluster.cluster_id,
+                wanted=frozenset(s.submission_id for s in live),
+                overdue=frozenset(s.submission_id for s in live if _was_never_added(s, ages)),
+                is_last=cluster.state in OVER_CLUSTER_STATES,
+            )
             try:
-                steps = await self._sweep(desk, ages, cluster.cluster_id, live)
+                look = await self._read_on(look)
             except BudgetSpent:
                 self._sweeps.put_off(cluster.cluster_uuid, due_at)
                 raise
-            self._watch_stall(cluster, steps)
-            if cluster.state in OVER_CLUSTER_STATES:
-                self._last_looked.add(cluster.cluster_uuid)
+            self._fold_steps(desk, ages, look, live)
+            if look.is_through:
+                self._watch_stall(cluster, look.steps)
+            else:
+                self._looks[cluster.cluster_uuid] = look
+                self._sweeps.put_off(cluster.cluster_uuid, self._clock.monotonic())
 
     def _is_time(self, cluster: Cluster, ages: Ages, *, is_urgent: bool) -> bool:
         if cluster.state in OVER_CLUSTER_STATES and ages.of(Fact.OVER, cluster.cluster_uuid) < STALE_READ_S:
@@ -220,29 +237,32 @@ class Tracker:
             self._idle_slots_since.pop(key, None)
             self._stalled.discard(key)
 
-    async def _sweep(
-        self, desk: Desk, ages: Ages, cluster_id: ClusterId, live: Sequence[Submission]
-    ) -> Sequence[ObservedStep]:
-        """Fold what ListSteps shows of these submissions; what it showed."""
-        wanted = {submission.submission_id: submission for submission in live}
+    async def _read_on(self, look: StepLook) -> StepLook:
+        """The look with its next page; one that EMR cannot go on with begins anew."""
         try:
-            steps = await self._emr.list_steps(cluster_id, limit=FIRST_PAGE, within_s=LOOK_WITHIN_S)
-            found = _by_submission(steps)
-            if len(steps) >= FIRST_PAGE and not wanted.keys() <= found.keys():
-                steps = await self._emr.list_steps(cluster_id)
-                found = _by_submission(steps)
+            page = await self._emr.list_steps(look.cluster_id, marker=look.marker, within_s=LOOK_WITHIN_S)
         except ClusterGone:
-            return ()
+            return replace(look, marker=None, overdue=frozenset())
+        except Throttled:
+            self._looks[look.cluster_uuid] = look
+            raise
+        return look.after(page)
+
+    def _fold_steps(self, desk: Desk, ages: Ages, look: StepLook, live: Sequence[Submission]) -> None:
+        """Fold what a look has shown. Earlier pages too: a tick that was dropped took their news with it."""
+        shown = by_submission(look.steps)
         now = self._clock.now()
-        for submission_id, submission in wanted.items():
-            its_steps = found.get(submission_id)
+        for submission in live:
+            submission_id = submission.submission_id
+            its_steps = shown.get(submission_id)
             with desk.confined(submission):
                 if its_steps:
-                    step = self._one_of(cluster_id, submission, its_steps)
+                    step = self._one_of(look.cluster_id, submission, its_steps)
                     self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
-                elif _was_never_added(submission, ages):
+                elif look.is_through and submission_id in look.overdue and _was_never_added(submission, ages):
                     self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
-        return steps
+        if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
+            self._last_looked.add(look.cluster_uuid)
 
     def _one_of(
         self, cluster_id: ClusterId, submission: Submission, its_steps: Sequence[ObservedStep]
@@ -269,12 +289,3 @@ def _needs_a_sweep(submission: Submission) -> bool:
     if submission.state is SubmissionState.INTENDED or submission.cancel_asked_at is not None:
         return True
     return submission.wrapper_ended and submission.wrapper_reason == "terminated"
-
-
-def _by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[ObservedStep]]:
-    found: dict[SubmissionId, list[ObservedStep]] = {}
-    for step in steps:
-        submission_id = submission_of_step_name(step.name)
-        if submission_id is not None:
-            found.setdefault(submission_id, []).append(step)
-    return found

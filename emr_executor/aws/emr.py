@@ -11,12 +11,11 @@ import structlog
 
 from emr_executor.aws import translate
 from emr_executor.aws.budget import Budget
-from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
+from emr_executor.core.model import ClusterId, ObservedCluster, StepId, StepPage
 from emr_executor.core.states import ClusterState, StepState
 from emr_executor.errors import AwsUnavailable, ClusterGone, EmrExecutorError
 from emr_executor.ports import NewStep
 
-ACTIVE_STEP_STATES = ("PENDING", "CANCEL_PENDING", "RUNNING")
 LIVING_CLUSTER_STATES = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
 OVER_CLUSTER_STATES = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 CANCEL_BATCH = 256
@@ -69,24 +68,13 @@ class EmrClient:
         return self._read("AddJobFlowSteps", step_ids)
 
     async def list_steps(
-        self,
-        cluster_id: ClusterId,
-        *,
-        active_only: bool = False,
-        limit: int = 1000,
-        within_s: float | None = None,
-    ) -> tuple[ObservedStep, ...]:
-        """Steps, newest first; 50 to a page. See ``ports.EmrApi``."""
-        request: dict[str, Any] = {"ClusterId": cluster_id}
-        if active_only:
-            request["StepStates"] = list(ACTIVE_STEP_STATES)
-        steps: list[ObservedStep] = []
+        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+    ) -> StepPage:
+        """One page of steps, newest first: 50 at most. See ``ports.EmrApi``."""
+        request = {"ClusterId": cluster_id, **({"Marker": marker} if marker else {})}
         call = self._client.list_steps
-        async for page in self._pages("ListSteps", call, request, cluster_id, within_s=within_s):
-            steps += self._read("ListSteps", partial(self._steps, page))
-            if len(steps) >= limit:
-                break
-        return tuple(steps[:limit])
+        page = await self._call("ListSteps", call, request, cluster_id, within_s=within_s)
+        return self._read("ListSteps", partial(self._step_page, page))
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
         """Ask EMR to cancel steps; a cluster that is gone has none to cancel."""
@@ -187,10 +175,11 @@ class EmrClient:
         self.budget.answered(operation, retries if isinstance(retries, int) else 0)
         return answer
 
-    def _steps(self, page: Any) -> list[ObservedStep]:
+    def _step_page(self, page: Mapping[str, Any]) -> StepPage:
         summaries = translate.list_of(page, "Steps")
         self._tell_unknown("step", translate.unknown_states(StepState, summaries))
-        return [translate.step_of(summary) for summary in summaries]
+        steps = tuple(translate.step_of(summary) for summary in summaries)
+        return StepPage(steps=steps, marker=page.get("Marker") or None)
 
     def _clusters(self, page: Any, name_prefix: str) -> list[ObservedCluster]:
         # Filtered first: what is odd about other people's clusters is no concern of ours.

@@ -282,6 +282,17 @@ class ObservedStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepPage:
+    """One answer of ListSteps: newest first.
+
+    marker: where the next page begins; None: these were the last (EMR shows 10,000)
+    """
+
+    steps: tuple[ObservedStep, ...]
+    marker: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCluster:
     """One cluster as ListClusters shows it (ClusterSummary).
 

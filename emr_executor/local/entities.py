@@ -34,6 +34,7 @@ class ModelOptions:
         as long as StepConcurrencyLevel stays; against common sense, so True by default
     running_steps_are_busy: False is EMR's auto-termination at its word: work that YARN does not know is idle
     auto_termination_reason: code and message after an idle timeout; not documented
+    steps_a_page: of ListSteps, 50 in EMR (botocore emr 2009-03-31); fewer bring about long looks
     """
 
     region: str = "us-east-1"
@@ -47,6 +48,7 @@ class ModelOptions:
     running_steps_are_busy: bool = True
     auto_termination_reason: tuple[str, str] = ("USER_REQUEST", "Terminated by user request")
     idle_timeout_min_s: int = 60
+    steps_a_page: int = 50
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from emr_executor.local.requests import (
 from emr_executor.local.views import FRESH
 
 PAGE_SIZE = 50
-"""ListSteps and ListClusters: 50 a page (botocore emr 2009-03-31)."""
+"""ListClusters: 50 a page (botocore emr 2009-03-31)."""
 VISIBLE_STEPS = 1000
 """The API shows a cluster's last 1000 steps only (seen by users of EMR, not documented)."""
 STEP_IDS_LIMIT = 10
@@ -78,7 +78,7 @@ def list_steps(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answe
     oldest = max(0, known - VISIBLE_STEPS)
     page: list[StepEntry] = []
     position = min(_marker(request, default=known), known)
-    while position > oldest and len(page) < PAGE_SIZE:
+    while position > oldest and len(page) < life.options.steps_a_page:
         position -= 1
         if not states or cluster.steps[position].state_at(as_of) in states:
             page.append(cluster.steps[position])

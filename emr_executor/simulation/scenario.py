@@ -22,6 +22,8 @@ POOL = "default"
 MAX_SKEW_S = 4.0
 """Of a host's wall clock. Airflow's API refuses tokens of a host that is 10 s ahead (``jwt_leeway``)."""
 TASKS_A_RUN = 20
+STEPS_A_PAGE = (50, 50, 50, 7, 2)
+"""Of ListSteps: mostly EMR's own, and some so small that a look takes many ticks."""
 KEEP_HISTORY_S = (300.0, 900.0, 30 * 86_400.0)
 """Most of them shorter than the configuration allows, so that rows are purged within a world's life."""
 
@@ -63,6 +65,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
     # Drawn apart, so that seeds that once failed are still the same worlds.
     keep_rng = random.Random(f"keep/{seed}")  # noqa: S311 - a simulation, no secret
     settings = _settings(rng, workloads, keep_history_s=keep_rng.choice(KEEP_HISTORY_S))
+    page_rng = random.Random(f"page/{seed}")  # noqa: S311 - a simulation, no secret
     pool = settings.cluster_pools[0]
     return Scenario(
         seed=seed,
@@ -74,6 +77,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
             terminate_delay_s=rng.uniform(0.1, 40),
             step_start_delay_s=rng.choice((0.0, 0.0, 1.0)),
             running_step_on_terminate=rng.choice(("CANCELLED", "INTERRUPTED")),  # type: ignore[arg-type]
+            steps_a_page=page_rng.choice(STEPS_A_PAGE),
             cancelled_step_frees_slot=rng.random() < 0.8,  # noqa: PLR2004 - mostly
         ),
         tasks=_tasks(rng, workloads),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -28,6 +29,7 @@ from emr_executor.core.model import (
     ObservedCluster,
     ObservedStep,
     StepId,
+    StepPage,
     StepRecord,
     Submission,
     SubmissionId,
@@ -45,6 +47,7 @@ from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
 from tests.builders import NOW
 
 DEPLOYMENT = "dep"
+STEPS_A_PAGE = 50
 
 
 class ManualClock:
@@ -70,6 +73,7 @@ class FakeEmr:
 
     A cluster whose state is None is in one that nobody asks ListClusters for.
 
+    markers: that ListSteps was asked for
     sweeps_left: how many calls of ListSteps the budget still has; None: any number
     """
 
@@ -81,6 +85,7 @@ class FakeEmr:
     refuse: dict[str, Exception] = field(default_factory=dict)
     sweeps_left: int | None = None
     swept: list[ClusterId] = field(default_factory=list)
+    markers: defaultdict[ClusterId, list[str | None]] = field(default_factory=lambda: defaultdict(list))
 
     def _called(self, operation: str) -> None:
         self.calls.append(operation)
@@ -124,22 +129,21 @@ class FakeEmr:
         return tuple(step.step_id for step in added)
 
     async def list_steps(
-        self,
-        cluster_id: ClusterId,
-        *,
-        active_only: bool = False,
-        limit: int = 1000,
-        within_s: float | None = None,
-    ) -> tuple[ObservedStep, ...]:
-        self._called("list_steps")
+        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+    ) -> StepPage:
         if within_s is not None and self.sweeps_left is not None:
             if self.sweeps_left == 0:
                 raise BudgetSpent("no token")
             self.sweeps_left -= 1
+        self.markers[cluster_id].append(marker)
+        self._called("list_steps")
         self.swept.append(cluster_id)
         if cluster_id not in self.steps:
             raise ClusterGone("unknown", cluster_id=cluster_id)
-        return tuple(self.steps[cluster_id][:limit])
+        start = int(marker or 0)
+        page = tuple(self.steps[cluster_id][start : start + STEPS_A_PAGE])
+        more = start + STEPS_A_PAGE < len(self.steps[cluster_id])
+        return StepPage(steps=page, marker=str(start + STEPS_A_PAGE) if more else None)
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
         self._called("cancel_steps")

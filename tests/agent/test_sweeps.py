@@ -9,12 +9,12 @@ import pytest
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.tracker import Tracker
+from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
 from emr_executor.aws.step import step_name
-from emr_executor.core.ages import Ages
+from emr_executor.core.ages import Ages, Fact, FactKey
 from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
 from emr_executor.core.states import ClusterState, StepState, SubmissionState
-from emr_executor.errors import BudgetSpent
+from emr_executor.errors import AwsUnavailable, BudgetSpent, ClusterGone
 from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, FakeRecords, ManualClock
 from tests.builders import make_cluster, make_snapshot, make_submission, make_workload
 
@@ -28,6 +28,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.clock, self.emr = ManualClock(), FakeEmr()
+        self.ages: dict[FactKey, float] = {}
         names = [f"{n:02}" for n in range(CLUSTERS)]
         self.workloads = [make_workload(f"w{name}") for name in names]
         self.clusters = [make_cluster(f"c{name}", state=ClusterState.RUNNING) for name in names]
@@ -77,7 +78,8 @@ class Watched:
         self.emr.sweeps_left, self.emr.swept = tokens, []
         before = self.clock.passed_s
         rows = (*self.workloads, *self.clusters, *self.submissions)
-        await self.tracker.look(Desk(make_snapshot(*rows)), Ages({}))
+        self.desk = Desk(make_snapshot(*rows))
+        await self.tracker.look(self.desk, Ages(self.ages))
         assert self.clock.passed_s == before, "it waited"
         return self.emr.swept
 
@@ -121,3 +123,58 @@ async def test_a_cluster_list_without_a_token_is_asked_for_by_the_next_tick(watc
     asked_before = watched.emr.calls.count("list_clusters")
     await watched.look()
     assert watched.emr.calls.count("list_clusters") == asked_before + 1
+
+
+def bury(watched: Watched, *, newer: int) -> ClusterId:
+    """The first cluster, with so many steps of other people on top of ours."""
+    cluster_id = ClusterId(watched.clusters[0].cluster_id or "")
+    others = [
+        ObservedStep(step_id=StepId(f"s-{n}"), name=f"other {n}", state=StepState.COMPLETED)
+        for n in range(newer)
+    ]
+    watched.emr.steps[cluster_id][:0] = others
+    return cluster_id
+
+
+async def test_a_look_beyond_the_first_page_goes_on_when_the_others_had_their_turn(watched: Watched) -> None:
+    cluster_id = bury(watched, newer=120)
+    watched.emr.set_step(StepId(watched.submissions[0].step_id or ""), StepState.COMPLETED)
+    own = watched.submissions[0].submission_id
+    swept = await watched.look()
+    while watched.desk.submissions[own].step_state is not StepState.COMPLETED:
+        swept += await watched.look()
+    assert watched.emr.markers[cluster_id] == [None, "50", "100"]
+    assert set(Counter(swept[:CLUSTERS]).values()) == {1}, "each has its turn before any has another"
+    assert len(swept) <= 3 * CLUSTERS
+
+
+async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched) -> None:
+    """And only that: what began while the look went on may have been added since."""
+    cluster_id = bury(watched, newer=120)
+    watched.emr.steps[cluster_id].pop()
+    overdue = make_submission("w00", "c00", state=SubmissionState.INTENDED, step_id=None, started_at=None)
+    fresh = make_submission("w01", "c00", state=SubmissionState.INTENDED, step_id=None, started_at=None)
+    watched.submissions[0] = overdue
+    watched.ages[Fact.INTENDED, overdue.submission_id] = STEP_UNKNOWN_S + 1
+    states = []
+    for _ in range(3):
+        watched.clock.passed_s += 10
+        await watched.look(tokens=None)
+        states.append(watched.desk.submissions[overdue.submission_id].state)
+        watched.submissions[1] = fresh
+        watched.ages[Fact.INTENDED, fresh.submission_id] = STEP_UNKNOWN_S + 1
+    assert states == [SubmissionState.INTENDED, SubmissionState.INTENDED, SubmissionState.LOST]
+    assert watched.desk.submissions[fresh.submission_id].state is SubmissionState.INTENDED
+
+
+async def test_a_look_that_emr_cannot_go_on_with_begins_anew(watched: Watched) -> None:
+    cluster_id = bury(watched, newer=60)
+    for refusal in (AwsUnavailable("no such marker"), ClusterGone("unknown", cluster_id=cluster_id), None):
+        await watched.look(tokens=None)
+        if refusal is not None:
+            watched.emr.refuse["list_steps"] = refusal
+            await watched.look(tokens=None)
+            del watched.emr.refuse["list_steps"]
+        assert watched.emr.markers[cluster_id][-1] == (None if refusal is None else "50")
+    await watched.look(tokens=None)
+    assert watched.emr.markers[cluster_id] == [None, "50", None, "50", None, "50"]

@@ -43,7 +43,7 @@ async def test_missing_credentials_heal_when_the_file_appears(
                 await call
         write_profile(monkeypatch, tmp_path / "credentials", "AKIALATE")
         clock.time += LOOK_MISSING_S
-        assert await aws.emr.list_steps(J) == ()
+        assert (await aws.emr.list_steps(J)).steps == ()
     assert server.signed_by == ["AKIALATE"]
 
 

@@ -16,8 +16,8 @@ from emr_executor.core.model import (
     ClusterId,
     HistoryEntry,
     ObservedCluster,
-    ObservedStep,
     StepId,
+    StepPage,
     Workload,
     WorkloadId,
 )
@@ -359,8 +359,10 @@ class TakesCancelForDone(Bent):
         del cluster_id
         self.asked.update(step_ids)
 
-    async def list_steps(self, *args: Any, **asked: Any) -> tuple[ObservedStep, ...]:
-        found = await self.port.list_steps(*args, **asked)
-        return tuple(
-            replace(step, state=StepState.CANCELLED) if step.step_id in self.asked else step for step in found
+    async def list_steps(self, *args: Any, **asked: Any) -> StepPage:
+        page: StepPage = await self.port.list_steps(*args, **asked)
+        bent = (
+            replace(step, state=StepState.CANCELLED) if step.step_id in self.asked else step
+            for step in page.steps
         )
+        return replace(page, steps=tuple(bent))

@@ -78,12 +78,12 @@ def test_production_reads_what_the_model_answers() -> None:
         cluster_id = await agent.launch(Tags=[{"Key": "a", "Value": "b"}])
         await agent.add(cluster_id, "w-1", "w-2", "w-3")
         await asyncio.sleep(1)
-        steps = await emr.list_steps(cluster_id)
+        steps = (await emr.list_steps(cluster_id)).steps
         assert [step.name.split("/")[1] for step in steps] == ["w-3", "w-2", "w-1"]
         assert [step.state for step in steps] == [StepState.PENDING, StepState.RUNNING, StepState.RUNNING]
         assert steps[1].started_at == clock.now() - timedelta(seconds=1)
         await emr.cancel_steps(cluster_id, [steps[0].step_id])
-        assert [step.state for step in await emr.list_steps(cluster_id, limit=1)] == [StepState.CANCELLED]
+        assert (await emr.list_steps(cluster_id)).steps[0].state is StepState.CANCELLED
         (cluster,) = await emr.list_clusters(name_prefix=PREFIX)
         assert (cluster.cluster_id, cluster.state) == (cluster_id, ClusterState.RUNNING)
         assert await emr.list_clusters(name_prefix="airflow-emr/d/") == ()
@@ -155,7 +155,7 @@ def test_the_fates_of_a_read(fate: Fate, error: type[Exception]) -> None:
         agent.fates.append(fate)
         with pytest.raises(error):
             await agent.emr.list_steps(cluster_id)
-        assert await agent.emr.list_steps(cluster_id) == ()
+        assert (await agent.emr.list_steps(cluster_id)).steps == ()
 
     with_agent(story)
 
@@ -165,7 +165,7 @@ def test_a_request_may_be_doubled_on_its_way() -> None:
         cluster_id = await agent.launch()
         agent.fates.append(Fate(acts=2))
         await agent.add(cluster_id, "w-1")
-        steps = await agent.emr.list_steps(cluster_id)
+        steps = (await agent.emr.list_steps(cluster_id)).steps
         assert [step.name for step in steps] == ["airflow-emr/w-1/dag.task"] * 2
 
     with_agent(story)
@@ -190,12 +190,12 @@ def test_a_read_that_lags_shows_the_state_of_then() -> None:
         await asyncio.sleep(5)
         await agent.add(cluster_id, "w-1")
         agent.fates += [Fate(lag_s=1), Fate(lag_s=6), Fate(lag_s=6), Fate(lag_s=6)]
-        assert await agent.emr.list_steps(cluster_id) == ()
+        assert (await agent.emr.list_steps(cluster_id)).steps == ()
         assert await agent.emr.describe_cluster(cluster_id) is None
         assert await agent.emr.list_clusters(name_prefix=PREFIX) == ()
         with pytest.raises(ClusterGone):
             await agent.emr.list_steps(cluster_id)
-        assert len(await agent.emr.list_steps(cluster_id)) == 1
+        assert len((await agent.emr.list_steps(cluster_id)).steps) == 1
 
     with_agent(story)
 

@@ -1,0 +1,55 @@
+"""One look at a cluster's steps: ListSteps, page by page, over as many ticks as the call budget takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from emr_executor.aws.step import submission_of_step_name
+from emr_executor.core.model import ClusterId, ClusterUuid, ObservedStep, StepPage, SubmissionId
+
+MOST_STEPS = 1000
+"""A step that so many newer ones hide was added long ago: it is no news that anybody waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLook:
+    """What a look is to find out, and what it has shown so far. ListSteps gives the newest steps first.
+
+    All that may be concluded from a step's absence was fixed when the look began, since an act may add a step
+    between two pages.
+
+    wanted: the submissions whose steps are looked for
+    overdue: those of them that were never added if the look ends and did not show them
+    is_last: the cluster had been over for so long that EMR's word is its last
+    marker: where the next page begins; None before the first and after the last
+    """
+
+    cluster_uuid: ClusterUuid
+    cluster_id: ClusterId
+    wanted: frozenset[SubmissionId]
+    overdue: frozenset[SubmissionId]
+    is_last: bool
+    steps: tuple[ObservedStep, ...] = ()
+    marker: str | None = None
+
+    def after(self, page: StepPage) -> StepLook:
+        """The look with one more page."""
+        return replace(self, steps=(*self.steps, *page.steps), marker=page.marker)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether the pages so far are enough (of a look that has any)."""
+        if self.marker is None or len(self.steps) >= MOST_STEPS:
+            return True
+        return self.wanted <= by_submission(self.steps).keys()
+
+
+def by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[ObservedStep]]:
+    """Our steps among these, in their order. A submission has several where a request was doubled."""
+    found: dict[SubmissionId, list[ObservedStep]] = {}
+    for step in steps:
+        submission_id = submission_of_step_name(step.name)
+        if submission_id is not None:
+            found.setdefault(submission_id, []).append(step)
+    return found
