@@ -170,7 +170,7 @@ def test_a_full_disk_ends_nothing_and_loses_no_line_of_the_agents(room: Bench) -
     before = {agent.pid for agent in room.agents()}
     with full_disk(room):
         room.run_until_running("outage_disk_new")
-        assert says(room, Dependency.TASK_LOGS)
+        room.wait(lambda: says(room, Dependency.TASK_LOGS), "status to name the folder", timeout_s=25)
         assert {agent.pid for agent in room.agents()} == before
     room.open_gate("disk")
     room.open_gate("disk_new")
