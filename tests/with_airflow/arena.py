@@ -155,23 +155,6 @@ class Arena:
         )
         return rows[0] if rows else {}
 
-    def story(self, run_id: str, dag_id: str) -> str:
-        """All that can be known of a run that did not end as it had to: for the reader of a failed test."""
-        tries = range(1, 1 + max(task.try_number for task in self.state(run_id, dag_id).tasks))
-        owned = "select workload_id from emr_workload where run_id = :run_id"
-        found: list[object] = [
-            *self.state(run_id, dag_id).tasks,
-            *(self.bench.stack.task_log(dag_id, run_id, "step", try_number=number) for number in tries),
-            *self.bench.rows("select * from emr_workload where run_id = :run_id", run_id=run_id),
-            *self.bench.rows(f"select * from emr_submission where workload_id in ({owned})", run_id=run_id),
-            *self.bench.rows(f"select * from killpoints.log where row_id in ({owned})", run_id=run_id),
-        ]
-        ids = {row["workload_id"] for row in self.bench.rows(owned, run_id=run_id)} | {run_id}
-        for name in (*self._keep_running, "api-server"):
-            said = self.bench.stack.log_path(name).read_text(errors="replace").splitlines()
-            found += [f"{name}: {line}" for line in said if any(word in line for word in ids)]
-        return "\n".join(str(part) for part in found)
-
     def wait_until_running(self, run_id: str) -> dict[str, Any]:
         self.wait(lambda: self.submission(run_id).get("state") == "RUNNING", f"the step of {run_id} to run")
         return self.submission(run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ CANARIES = {
     "environment": "canary-env-5b9e1d7f",
 }
 RUN_TIMEOUT_S = 240.0
+LINES_TOLD, LONGEST_TOLD = 40, 600
+"""Of each log of a stack whose test failed."""
 
 
 class Bench:
@@ -128,6 +130,26 @@ class Bench:
         intervals = step_intervals(self.control.ledger())
         return [i.until is None for i in intervals if f"/{dag_id}." in i.name]
 
+    def told(self) -> str:
+        """What is stored and what everybody said last: for the reader of a failed test."""
+        sought = "w.state not in ('FINISHED', 'CANCELLED') or w.airflow_state not in ('success', 'skipped')"
+        theirs = "from emr_submission s join emr_workload w using (workload_id)"
+        last = "select at, subject_id, event, text from emr_history order by id desc limit 60"
+        workloads = self.rows(f"select * from emr_workload w where {sought} order by accepted_at")
+        found: list[object] = [
+            *workloads,
+            *self.rows(f"select s.* {theirs} where {sought}"),
+            *self.rows("select * from emr_cluster where state !~ '^(TERMINATED|NEVER)'"),
+            *reversed(self.rows(last)),
+        ]
+        tasks = [self.stack.airflow_home / "logs" / w["log_path"] for w in workloads if w["log_path"]]
+        processes = sorted((self.stack.home / "logs").glob("*.log"))
+        for log in (*tasks, *(log for log in processes if not log.name.startswith("airflow-"))):
+            text = log.read_text(errors="replace") if log.is_file() else "is not there"
+            lines = [line for line in text.splitlines() if "[http.access]" not in line]
+            found += [f"--- {log.name} of {log.parent.name}", *lines[-LINES_TOLD:]]
+        return "\n".join(str(part)[:LONGEST_TOLD] for part in found)
+
     def kill_scheduler(self, name: str = "scheduler") -> None:
         """kill -9 of a scheduler with its LocalExecutor workers, as the death of its container would be.
 
@@ -155,6 +177,22 @@ class Bench:
     def agent(self) -> psutil.Process | None:
         """The agent's process, a child of the scheduler."""
         return next(iter(self.agents()), None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test tells what its stack was at: most of what goes wrong here cannot be brought about again."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            stack = getattr(value, "bench", value)
+            if isinstance(stack, Bench):
+                try:
+                    told = stack.told()
+                except Exception as error:  # noqa: BLE001 - what the test itself says must not be lost for it
+                    told = repr(error)
+                report.sections.append(("the stack", told))
+    return report
 
 
 @contextmanager
