@@ -181,7 +181,7 @@ class Bench:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test tells what its stack was at: much of what goes wrong here is hard to bring about again."""
+    """A failed test tells what its stack was at: what goes wrong here is hard to bring about again."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
