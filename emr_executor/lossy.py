@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -64,6 +65,17 @@ class LossyFile(io.RawIOBase):
         if not self.closed and self._owns and self._descriptor is not None:
             os.close(self._descriptor)
         super().close()
+
+
+def have_a_temporary_folder() -> None:
+    """Settle where temporary files go, to be called before Airflow is imported, which asks at once.
+
+    Python looks for a folder by writing to it, and on a full disk finds none: no process would start then.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - what Python itself would take
 
 
 def make_standard_streams_lossy() -> None:

@@ -211,6 +211,15 @@ class TaskHost(Protocol):
         """How many phases may run at once."""
         ...
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the host is up: a phase that is claimed for one that is not would wait for nothing."""
+        ...
+
+    async def start(self) -> None:
+        """Have the host come up, without waiting for it. Raises TryAgain when it cannot be started."""
+        ...
+
     async def run(self, job: PhaseJob) -> PhaseEnded:
         """Run one phase to the end of its process. Raises TryAgain when the host is away."""
         ...

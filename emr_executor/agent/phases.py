@@ -59,7 +59,13 @@ class Phases:
         return len(self._running)
 
     async def fill(self) -> None:
-        """Claim and start as many phases as there is room for; finishing goes first: it frees results."""
+        """Claim and start as many phases as there is room for; finishing goes first: it frees results.
+
+        Nothing while the host is not up, which another agent's may be. Raises TryAgain.
+        """
+        if not self._host.is_ready:
+            await self._host.start()
+            return
         for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING):
             room = self._host.capacity - len(self._running)
             if room <= 0:

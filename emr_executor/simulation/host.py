@@ -78,6 +78,14 @@ class SimTaskHost:
         """How many phases may run at once."""
         return self._capacity
 
+    @property
+    def is_ready(self) -> bool:
+        """Yes: it comes up with its agent, in no time."""
+        return True
+
+    async def start(self) -> None:
+        """It is up."""
+
     async def run(self, job: PhaseJob) -> PhaseEnded:
         """Wait for the phase's process. Raises TryAgain when the host's process dies; the phase goes on."""
         async with self._slots:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from emr_executor.lossy import make_standard_streams_lossy
+from emr_executor.lossy import have_a_temporary_folder, make_standard_streams_lossy
 from emr_executor.task.wire import PhaseReply, phase_id_of, phase_of, reply_line
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     make_standard_streams_lossy()
+    have_a_temporary_folder()
     control_in, control_out = _take_control_channel()
     _set_title(TITLE)
     for name in _PRELOADED:

@@ -50,6 +50,12 @@ class ForkingTaskHost:
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._started_at: float | None = None
+        self._is_ready = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the host has done its imports and takes phases."""
+        return self._is_ready
 
     @property
     def capacity(self) -> int:
@@ -137,6 +143,7 @@ class ForkingTaskHost:
             raise TryAgain("the task host has no stdout")
         while line := await stdout.readline():
             if line.startswith(b'{"ready"'):
+                self._is_ready = True
                 continue
             reply = reply_of(line)
             future = self._waiting.get(reply.id)
@@ -144,7 +151,7 @@ class ForkingTaskHost:
                 future.set_result(reply)
         exit_code = await process.wait()
         if self._process is process:
-            self._process = None
+            self._process, self._is_ready = None, False
         log.info("task_host_ended", pid=process.pid, exit_code=exit_code)
         for future in self._waiting.values():
             if not future.done():

@@ -38,6 +38,11 @@ class FakeHost:
     capacity: int = 2
     jobs: list[PhaseJob] = field(default_factory=list)
     masks: tuple[str, ...] = ()
+    is_ready: bool = True
+    starts: int = 0
+
+    async def start(self) -> None:
+        self.starts += 1
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
         self.jobs.append(job)
@@ -130,6 +135,17 @@ async def test_no_more_phases_run_than_the_host_takes(room: Room) -> None:
     room.accept(*[f"w{i}" for i in range(5)])
     await room.fill()
     assert len(room.host.jobs) == room.host.capacity
+
+
+async def test_an_agent_whose_host_is_not_up_claims_nothing(room: Room) -> None:
+    """Another agent, whose host is up, gets the work; its own comes up meanwhile."""
+    room.accept("w1")
+    room.host.is_ready = False
+    await room.fill()
+    assert (room.workload("w1").state, room.host.starts) == (WorkloadState.ACCEPTED, 1)
+    room.host.is_ready = True
+    await room.fill()
+    assert [job.workload_id for job in room.host.jobs] == ["w1"]
 
 
 async def test_finishing_goes_before_preparing(room: Room) -> None:

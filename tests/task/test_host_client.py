@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -97,6 +99,31 @@ async def test_a_host_that_dies_is_started_again_and_its_phase_ends_by_itself(st
     await station.until(lambda: '"parked"' in station.events(job))
     other = station.job("own_execute", "never")
     assert (await station.host.run(other)).exit_code == 0
+
+
+async def test_a_host_is_ready_when_it_takes_phases_and_as_long_as_it_lives(station: Station) -> None:
+    port: TaskHost = station.host
+    assert not port.is_ready
+    await port.start()
+    assert not port.is_ready, "it imports first"
+    await station.until(lambda: port.is_ready)
+    assert station.host.pid
+    os.kill(station.host.pid, signal.SIGKILL)
+    await station.until(lambda: not port.is_ready)
+
+
+def test_a_host_comes_up_on_a_full_disk(tmp_path: Path) -> None:
+    """Of no file anywhere can a byte be written; its protocol goes through pipes."""
+    argv = [sys.executable, "-m", "emr_executor.task.host"]
+    code = "import os, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); os.execv(argv[0], argv)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"argv = {argv}; {code}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **host_env(tmp_path, "http://127.0.0.1:9")},
+    ) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == b'{"ready":true}\n'
 
 
 async def test_a_host_whose_agent_is_gone_lets_phases_end_and_exits(station: Station) -> None:
