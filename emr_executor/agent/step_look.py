@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.model import ClusterId, ClusterUuid, ObservedStep, StepPage, SubmissionId
 
+MOST_FAILURES = 3
+"""A marker that EMR refuses so often is of no use any more; an answer that got lost is another matter."""
 MOST_STEPS = 1000
 """A step that so many newer ones hide was added long ago: it is no news that anybody waits for."""
 
@@ -23,6 +25,7 @@ class StepLook:
     overdue: those of them that were never added if the look ends and did not show them
     is_last: the cluster had been over for so long that EMR's word is its last
     marker: where the next page begins; None before the first and after the last
+    failures: how often, in a row, the next page was asked for in vain
     """
 
     cluster_uuid: ClusterUuid
@@ -32,10 +35,15 @@ class StepLook:
     is_last: bool
     steps: tuple[ObservedStep, ...] = ()
     marker: str | None = None
+    failures: int = 0
 
     def after(self, page: StepPage) -> StepLook:
         """The look with one more page."""
-        return replace(self, steps=(*self.steps, *page.steps), marker=page.marker)
+        return replace(self, steps=(*self.steps, *page.steps), marker=page.marker, failures=0)
+
+    def failed(self) -> StepLook | None:
+        """The look after its next page was asked for in vain, or None where it has to begin anew."""
+        return replace(self, failures=self.failures + 1) if self.failures + 1 < MOST_FAILURES else None
 
     @property
     def is_through(self) -> bool:

@@ -246,6 +246,10 @@ class Tracker:
         except Throttled:
             self._looks[look.cluster_uuid] = look
             raise
+        except TryAgain:
+            if (left := look.failed()) is not None:
+                self._looks[look.cluster_uuid] = left
+            raise
         return look.after(page)
 
     def _fold_steps(self, desk: Desk, ages: Ages, look: StepLook, live: Sequence[Submission]) -> None:

@@ -36,6 +36,8 @@ SOURCE_S = 300.0
 """How long one source (a profile's role session, an Airflow connection) is used before it is made anew."""
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+LOOK_TIMEOUT_S = 10
+"""EMR answers in less than a second, and a tick waits for the answer to its look: the next looks again."""
 S3_CONNECTIONS = 32
 
 _models = Loader()
@@ -158,7 +160,7 @@ async def open_aws(access: AwsAccess, clock: Clock) -> AsyncIterator[Aws]:
             )
 
         emr = EmrClient(
-            await client("emr", way.emr_endpoint),
+            await client("emr", way.emr_endpoint, read_timeout=LOOK_TIMEOUT_S),
             await client("emr", way.emr_endpoint, retries={"total_max_attempts": 1, "mode": "standard"}),
             Budget(clock),
             credentials.refused,

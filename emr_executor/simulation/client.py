@@ -30,6 +30,7 @@ from emr_executor.simulation.weather import Weather
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
+LOOK_TIMEOUT_S = 10.0
 """As ``aws.session``: how long a client waits for an answer that never comes."""
 LATEST_ACT_S = 10.0
 """A request that EMR took in and its client gave up on is carried out within this."""
@@ -157,7 +158,8 @@ class CloudClient:
             except ClientError as refused:
                 error = refused
         if fate.silence is not None:
-            await asyncio.sleep(fate.silence_s)
+            longest_s = LOOK_TIMEOUT_S if operation in READS else READ_TIMEOUT_S
+            await asyncio.sleep(min(fate.silence_s, longest_s))
             raise fate.silence()
         if fate.refusal is not None:
             raise _refusal(operation, *fate.refusal)

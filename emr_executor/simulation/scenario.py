@@ -22,7 +22,7 @@ POOL = "default"
 MAX_SKEW_S = 4.0
 """Of a host's wall clock. Airflow's API refuses tokens of a host that is 10 s ahead (``jwt_leeway``)."""
 TASKS_A_RUN = 20
-STEPS_A_PAGE = (50, 50, 50, 7, 2)
+STEPS_A_PAGE = (50, 50, 50, 20, 10)
 """Of ListSteps: mostly EMR's own, and some so small that a look takes many ticks."""
 KEEP_HISTORY_S = (300.0, 900.0, 30 * 86_400.0)
 """Most of them shorter than the configuration allows, so that rows are purged within a world's life."""

@@ -9,6 +9,7 @@ import pytest
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.settling import Settling
+from emr_executor.agent.step_look import MOST_FAILURES
 from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
 from emr_executor.aws.step import step_name
 from emr_executor.core.ages import Ages, Fact, FactKey
@@ -169,12 +170,31 @@ async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched
 
 async def test_a_look_that_emr_cannot_go_on_with_begins_anew(watched: Watched) -> None:
     cluster_id = bury(watched, newer=60)
-    for refusal in (AwsUnavailable("no such marker"), ClusterGone("unknown", cluster_id=cluster_id), None):
-        await watched.look(tokens=None)
-        if refusal is not None:
-            watched.emr.refuse["list_steps"] = refusal
-            await watched.look(tokens=None)
-            del watched.emr.refuse["list_steps"]
-        assert watched.emr.markers[cluster_id][-1] == (None if refusal is None else "50")
     await watched.look(tokens=None)
-    assert watched.emr.markers[cluster_id] == [None, "50", None, "50", None, "50"]
+    watched.emr.refuse["list_steps"] = AwsUnavailable("no such marker")
+    while watched.emr.markers[cluster_id][1:].count("50") < MOST_FAILURES:
+        await watched.look(tokens=None)
+    del watched.emr.refuse["list_steps"]
+    await watched.look(tokens=None)
+    assert watched.emr.markers[cluster_id] == [None, *["50"] * MOST_FAILURES, None]
+
+
+async def test_an_answer_that_got_lost_costs_a_look_one_page(watched: Watched) -> None:
+    cluster_id = bury(watched, newer=60)
+    await watched.look(tokens=None)
+    watched.emr.refuse["list_steps"] = AwsUnavailable("no answer")
+    while len(watched.emr.markers[cluster_id]) < MOST_FAILURES:
+        await watched.look(tokens=None)
+    del watched.emr.refuse["list_steps"]
+    await watched.look(tokens=None)
+    assert watched.emr.markers[cluster_id] == [None, *["50"] * MOST_FAILURES]
+
+
+async def test_a_look_at_a_cluster_that_is_gone_is_over(watched: Watched) -> None:
+    cluster_id = bury(watched, newer=60)
+    await watched.look(tokens=None)
+    watched.emr.refuse["list_steps"] = ClusterGone("unknown", cluster_id=cluster_id)
+    await watched.look(tokens=None)
+    del watched.emr.refuse["list_steps"]
+    await watched.look(tokens=None)
+    assert watched.emr.markers[cluster_id] == [None, "50", None]
