@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emr_executor.aws.layout import S3Uri
-from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, open_aws
+from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, LOOK_TIMEOUT_S, READ_TIMEOUT_S, open_aws
 from emr_executor.config import AwsAccess
 from emr_executor.core.model import ClusterId
 from emr_executor.errors import ConfigError, CredentialsMissing
@@ -102,6 +102,18 @@ async def test_airflow_connection_gives_credentials_region_and_endpoint(
         clock.time += LOOK_FOUND_S
         await aws.emr.list_steps(J)
     assert server.signed_by == ["AKIACONN", "AKIAEDITED"]
+
+
+async def test_a_look_waits_less_long_for_an_answer_than_an_act(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick stands still for a look; of an act nobody may give up too early whether it was done."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    async with open_aws(AwsAccess(region_name="eu-west-1"), clock) as aws:
+        looks, acts = aws.emr._client.meta.config, aws.emr._once.meta.config
+    assert (looks.read_timeout, acts.read_timeout) == (LOOK_TIMEOUT_S, READ_TIMEOUT_S)
+    assert acts.retries["total_max_attempts"] == 1
 
 
 async def test_no_region_is_a_configuration_error(clock: VirtualClock) -> None:
