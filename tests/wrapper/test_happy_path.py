@@ -14,7 +14,7 @@ def test_output_reaches_s3_and_own_stdout(steps: Steps, s3: SmallS3) -> None:
 
 
 def test_last_record_tells_how_it_ended(steps: Steps, s3: SmallS3) -> None:
-    code, _ = steps.run(steps.python("print('bye'); raise SystemExit(3)"))
+    code, _ = steps.run(steps.python("print('bye'); raise SystemExit(3)"), interval_s=60)
     record = s3.record(STATE)
     assert code == 3
     told = {name: record[name] for name in ("v", "submission", "cluster", "phase", "exit_code", "reason")}
