@@ -33,7 +33,7 @@ from emr_executor.ports import Clock, EmrApi
 from emr_executor.store.faces import AgentFace
 
 LOOK_WITHIN_S = 0.2
-"""A look for which the call budget has no token by then is left to a later tick: a tick waits for nothing."""
+"""A look for which the call budget has no token by then is left to a later tick, which waits for none."""
 GONE_AFTER_S = 600.0
 """A cluster whose id EMR does not know for this long is over (EMR keeps ended ones for two months)."""
 STRAY_LOOK_S = 300.0

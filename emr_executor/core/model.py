@@ -285,7 +285,7 @@ class ObservedStep:
 class StepPage:
     """One answer of ListSteps: newest first.
 
-    marker: where the next page begins; None: these were the last (EMR shows 10,000)
+    marker: where the next page begins; None: these were the last
     """
 
     steps: tuple[ObservedStep, ...]

@@ -123,6 +123,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     wanting = [w for w in ready if w.workload_id not in gone]
     keep = [c for c in snapshot.clusters if _serves(c) and c.cluster_uuid not in changed]
     blocked = _other_tries(snapshot, wanting)
+    unblocked = [w for w in wanting if w.workload_id not in blocked]
     placements, waiting = place(
         wanting,
         keep,
@@ -133,11 +134,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         now=snapshot.now,
     )
     return Plan(
-        launch=tuple(
-            _launches(
-                snapshot, limits, live_on, [w for w in wanting if w.workload_id not in blocked], changed
-            )
-        ),
+        launch=tuple(_launches(snapshot, limits, live_on, unblocked, changed)),
         place=placements,
         cancel=tuple(_cancels(snapshot, limits, ages)),
         retarget=retarget,
