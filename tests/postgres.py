@@ -65,6 +65,7 @@ class PostgresServer:
             # PostgreSQL refuses to run as root.
             account = pwd.getpwnam(self._user)
             os.chown(self._home, account.pw_uid, account.pw_gid)
+        self._programs = _programs_for(self._user, self._home)
         data = self._home / "data"
         self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self.port = _free_port()
@@ -79,7 +80,7 @@ class PostgresServer:
                 _UNTIL_ABANDONED,
                 "sh",
                 str(self._home),
-                str(_binaries() / "postgres"),
+                str(self._programs / "postgres"),
                 *("-D", str(self._home / "data"), "-p", str(self.port)),
                 *options,
             ],
@@ -136,7 +137,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [str(_binaries() / program), *arguments],
+            [str(self._programs / program), *arguments],
             check=True,
             capture_output=True,
             cwd=self._home,
@@ -177,11 +178,25 @@ def fresh_database(template: str = "template0") -> str:
     return server().url(name)
 
 
-def _binaries() -> Path:
+def _programs_for(user: str | None, home: Path) -> Path:
+    """The folder of PostgreSQL's programs, in ``home`` where ``user`` may not enter the package's own."""
+    package = _package()
+    programs = package / "pginstall" / "bin"
+    try:
+        subprocess.run([str(programs / "postgres"), "-V"], check=True, capture_output=True, user=user, cwd="/")
+    except PermissionError:
+        # The programs find their libraries relative to themselves.
+        for name in ("pgserver/pginstall", "pgserver.libs"):
+            shutil.copytree(package.parent / name, home / name)
+        return home / "pgserver" / "pginstall" / "bin"
+    return programs
+
+
+def _package() -> Path:
     spec = importlib.util.find_spec("pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("the package pgserver is missing: install the project's extra 'test'")
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    return Path(spec.origin).parent
 
 
 def _free_port() -> int:
