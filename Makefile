@@ -17,37 +17,45 @@ SEEDS ?= 0:100
 STORE ?= memory
 WORKLOADS ?= 200
 RESUME ?=
+# For `make up`: another port; without the state of the last time; options, as emr_executor.max_clusters=4
+PORT ?=
+FRESH ?=
+SET ?=
 # More for pytest or the benchmark: make test ARGS="-k config", make bench ARGS="--only sqlite"
 ARGS ?=
 
-.PHONY: help demo up down test test-all check simulate format lint types docs clean
+.PHONY: help demo up airflow down test test-all check simulate format lint types docs clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(STAMP) ## All flights of a year through two local clusters, one of which is lost on the way; then stop
-	@$(BIN)/python -m emr_executor.local.demo
+demo: $(STAMP) ## 336,776 flights through two local clusters, one of which is lost
+	@$(BIN)/python -m emr_executor.local.demo demo
 
-up: $(STAMP) ## Start Airflow and a local EMR on this machine and leave them running
-	@$(BIN)/python -m emr_executor.local.demo up
+up: $(STAMP) ## Start Airflow and a local EMR and leave them running (PORT= FRESH=1 SET=)
+	@$(BIN)/python -m emr_executor.local.demo up $(if $(PORT),--port $(PORT)) $(if $(FRESH),--fresh) \
+		$(foreach option,$(SET),--set '$(option)')
+
+airflow: $(STAMP) ## A command in what `make up` started: ARGS="emr status"
+	@$(BIN)/python -m emr_executor.local.demo airflow $(ARGS)
 
 down: $(STAMP) ## Stop what `make up` started
 	@$(BIN)/python -m emr_executor.local.demo down
 
-test: lint types ## Lint, types, and all tests but the slow matrices (under 20 minutes on 2 cores)
+test: lint types ## Lint, types, all tests but the slow matrices (under 20 minutes)
 	@$(BIN)/python -m pytest -m "not matrix" -n 2 --no-loadscope-reorder $(ARGS)
 
 test-all: lint types ## The same with the slow matrices
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
-check: lint types ## Format, lint, types, layers and the fast tests, in about a minute
+check: lint types ## Lint, types, and the tests without real processes
 	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)
 
-simulate: $(STAMP) ## Simulated worlds: SEED=7 for one with its story, or SEEDS=0:1000; STORE=sqlite, WORKLOADS=, RESUME=
+simulate: $(STAMP) ## Simulated worlds (SEED=7 or SEEDS=0:1000 STORE= WORKLOADS= RESUME=)
 	@$(BIN)/python -m emr_executor.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --store $(STORE) \
 		--workloads $(WORKLOADS) $(if $(RESUME),--resume $(RESUME))
 
-bench: $(STAMP) ## Tasks a second through the store, on PostgreSQL and SQLite, and with ten times the rows
+bench: $(STAMP) ## Tasks a second through the store, on PostgreSQL and SQLite
 	@$(BIN)/python -m benchmarks.store_rates $(ARGS)
 
 format: $(STAMP) ## Let ruff write the formatting

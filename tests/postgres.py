@@ -183,7 +183,9 @@ def _programs_for(user: str | None, home: Path) -> Path:
     package = _package()
     programs = package / "pginstall" / "bin"
     try:
-        subprocess.run([str(programs / "postgres"), "-V"], check=True, capture_output=True, user=user, cwd="/")
+        subprocess.run(
+            [str(programs / "postgres"), "-V"], check=True, capture_output=True, user=user, cwd="/"
+        )
     except PermissionError:
         # The programs find their libraries relative to themselves.
         for name in ("pgserver/pginstall", "pgserver.libs"):

@@ -35,12 +35,16 @@ _QUICK: Sections = {
 def write_airflow_home(
     home: Path, *, api_port: int, dags: Sequence[Path], database_url: str | None, extra: Sections
 ) -> Path:
-    """The path of a fresh airflow.cfg in ``home``; ``extra`` overrides by section and option.
+    """The path of airflow.cfg in ``home``, written anew; ``extra`` overrides by section and option.
 
+    Secrets of an earlier one stay: what its database holds is encrypted with them.
     database_url: None is a SQLite file in ``home``
     """
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
+    path = home / "airflow.cfg"
+    old = configparser.RawConfigParser()
+    old.read(path)
     base_url = f"http://127.0.0.1:{api_port}"
     bundles = [
         {
@@ -56,7 +60,7 @@ def write_airflow_home(
             "dags_folder": str(dags[0].resolve()),
             "load_examples": "False",
             "dags_are_paused_at_creation": "False",
-            "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "fernet_key": old.get("core", "fernet_key", fallback=_fernet_key()),
             "simple_auth_manager_all_admins": "True",
             "execution_api_server_url": f"{base_url}/execution/",
             "parallelism": "4",
@@ -66,9 +70,9 @@ def write_airflow_home(
             "host": "127.0.0.1",
             "port": str(api_port),
             "base_url": base_url,
-            "secret_key": secrets.token_hex(32),
+            "secret_key": old.get("api", "secret_key", fallback=secrets.token_hex(32)),
         },
-        "api_auth": {"jwt_secret": secrets.token_hex(32)},
+        "api_auth": {"jwt_secret": old.get("api_auth", "jwt_secret", fallback=secrets.token_hex(32))},
         "dag_processor": {"dag_bundle_config_list": json.dumps(bundles)},
         "logging": {"base_log_folder": str(home.resolve() / "logs")},
         "usage_data_collection": {"enabled": "False"},
@@ -76,7 +80,16 @@ def write_airflow_home(
     for layer in (_QUICK, extra):
         for section, options in layer.items():
             sections.setdefault(section, {}).update(options)
-    return _write(home / "airflow.cfg", sections)
+    return _write(path, sections)
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def log_server_host() -> str:
+    """``[core] hostname_callable`` where the log server listens on loopback alone."""
+    return "127.0.0.1"
 
 
 def sqlite_url(home: Path) -> str:

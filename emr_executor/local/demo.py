@@ -1,19 +1,19 @@
-"""``make demo``, ``make up`` and ``make down``: Airflow and emr-local in this checkout.
+"""``make demo``, ``make up``, ``make airflow`` and ``make down``: Airflow and emr-local in this checkout.
 
 ``demo`` runs the flagship and shows what ran where; its exit code is 0 only when every claim of it holds.
-``up`` leaves everything running, ``down`` ends it.
+``up`` leaves everything running, with the runs and the S3 objects of the last time; ``airflow`` is a command
+in what ``up`` started, ``down`` ends it.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -21,9 +21,10 @@ from rich.console import Console
 
 from emr_executor.errors import EmrExecutorError
 from emr_executor.local import flagship
-from emr_executor.local.components import StackError
+from emr_executor.local.components import StackError, port_is_free
 from emr_executor.local.endpoint_component import READY_FILE
-from emr_executor.local.stack import LocalStack, owner_lives, recorded, stop_recorded
+from emr_executor.local.stack import LocalStack
+from emr_executor.local.stack_record import airflow_command, lives, owner_lives, recorded, stop_recorded
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".emr"
@@ -39,11 +40,25 @@ console = Console(highlight=False)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. Problems that a person can solve are told without a traceback."""
     parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("demo", "up", "down"), default="demo")
-    command = parser.parse_args(arguments).command
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo")
+    commands.add_parser("down")
+    starts = commands.add_parser("up")
+    starts.add_argument("--port", type=int, default=UI_PORT)
+    starts.add_argument(
+        "--fresh", action="store_true", help="without the runs and S3 objects of the last time"
+    )
+    starts.add_argument("--set", action="append", default=[], metavar="SECTION.OPTION=VALUE")
+    commands.add_parser("airflow").add_argument("args", nargs=argparse.REMAINDER)
+    parsed = parser.parse_args(arguments)
+    command = parsed.command
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return {"demo": demo, "up": up, "down": down}[command]()
+        if command == "up":
+            return up(parsed.port, fresh=parsed.fresh, options=parsed.set)
+        if command == "airflow":
+            airflow_command(STATE / "up", parsed.args)
+        return demo() if command == "demo" else down()
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started has been ended.")
         return EXIT_INTERRUPTED
@@ -61,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
 def demo() -> int:
     """The flagship in a fresh Airflow; 0 when everything that it claims was seen."""
     started = time.monotonic()
-    home = _fresh_home(STATE / "demo")
+    home = STATE / "demo"
+    _prepare_home(home, fresh=True)
     console.print("[bold]emr_executor demo[/]: Airflow, a local EMR and Spark on this machine")
     say = _say(started)
     with LocalStack(
@@ -77,31 +93,36 @@ def demo() -> int:
     took, logs = f"{time.monotonic() - started:.0f} s", _short(home / "logs")
     if good:
         console.print(f"[green]Done in {took}.[/] Logs: {logs}")
+        console.print("Next: make up starts the same pair for your own DAGs in dags/ and prints the")
+        console.print("address of the UI; README.md, 'Your own DAG, in three minutes', goes on from there.")
         return 0
     console.print(f"[bold red]Not everything is true that should be ({took}).[/] Logs: {logs}")
     return 1
 
 
-def up() -> int:
+def up(port: int, *, fresh: bool, options: Sequence[str]) -> int:
     """Start a stack and leave it running."""
-    home, port = STATE / "up", int(os.environ.get("PORT") or UI_PORT)
-    if (state := recorded(home)) is not None:
-        raise StackError(f"It is running already: {state['airflow']}. `make down` ends it.")
-    home = _fresh_home(home)
+    home = STATE / "up"
+    sections = _sections(options)
+    if lives(home):
+        raise StackError(f"It is running already: {(recorded(home) or {})['airflow']}. `make down` ends it.")
+    if not port_is_free(port):
+        raise StackError(
+            f"Port {port} of this machine is in use, so nothing was started or changed.\n"
+            f"For another port: make up PORT={port + 1}"
+        )
+    _prepare_home(home, fresh=fresh)
     stack = LocalStack(
         home,
         dags=[CHECKOUT / "dags"],
         api_port=port,
         template=_template(),
-        sections={"emr_executor": {"max_clusters": str(flagship.MAX_CLUSTERS)}},
+        whole=True,
+        sections=sections,
         progress=_say(time.monotonic()),
     )
     try:
         stack.start()
-    except StackError as error:
-        stack.stop()
-        hint = f"\nFor another port: make up PORT={port + 1}" if "is in use" in str(error) else ""
-        raise StackError(f"{error}{hint}") from error
     except BaseException:
         stack.stop()
         raise
@@ -111,8 +132,23 @@ def up() -> int:
     )
     if stack.endpoint is not None:
         console.print(f"EMR and S3: {stack.endpoint.endpoint_url}; keys in {_short(home / READY_FILE)}")
-    console.print(f"Logs: {_short(home / 'logs')}. `make down` ends everything.")
+    console.print(f"Logs: {_short(home / 'logs')}. Runs and S3 objects stay for the next `make up`.")
+    console.print('Commands: make airflow ARGS="emr status". `make down` ends everything.')
     return 0
+
+
+def _sections(options: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Options of airflow.cfg by section, over those of ``make up``. Raises StackError: one cannot be read."""
+    sections = {"emr_executor": {"max_clusters": str(flagship.MAX_CLUSTERS)}}
+    for text in options:
+        name, equals, value = text.partition("=")
+        section, dot, option = name.rpartition(".")
+        if not (equals and dot and section and option):
+            raise StackError(
+                f"{text!r} is no option: write SET=section.option=value, as emr_executor.max_clusters=4"
+            )
+        sections.setdefault(section, {})[option] = value
+    return sections
 
 
 def down() -> int:
@@ -122,19 +158,19 @@ def down() -> int:
     return 0
 
 
-def _fresh_home(home: Path) -> Path:
-    """An empty folder for a stack. Raises StackError: one runs there, or too little space."""
+def _prepare_home(home: Path, *, fresh: bool) -> None:
+    """A folder in which nothing runs, empty if ``fresh``. Raises StackError: one runs there, or no space."""
     if owner_lives(home):
         raise StackError(f"Another one is running in {_short(home)}: wait for its end.")
     stop_recorded(home)
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    if fresh:
+        shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
     free_mib = shutil.disk_usage(home).free // 2**20
     if free_mib < MIN_FREE_MIB:
         raise StackError(
             f"Only {free_mib} MiB are free on the disk of {_short(home)}; {MIN_FREE_MIB} MiB are needed."
         )
-    return home
 
 
 def _template() -> Path:

@@ -7,7 +7,6 @@ see no AWS_* variable and no AWS profile of the user, only the endpoint's own ad
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -39,9 +38,9 @@ from emr_executor.local.endpoint_component import (
     wait_for_endpoint,
 )
 from emr_executor.local.process import ReadyInfo
+from emr_executor.local.stack_record import STATE_FILE, STOP_GRACE_S, write_record
 
 START_TIMEOUT_S = 180.0
-STOP_GRACE_S = 8.0
 _PROCESS_ARGS = {
     "api-server": ("api-server",),
     # All processes share one log folder, so no log server is needed (it would listen on every address).
@@ -49,8 +48,17 @@ _PROCESS_ARGS = {
     "dag-processor": ("dag-processor",),
 }
 AIRFLOW_PROCESSES = tuple(_PROCESS_ARGS)
+_TRIGGERER = ("triggerer", "--skip-serve-logs")
+_LOG_SERVER = (
+    "-m",
+    "uvicorn",
+    "airflow.utils.serve_logs.log_server:get_app",
+    "--factory",
+    "--host",
+    "127.0.0.1",
+)
+"""What ``airflow scheduler`` serves logs with, on loopback alone."""
 BUCKET = "emr-demo"
-STATE_FILE = "stack.json"
 
 Progress = Callable[[str], None]
 
@@ -66,6 +74,7 @@ class LocalStack:
     api_port: None takes a free one
     with_emr: False starts no endpoint and sets no [emr_executor] options
     emr_args: more arguments for ``emr-local serve``
+    whole: also a triggerer and a log server, as a person expects of an Airflow
     stop_grace_s: from SIGTERM to SIGKILL; a scheduler takes seconds to end in order
     """
 
@@ -81,6 +90,7 @@ class LocalStack:
         with_emr: bool = True,
         emr_args: Sequence[str] = (),
         template: Path | None = None,
+        whole: bool = False,
         stop_grace_s: float = STOP_GRACE_S,
         progress: Progress = lambda _text: None,
     ) -> None:
@@ -94,6 +104,7 @@ class LocalStack:
         self._progress, self._let_go, self._stop_grace_s = progress, False, stop_grace_s
         self._components: dict[str, Component] = {}
         self._emr = endpoint_component(self.home, self.mark, emr_args) if with_emr else None
+        self._log_port = free_port() if whole else None
 
     # ------------------------------------------------------------------ life
 
@@ -121,7 +132,9 @@ class LocalStack:
             self._emr.start()
             self._components["emr-local"] = self._emr
             self.endpoint = wait_for_endpoint(self._emr, self.home, timeout_s=START_TIMEOUT_S)
-            endpoint_client(self.endpoint, "s3").create_bucket(Bucket=BUCKET)
+            s3 = endpoint_client(self.endpoint, "s3")
+            if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+                s3.create_bucket(Bucket=BUCKET)
         write_airflow_home(
             self.airflow_home,
             api_port=self.api_port,
@@ -131,10 +144,17 @@ class LocalStack:
         )
         self._write_state()
         self.airflow("db", "migrate")
-        self._progress("starting Airflow: " + ", ".join(AIRFLOW_PROCESSES))
-        for name in AIRFLOW_PROCESSES:
-            self._components[name] = self._airflow_component(name)
-            self._components[name].start()
+        airflow = [self._airflow_component(name) for name in AIRFLOW_PROCESSES]
+        if self._log_port is not None:
+            serve = (sys.executable, *_LOG_SERVER, "--port", str(self._log_port))
+            airflow += [
+                self._airflow_component("triggerer", _TRIGGERER),
+                self._component("log-server", serve),
+            ]
+        self._progress("starting Airflow: " + ", ".join(component.name for component in airflow))
+        for component in airflow:
+            self._components[component.name] = component
+            component.start()
         self._write_state()
         self.wait_healthy()
 
@@ -271,6 +291,11 @@ class LocalStack:
 
     def airflow_env(self) -> dict[str, str]:
         """The environment of Airflow's processes: also for a test that runs code of its own beside them."""
+        return clean_env(self._own_env())
+
+    # ------------------------------------------------------------------ inside
+
+    def _own_env(self) -> dict[str, str]:
         nowhere = str(self.home / "no-aws-profile")
         env = {
             "AIRFLOW_HOME": str(self.airflow_home),
@@ -284,9 +309,7 @@ class LocalStack:
         }
         if self.endpoint is not None:
             env |= self.endpoint.env()
-        return clean_env({**env, **self.env})
-
-    # ------------------------------------------------------------------ inside
+        return {**env, **self.env}
 
     def _all_sections(self) -> Sections:
         sections: dict[str, dict[str, str]] = {}
@@ -304,6 +327,10 @@ class LocalStack:
                 "cluster_poll_interval": "2",
                 "loss_hold": "10",
             }
+        if self._log_port is not None:
+            port = str(self._log_port)
+            sections["logging"] = {"worker_log_server_port": port, "trigger_log_server_port": port}
+            sections["core"] = {"hostname_callable": "emr_executor.local.airflow_home.log_server_host"}
         for section, options in self.sections.items():
             sections.setdefault(section, {}).update(options)
         return sections
@@ -318,7 +345,9 @@ class LocalStack:
         return path
 
     def _airflow_component(self, name: str, args: Sequence[str] | None = None) -> Component:
-        command = [sys.executable, "-m", "airflow", *(args or _PROCESS_ARGS[name])]
+        return self._component(name, (sys.executable, "-m", "airflow", *(args or _PROCESS_ARGS[name])))
+
+    def _component(self, name: str, command: Sequence[str]) -> Component:
         log = self.home / "logs" / f"{name}.log"
         return Component(name, command, env=self.airflow_env(), log=log, cwd=self.home)
 
@@ -332,41 +361,15 @@ class LocalStack:
             raise StackError(f"{error}.\n{tails}") from error
 
     def _write_state(self) -> None:
-        state = {
-            "mark": self.mark,
-            "owner": None if self._let_go else [os.getpid(), psutil.Process().create_time()],
-            "airflow": self.base_url,
-            "emr": None if self.endpoint is None else self.endpoint.endpoint_url,
-            "pids": {name: [c.pid, c.created] for name, c in self._components.items() if c.pid is not None},
-        }
-        (self.home / STATE_FILE).write_text(json.dumps(state, indent=2))
-
-
-def recorded(home: Path) -> dict[str, Any] | None:
-    """What ``stack.json`` says of a stack that was left running, or None."""
-    try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return state
-
-
-def owner_lives(home: Path) -> bool:
-    """Whether the process that started the recorded stack still watches over it."""
-    owner = (recorded(home) or {}).get("owner")
-    if not owner:
-        return False
-    try:
-        return bool(psutil.Process(owner[0]).create_time() == owner[1])
-    except psutil.NoSuchProcess:
-        return False
-
-
-def stop_recorded(home: Path) -> bool:
-    """End the processes of a stack that was left running; False when there is no record of one."""
-    state = recorded(home)
-    if state is None:
-        return False
-    end_marked(str(state["mark"]), known=state["pids"].values(), grace_s=STOP_GRACE_S)
-    (home / STATE_FILE).unlink(missing_ok=True)
-    return True
+        write_record(
+            self.home,
+            {
+                "mark": self.mark,
+                "owner": None if self._let_go else [os.getpid(), psutil.Process().create_time()],
+                "airflow": self.base_url,
+                "env": self._own_env(),
+                "pids": {
+                    name: [c.pid, c.created] for name, c in self._components.items() if c.pid is not None
+                },
+            },
+        )

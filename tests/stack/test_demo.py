@@ -18,10 +18,16 @@ def test_the_dag_delays_is_green_and_ran_as_one_step(tmp_path: Path, monkeypatch
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://aws.invalid")
     template = CHECKOUT / "config" / "clusters" / "local.yaml"
-    with LocalStack(tmp_path, dags=[CHECKOUT / "dags"], template=template) as stack:
+    with LocalStack(tmp_path, dags=[CHECKOUT / "dags"], template=template, whole=True) as stack:
         assert stack.endpoint is not None
         run_id = stack.trigger("delays")
-        last = stack.wait_for_run("delays", run_id)
+        while_it_ran = ""
+        for last in stack.watch("delays", run_id):
+            if last.states()["job"] == "running":
+                while_it_ran = stack.task_log("delays", run_id, "job")
+        assert "/log/dag_id=delays/" in while_it_ran
+        assert "Could not read served logs" not in while_it_ran
+        assert stack.client.health()["triggerer"] == "healthy"
         log = stack.task_log("delays", run_id, "job")
         assert last.states() == {"job": "success", "show": "success", "upload": "success"}, log
         (step,) = steps_that_ran(stack.endpoint.control().status(), "delays")

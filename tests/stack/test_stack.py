@@ -14,7 +14,8 @@ import pytest
 from emr_executor.local import demo
 from emr_executor.local.airflow_home import write_airflow_home
 from emr_executor.local.components import StackError
-from emr_executor.local.stack import STATE_FILE, LocalStack, owner_lives, recorded, stop_recorded
+from emr_executor.local.stack import LocalStack
+from emr_executor.local.stack_record import STATE_FILE, owner_lives, recorded, stop_recorded
 
 
 def airflow_cfg(home: Path, **extra: dict[str, str]) -> configparser.ConfigParser:
@@ -29,6 +30,13 @@ def test_secrets_are_new_and_readable_by_their_owner_only(tmp_path: Path) -> Non
     for section, option in (("core", "fernet_key"), ("api_auth", "jwt_secret"), ("api", "secret_key")):
         assert first[section][option] != second[section][option]
     assert stat.S_IMODE((tmp_path / "one" / "airflow.cfg").stat().st_mode) == 0o600
+
+
+def test_an_airflow_cfg_that_is_written_again_keeps_its_secrets(tmp_path: Path) -> None:
+    first, second = airflow_cfg(tmp_path), airflow_cfg(tmp_path, core={"parallelism": "3"})
+    for section, option in (("core", "fernet_key"), ("api_auth", "jwt_secret"), ("api", "secret_key")):
+        assert first[section][option] == second[section][option]
+    assert second["core"]["parallelism"] == "3"
 
 
 def test_given_options_win_and_keep_their_percent_signs(tmp_path: Path) -> None:
@@ -74,9 +82,9 @@ def test_airflow_sees_no_aws_profile_of_the_user(tmp_path: Path, monkeypatch: py
     assert not Path(env["AWS_SHARED_CREDENTIALS_FILE"]).exists()
 
 
-def record(home: Path, owner: list[float] | None) -> None:
+def record(home: Path, owner: list[float] | None, *, pids: dict[str, list[float]] | None = None) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    state = {"mark": "no process has this", "owner": owner, "airflow": "http://x", "pids": {}}
+    state = {"mark": "no process has this", "owner": owner, "airflow": "http://x", "pids": pids or {}}
     (home / STATE_FILE).write_text(json.dumps(state))
 
 
@@ -110,24 +118,42 @@ def test_two_demos_in_one_checkout_are_refused(state: Path, capsys: pytest.Captu
 
 
 def test_up_twice_tells_where_the_first_one_is(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record(state / "up", None)
+    me = psutil.Process()
+    record(state / "up", None, pids={"scheduler": [me.pid, me.create_time()]})
     assert demo.main(["up"]) == 1
     assert "It is running already: http://x. `make down` ends it." in capsys.readouterr().out
 
 
 def test_up_on_a_port_in_use_tells_how_to_choose_another(
-    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    kept = state / "up" / "airflow" / "airflow.db"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("runs of the last time")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        monkeypatch.setenv("PORT", str(port))
-        assert demo.main(["up"]) == 1
+        assert demo.main(["up", "--fresh", "--port", str(port)]) == 1
     said = capsys.readouterr().out
-    assert f"Port {port} of this machine is in use" in said
+    assert f"Port {port} of this machine is in use, so nothing was started or changed." in said
     assert f"make up PORT={port + 1}" in said
-    assert not (state / "up" / STATE_FILE).exists()
+    assert kept.read_text() == "runs of the last time"
+
+
+def test_an_option_of_up_that_cannot_be_read_is_refused(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["up", "--set", "max_clusters=4"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'max_clusters=4' is no option: write SET=section.option=value" in said
+    assert list(state.iterdir()) == []
+
+
+def test_an_airflow_command_needs_a_running_stack(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(state / "up", None)
+    assert demo.main(["airflow", "emr", "status"]) == 1
+    assert "No Airflow runs here: `make up` starts one." in capsys.readouterr().out
 
 
 def test_too_little_disk_is_told_before_anything_starts(
