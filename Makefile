@@ -72,9 +72,12 @@ types: $(STAMP)
 docs: $(STAMP) ## Write docs/states.md from the tables of states
 	@$(BIN)/python docs/make_states.py
 
-clean: ## Remove .venv, the state of `make up` and caches
+clean: ## Remove .venv, the state of `make up`, caches, and what killed tests left
 	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m emr_executor.local.demo down; fi
-	@rm -rf $(VENV) .emr .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .emr .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@for left in /tmp/emr-executor-*-* "$${TMPDIR:-/tmp}"/emr-executor-*-*; do \
+		pid=$${left##*/emr-executor-}; kill -0 "$${pid%%-*}" 2>/dev/null || rm -rf "$$left"; done
 
 $(STAMP): pyproject.toml constraints.txt .ci/install
 	@PYTHON="$(PYTHON)" bash .ci/install $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 for _name in [name for name in os.environ if name.startswith(("AWS_", "AIRFLOW__EMR_EXECUTOR__"))]:
     del os.environ[_name]
 # Importing Airflow writes airflow.cfg and logs into its home: keep that out of the user's.
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="emr-executor-tests-")
+AIRFLOW_HOME = tempfile.mkdtemp(prefix=f"emr-executor-{os.getpid()}-tests-")
+"""Its name tells ``make clean`` whether the process lives that it belongs to."""
+os.environ["AIRFLOW_HOME"] = AIRFLOW_HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
@@ -20,6 +23,11 @@ AIRFLOW_FOLDERS = ("with_airflow", "stack", "demo")
 """Tests on a whole Airflow: mostly they wait, so two chains of them fit on two cores, and no more."""
 SECOND_CHAIN = ("test_kill_points.py", "test_two_of_each.py")
 """About as long as all the others together, in both suites."""
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -58,7 +58,7 @@ class PostgresServer:
 
     def __init__(self, **settings: str) -> None:
         self._settings = _SETTINGS | settings
-        self._home = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._home = Path(tempfile.mkdtemp(prefix=f"emr-executor-{os.getpid()}-pg-", dir="/tmp"))
         self._owner = os.getpid()
         self._user = _UNPRIVILEGED_USER if os.geteuid() == 0 else None
         if self._user:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +19,10 @@ def migrating_alone(engine: Engine) -> Iterator[None]:
     if engine.dialect.name == "postgresql":
         with _advisory_lock(engine):
             yield
+    elif (database := engine.url.database) in (None, "", ":memory:"):
+        yield  # nobody else can see it
     else:
-        with _file_lock(str(engine.url.database)):
+        with _file_lock(Path(str(database))):
             yield
 
 
@@ -38,9 +38,8 @@ def _advisory_lock(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def _file_lock(database: str) -> Iterator[None]:
+def _file_lock(database: Path) -> Iterator[None]:
     # Not on the database's own file: closing it would drop the locks that SQLite holds in this process.
-    name = hashlib.sha256(str(Path(database).absolute()).encode()).hexdigest()[:16]
-    with (Path(tempfile.gettempdir()) / f"emr_executor-migration-{name}.lock").open("w") as file:
+    with database.with_name(f"{database.name}.migration-lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
