@@ -43,6 +43,18 @@ def doctor(_args: Any) -> None:
     print("The configuration can be used.")  # noqa: T201 - a command's output
 
 
+def init(args: Any) -> None:
+    """``airflow emr init``: exit code 1 when the template's file exists or cannot be written."""
+    from emr_executor.cli.init import told, write_template
+
+    try:
+        path = write_template(args.file)
+    except ConfigError as error:
+        sys.stderr.write("\n".join((*error.problems, "")))
+        sys.exit(1)
+    print(told(path, args.staging_uri))  # noqa: T201 - a command's output
+
+
 def migrate(_args: Any) -> None:
     """``airflow emr migrate``: bring this package's tables to the newest revision it knows."""
     from airflow.utils.session import create_session

@@ -23,6 +23,23 @@ _ALL = Arg(("--all",), help="Also the last ones that are over", action="store_tr
 
 _COMMANDS = (
     ActionCommand(
+        name="init",
+        help="Write a cluster template and print the lines for airflow.cfg",
+        description=(
+            "Write a cluster template to fill in, print what belongs into airflow.cfg, and what to do next. "
+            "Nothing is asked of AWS; a file that exists is not changed (exit code 1)."
+        ),
+        func=lazy_load_command("emr_executor.cli.commands.init"),
+        args=(
+            Arg(("--file",), help="The template's path (default: clusters/spark.yaml in AIRFLOW_HOME)"),
+            Arg(
+                ("--staging-uri",),
+                help="s3://bucket/prefix/ for staged files, records and output",
+                default="s3://my-bucket/airflow-emr/",
+            ),
+        ),
+    ),
+    ActionCommand(
         name="status",
         help="Agent, workloads, clusters and steps at one glance",
         description=(

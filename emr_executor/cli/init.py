@@ -1,0 +1,55 @@
+"""``airflow emr init``: a cluster template to fill in, and the lines for airflow.cfg."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from airflow.configuration import AIRFLOW_CONFIG, AIRFLOW_HOME, conf
+
+from emr_executor.errors import ConfigError
+
+EXECUTOR = "emr_executor.EmrExecutor"
+DEFAULT_FILE = Path("clusters") / "spark.yaml"
+"""Below AIRFLOW_HOME, where a relative ``cluster_template`` starts."""
+
+
+def write_template(file: str | None) -> Path:
+    """The path of the template, written now. Raises ConfigError: the file exists or cannot be written."""
+    path = Path(file) if file else Path(AIRFLOW_HOME) / DEFAULT_FILE
+    path = path.absolute()
+    if path.exists():
+        raise ConfigError(
+            [f"{path} exists already; it was not changed. For another file: airflow emr init --file PATH"]
+        )
+    text = (files("emr_executor.cli") / "cluster_template.yaml").read_text(encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be written: {error.strerror}"]) from error
+    return path
+
+
+def configuration(template: Path, staging_uri: str) -> str:
+    """The sections of airflow.cfg that make ``queue="emr"`` work, beside the executors that are there."""
+    named = conf.get_mandatory_list_value("core", "executor")
+    executors = ",".join(named if any(name.endswith("EmrExecutor") for name in named) else [*named, EXECUTOR])
+    return (
+        f"[core]\nexecutor = {executors}\n\n"
+        f"[emr_executor]\nqueue = emr\ncluster_template = {template}\nstaging_uri = {staging_uri}\n"
+        "max_clusters = 4\nidle_timeout = 5m\n"
+    )
+
+
+def told(template: Path, staging_uri: str) -> str:
+    """What a person does next, in order."""
+    return (
+        f"Wrote {template}\n\n"
+        f"1. Fill in what is marked CHANGE there: subnets, roles, log bucket.\n"
+        f"2. Put these lines into {AIRFLOW_CONFIG}:\n\n"
+        f"{configuration(template, staging_uri)}\n"
+        "3. airflow db migrate     makes the tables of emr_executor\n"
+        "4. airflow emr doctor     says what is still missing\n"
+        '5. Start Airflow again; tasks with queue="emr" run as EMR steps.'
+    )
