@@ -18,11 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.text import Text
 
 from emr_executor.errors import EmrExecutorError
 from emr_executor.local import flagship
 from emr_executor.local.components import StackError, port_is_free
 from emr_executor.local.endpoint_component import READY_FILE
+from emr_executor.local.live_view import beside
 from emr_executor.local.stack import LocalStack
 from emr_executor.local.stack_record import airflow_command, lives, owner_lives, recorded, stop_recorded
 
@@ -178,7 +180,9 @@ def _template() -> Path:
 
 
 def _say(started: float) -> Callable[[str], None]:
-    return lambda text: console.print(f"[dim]{time.monotonic() - started:4.0f} s[/]  {text}", soft_wrap=True)
+    return lambda text: console.print(
+        beside(Text(f"{time.monotonic() - started:4.0f} s", "dim"), text),
+    )
 
 
 def _short(path: Path) -> str:

@@ -17,7 +17,7 @@ from rich.text import Text
 from emr_executor.local.airflow_client import RunState
 from emr_executor.local.components import StackError
 from emr_executor.local.control import EmrLocalControl
-from emr_executor.local.live_view import LiveView
+from emr_executor.local.live_view import LiveView, beside
 from emr_executor.local.moment import Moment, cluster_to_lose, clusters_now
 from emr_executor.local.ran import StepRan, steps_that_ran
 from emr_executor.local.stack import BUCKET, LocalStack
@@ -71,7 +71,7 @@ def run(stack: LocalStack, console: Console, started: float) -> bool:
         console.print(losses_table(evidence))
     _show_output(console, stack, evidence)
     for claim in judged:
-        console.print(_claim_text(claim), soft_wrap=True)
+        console.print(_claim_row(claim))
     return all(claim.holds for claim in judged)
 
 
@@ -183,9 +183,9 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _claim_text(claim: Claim) -> str:
-    mark = "[green]true [/]" if claim.holds else "[bold red]FALSE[/]"
-    return f"{mark} {claim.text}" + (f" [dim]({claim.seen})[/]" if claim.seen else "")
+def _claim_row(claim: Claim) -> Table:
+    mark = Text("true", "green") if claim.holds else Text("FALSE", "bold red")
+    return beside(mark, Text.assemble(claim.text, (f" ({claim.seen})" if claim.seen else "", "dim")))
 
 
 def _tell_failures(stack: LocalStack, console: Console, run_id: str, last: RunState) -> None:

@@ -67,7 +67,7 @@ class LiveView:
             self._live.update(picture(moment, self._started), refresh=True)
             return
         for at, text in sorted(self._news(moment)):
-            self._console.print(f"{at:4.0f} s  {text}", markup=False, soft_wrap=True)
+            self._console.print(beside(f"{at:4.0f} s", text))
 
     def _news(self, moment: Moment) -> Iterator[Told]:
         for line in story(moment, self._started):
@@ -80,6 +80,15 @@ class LiveView:
         if counts != self._counts:
             self._counts = counts
             yield moment.elapsed_s, counts
+
+
+def beside(mark: str | Text, text: str | Text) -> Table:
+    """A mark and its text, which is wrapped at words within its own column."""
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_row(
+        mark if isinstance(mark, Text) else Text(mark), text if isinstance(text, Text) else Text(text)
+    )
+    return row
 
 
 def picture(moment: Moment, started_epoch: float) -> Group:
