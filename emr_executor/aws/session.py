@@ -13,35 +13,30 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import botocore.session
 import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-from botocore.loaders import Loader
 
+from emr_executor.aws.access import MODELS, way_of
 from emr_executor.aws.budget import Budget
 from emr_executor.aws.emr import EmrClient
 from emr_executor.aws.objects import S3Objects
 from emr_executor.aws.records import S3StepRecords
 from emr_executor.aws.staged import S3StagedObjects
 from emr_executor.config import AwsAccess
-from emr_executor.errors import ConfigError, CredentialsMissing
+from emr_executor.errors import CredentialsMissing
 from emr_executor.ports import Clock
 
 LOOK_MISSING_S = 3.0
 LOOK_FOUND_S = 30.0
 SOURCE_S = 300.0
 """How long one source (a profile's role session, an Airflow connection) is used before it is made anew."""
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
 LOOK_TIMEOUT_S = 10
 """EMR answers in less than a second, and a tick waits for the answer to its look: the next looks again."""
 S3_CONNECTIONS = 32
 
-_models = Loader()
-"""AWS's API models, read and parsed once a process."""
 _log = structlog.get_logger(__name__)
 
 
@@ -60,17 +55,6 @@ class Aws:
     def staged_in(self, staging_uri: str) -> S3StagedObjects:
         """Everything below a ``staging_uri``, for housekeeping."""
         return S3StagedObjects(self.objects, staging_uri)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
-    """What configuration and connection say together."""
-
-    find_credentials: Callable[[], Any]
-    region: str
-    emr_endpoint: str | None
-    s3_endpoint: str | None
-    verify: bool | str | None = None
 
 
 class LookedUpCredentials(AioCredentials):
@@ -120,7 +104,7 @@ class LookedUpCredentials(AioCredentials):
     async def _try(self, ask: Callable[[], Any]) -> Any:
         try:
             return await asyncio.to_thread(ask)
-        except (BotoCoreError, ClientError, OSError, RuntimeError, ValueError) as fault:
+        except (BotoCoreError, ClientError, CredentialsMissing, OSError, RuntimeError, ValueError) as fault:
             _log.warning("aws_credentials_not_readable", problem=f"{type(fault).__name__}: {fault}")
             return None
 
@@ -137,106 +121,27 @@ class _OneProvider:
 
 @asynccontextmanager
 async def open_aws(access: AwsAccess, clock: Clock) -> AsyncIterator[Aws]:
-    """The agent's clients, closed at the end. Raises ConfigError without a region.
+    """The agent's clients, closed at the end. Raises ConfigError as ``way_of`` does.
 
     Credentials may be missing now and come later.
     """
-    way = await asyncio.to_thread(_way_of, access)
+    way = await asyncio.to_thread(way_of, access)
     credentials = LookedUpCredentials(way.find_credentials, clock)
     session = AioSession()
-    session.register_component("data_loader", _models)
+    session.register_component("data_loader", MODELS)
     session.register_component("credential_provider", _OneProvider(credentials))
     async with AsyncExitStack() as stack:
 
-        async def client(service: str, endpoint: str | None, **config: Any) -> Any:
-            return await stack.enter_async_context(
-                session.create_client(
-                    service,
-                    region_name=way.region,
-                    endpoint_url=endpoint,
-                    verify=way.verify,
-                    config=_config(**config),
-                )
-            )
+        async def client(service: str, **always: Any) -> Any:
+            arguments = way.client_arguments(service, **always)
+            config = AioConfig().merge(arguments.pop("config"))
+            return await stack.enter_async_context(session.create_client(service, config=config, **arguments))
 
         emr = EmrClient(
-            await client("emr", way.emr_endpoint, read_timeout=LOOK_TIMEOUT_S),
-            await client("emr", way.emr_endpoint, retries={"total_max_attempts": 1, "mode": "standard"}),
+            await client("emr", read_timeout=LOOK_TIMEOUT_S),
+            await client("emr", retries={"total_max_attempts": 1, "mode": "standard"}),
             Budget(clock),
             credentials.refused,
         )
-        s3 = await client(
-            "s3",
-            way.s3_endpoint,
-            max_pool_connections=S3_CONNECTIONS,
-            s3={"addressing_style": "path" if way.s3_endpoint else "auto"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
+        s3 = await client("s3", max_pool_connections=S3_CONNECTIONS)
         yield Aws(emr=emr, objects=S3Objects(s3, credentials.refused), region=way.region)
-
-
-def _config(**options: Any) -> AioConfig:
-    return AioConfig(
-        **{
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            "retries": {"mode": "standard"},
-            "user_agent_extra": "emr-executor",
-            **options,
-        }
-    )
-
-
-def _way_of(access: AwsAccess) -> _Way:
-    """Blocking: reads files, and with ``aws_conn_id`` asks Airflow for the connection."""
-    if access.aws_conn_id is not None:
-        return _way_by_connection(access, access.aws_conn_id)
-
-    def find() -> Any:
-        # A new session each time: one session never looks twice.
-        return botocore.session.Session().get_credentials()
-
-    region = access.region_name or botocore.session.Session().get_config_variable("region")
-    return _Way(
-        find_credentials=find,
-        region=_required(region),
-        emr_endpoint=access.endpoint_url,
-        s3_endpoint=access.endpoint_url,
-    )
-
-
-def _way_by_connection(access: AwsAccess, conn_id: str) -> _Way:
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook  # heavy, and not always needed
-
-    def hook() -> Any:
-        return AwsGenericHook(aws_conn_id=conn_id, region_name=access.region_name, client_type="emr")
-
-    def find() -> Any:
-        # A new hook each time: the connection may have been edited.
-        return hook().get_session().get_credentials()
-
-    try:
-        first = hook()
-        connection = first.conn_config
-        region = access.region_name or connection.region_name or first.get_session().region_name
-    except (BotoCoreError, ClientError) as fault:
-        raise CredentialsMissing(f"Airflow connection {conn_id!r}: {fault}") from fault
-    return _Way(
-        find_credentials=find,
-        region=_required(region),
-        emr_endpoint=access.endpoint_url or connection.get_service_endpoint_url("emr"),
-        s3_endpoint=access.endpoint_url or connection.get_service_endpoint_url("s3"),
-        verify=connection.verify,
-    )
-
-
-def _required(region: Any) -> str:
-    if not region:
-        raise ConfigError(
-            [
-                "no AWS region is known; set [emr_executor] region_name,"  # noqa: ISC004 - one sentence
-                " AWS_DEFAULT_REGION or the region of the AWS connection"
-            ]
-        )
-    return str(region)

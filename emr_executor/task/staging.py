@@ -8,23 +8,21 @@ is not looked for: it may be about to expire (``aws.layout``).
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from emr_executor.aws import layout
+from emr_executor.aws.access import Way
 from emr_executor.aws.translate import error_of, is_refused_credential
-from emr_executor.config import AwsAccess, Settings
+from emr_executor.config import Settings
 from emr_executor.core.model import StepPlan
 from emr_executor.errors import StagingFailed
 from emr_executor.task.messages import LocalFile, Park
@@ -34,38 +32,10 @@ _ATTEMPTS = 5
 _PAUSE_S = 2.0
 
 
-@cache
-def _session() -> boto3.Session:
-    return boto3.Session()
-
-
 def warm_up() -> None:
-    """Read botocore's description of S3 once, for every process forked from this one.
-
-    With keys that are none: credentials are looked for in each phase, when they may have changed.
-    """
-    # It would tell at each phase where it found credentials.
-    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
-    no_keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
-    _session().client("s3", region_name="us-east-1", **no_keys)
-
-
-def s3_client_of(access: AwsAccess) -> Any:
-    """An S3 client from botocore's own credential chain."""
-    return _session().client(
-        "s3", region_name=access.region_name, endpoint_url=access.endpoint_url, config=client_config(access)
-    )
-
-
-def client_config(access: AwsAccess) -> Config:
-    """Bounded waits; path addressing for endpoints of one's own, which have no name for each bucket."""
-    addressing = {"addressing_style": "path"} if access.endpoint_url else {}
-    return Config(
-        connect_timeout=10,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 3},
-        s3=addressing,
-    )
+    """Read botocore's description of S3 once, for every process forked from this one."""
+    # Without credentials, which are looked for in each phase, when they may have changed.
+    Way(find_credentials=lambda: None, region="us-east-1", endpoint_of=lambda _service: None).client("s3")
 
 
 class Staging:

@@ -32,9 +32,10 @@ from airflow.sdk.execution_time.comms import ErrorResponse, RescheduleTask, Retr
 from airflow.sdk.log import init_log_file, logging_processors
 from pydantic import Field, TypeAdapter
 
+from emr_executor.aws.access import way_of
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
-from emr_executor.errors import Bug, StaleWriter, TryAgain, WorkloadRejected
+from emr_executor.errors import Bug, ConfigError, StaleWriter, TryAgain, WorkloadRejected
 from emr_executor.lossy import LossyFile
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, is_outage, reason_of
@@ -42,7 +43,7 @@ from emr_executor.task.child import ChildSetup
 from emr_executor.task.masking import known_secrets
 from emr_executor.task.messages import FinishBegan, Park
 from emr_executor.task.results import PhaseResults, ResultsFactory, backoff_s
-from emr_executor.task.staging import Staging, client_config, s3_client_of
+from emr_executor.task.staging import Staging
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.wire import Phase
 
@@ -264,6 +265,15 @@ class PhaseProcess(sdk.ActivitySubprocess):
             max_wait_time = min(max_wait_time, _EXIT_POLL_S)
         return super()._service_subprocess(max_wait_time, *args, **kwargs)
 
+    def _check_subprocess_exit(
+        self, raise_on_timeout: bool = False, expect_signal: int | None = None
+    ) -> int | None:
+        """As Airflow's, which calls every SIGKILL "Likely out of memory" in the task's log: not our own."""
+        if self._abandoned_why:
+            expect_signal = signal.SIGKILL
+        code: int | None = super()._check_subprocess_exit(raise_on_timeout, expect_signal)
+        return code
+
     def _send_heartbeat_if_needed(self) -> None:
         self._tick()
         super()._send_heartbeat_if_needed()
@@ -344,8 +354,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
     def _s3_client(self) -> Any:
         access = self.phase.settings.aws
         if access.aws_conn_id is None:
-            return s3_client_of(access)
-        from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+            return way_of(access).client("s3")
         from airflow.sdk.execution_time.context import _preset_connections
 
         connection = sdk._fetch_remote_logging_conn(access.aws_conn_id, self.client)
@@ -355,10 +364,9 @@ class PhaseProcess(sdk.ActivitySubprocess):
             )
         known = _preset_connections.set({access.aws_conn_id: connection})
         try:
-            session = AwsGenericHook(
-                aws_conn_id=access.aws_conn_id, region_name=access.region_name
-            ).get_session()
-            return session.client("s3", endpoint_url=access.endpoint_url, config=client_config(access))
+            return way_of(access).client("s3")
+        except ConfigError as error:
+            raise WorkloadRejected(str(error)) from error
         finally:
             _preset_connections.reset(known)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from emr_executor.aws.access import READ_TIMEOUT_S
 from emr_executor.aws.layout import S3Uri
-from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, LOOK_TIMEOUT_S, READ_TIMEOUT_S, open_aws
+from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, LOOK_TIMEOUT_S, open_aws
 from emr_executor.config import AwsAccess
 from emr_executor.core.model import ClusterId
 from emr_executor.errors import ConfigError, CredentialsMissing

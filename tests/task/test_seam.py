@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from emr_executor.config import AwsAccess
 from tests.task.conftest import Bench
 
 pytestmark = pytest.mark.processes
@@ -68,8 +69,19 @@ def test_properties_class_path_and_archives_travel_in_a_form_that_spark_takes(be
 
 
 def test_a_connection_of_airflows_gives_the_credentials_and_stays_out_of_user_code(bench: Bench) -> None:
-    bench.api.connections["staging"] = {"conn_type": "aws", "login": "testing", "password": "aws-canary-1"}
-    aws = bench.settings.aws.model_copy(update={"aws_conn_id": "staging"})
+    """Its endpoint too: keys that are for a store of one's own must not travel to Amazon S3."""
+    extra = {
+        "region_name": "us-east-1",
+        "verify": False,
+        "service_config": {"s3": {"endpoint_url": bench.settings.aws.endpoint_url}},
+    }
+    bench.api.connections["staging"] = {
+        "conn_type": "aws",
+        "login": "testing",
+        "password": "aws-canary-1",
+        "extra": json.dumps(extra),
+    }
+    aws = AwsAccess(aws_conn_id="staging")
     bench.settings = bench.settings.model_copy(update={"aws": aws})
     ended = bench.prepare("plain", "simple")
     assert ended.step.spec_uri.startswith("s3://")

@@ -67,6 +67,7 @@ def test_a_step_that_cannot_be_stored_does_not_fail_the_try(bench: Bench) -> Non
     assert [event["event"] for event in ended.results] == ["retry"]
     assert bench.api.states() == []
     assert bench.marks == ["execute"]
+    assert "out of memory" not in ended.log
 
 
 @pytest.mark.parametrize("status", [404, 409, 410])
@@ -175,3 +176,4 @@ def test_an_api_server_that_is_away_during_prepare_costs_no_try(bench: Bench) ->
     assert bench.api.states() == []
     assert bench.marks[-1] == "endless"
     assert "ended and run again soon" in ended.log
+    assert "out of memory" not in ended.log
