@@ -14,6 +14,7 @@ EmrExecutorError
 │  ├─ ClusterGone              it is ending or over
 │  └─ StepLimitReached         EMR's 256 active steps
 ├─ LaunchRefused               EMR refused this RunJobFlow for a reason of its own
+├─ StepsRefused                EMR refused what AddJobFlowSteps carried; its cluster takes other steps
 ├─ WorkloadRejected            the try fails, with the message as its cause
 │  ├─ NotTranslatable          nothing turns this task into a step
 │  ├─ StepTooLong              more than one HadoopJarStep holds
@@ -98,6 +99,10 @@ class StepLimitReached(TryElsewhere):
 
 class LaunchRefused(EmrExecutorError):
     """EMR refused a RunJobFlow request (validation, permission, quota); nothing was launched."""
+
+
+class StepsRefused(EmrExecutorError):
+    """EMR refused the steps of an AddJobFlowSteps, all or none: one of them is to blame, not the cluster."""
 
 
 class WorkloadRejected(EmrExecutorError):

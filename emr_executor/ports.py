@@ -69,7 +69,7 @@ class EmrApi(Protocol):
     ) -> tuple[StepId, ...]:
         """Add steps, in order, in one AddJobFlowSteps call; never retried, nor begun after ``within_s``.
 
-        Raises ClusterGone, StepLimitReached: nothing was added. OutcomeUnknown: it may have been.
+        Raises TryElsewhere, StepsRefused: nothing was added. OutcomeUnknown: it may have been.
         """
         ...
 

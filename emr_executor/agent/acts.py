@@ -8,12 +8,14 @@ submission by the step's Name, a cluster by its own.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
 
 import structlog
 
 from emr_executor.agent.launching import LaunchHolds
-from emr_executor.agent.placing import PlacingHolds
+from emr_executor.agent.placing import MOST_REFUSALS, PlacingHolds, Refusals, Ride, hold_after_s
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.aws.launch import launch_request
 from emr_executor.aws.step import new_step
@@ -24,21 +26,24 @@ from emr_executor.core.model import (
     HistoryEntry,
     StepId,
     Submission,
+    SubmissionId,
     Workload,
 )
 from emr_executor.core.observe import added, launched, not_added, refused
 from emr_executor.core.workload import never_added
+from emr_executor.core.workload import refused as refused_for_good
 from emr_executor.errors import (
     BudgetSpent,
     EmrExecutorError,
     LaunchRefused,
     OutcomeUnknown,
     StaleWriter,
+    StepsRefused,
     StoreBusy,
     TryAgain,
     TryElsewhere,
 )
-from emr_executor.ports import Clock, EmrApi, TaskLog
+from emr_executor.ports import Clock, EmrApi, NewStep, TaskLog
 from emr_executor.store.change_store import Change
 from emr_executor.store.faces import AgentFace
 
@@ -71,7 +76,7 @@ class Acts:
         wake: Callable[[], None],
     ) -> None:
         self._emr, self._store, self._task_log, self._clock = emr, store, task_log, clock
-        self._settings, self._holds, self._placing = settings, holds, placing
+        self._settings, self._holds, self._placing, self._refusals = settings, holds, placing, Refusals()
         self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
         self._wake = wake
         self._busy: set[str] = set()
@@ -95,12 +100,15 @@ class Acts:
         self,
         lease_token: int,
         cluster: Cluster,
-        rides: Sequence[tuple[Workload, Submission]],
+        rides: Sequence[Ride],
         intended_at: float,
     ) -> None:
-        """AddJobFlowSteps, in one call, for submissions saved as INTENDED, not before ``intended_at``."""
+        """AddJobFlowSteps, in one call unless EMR refuses it, for submissions saved as INTENDED.
+
+        intended_at: when that was, at the earliest (monotonic)
+        """
         owned = {submission.submission_id for _, submission in rides}
-        self._start(owned, self._add_steps(lease_token, cluster, list(rides), intended_at))
+        self._start(owned, self._add_steps(lease_token, cluster, rides, intended_at))
 
     def _left_s(self, within_s: float, intended_at: float) -> float:
         return within_s - (self._clock.monotonic() - intended_at)
@@ -160,62 +168,117 @@ class Acts:
         await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
 
     async def _add_steps(
-        self,
-        lease_token: int,
-        cluster: Cluster,
-        rides: list[tuple[Workload, Submission]],
-        intended_at: float,
+        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], intended_at: float
     ) -> None:
         cluster_id = cluster.cluster_id
         if cluster_id is None:
             return
-        steps = [
-            new_step(
-                workload,
-                submission.submission_id,
-                cluster.cluster_uuid,
-                records_uri=self._records_uri,
-                region=self._region,
-            )
-            for workload, submission in rides
-        ]
-        try:
-            within_s = self._left_s(ADD_WITHIN_S, intended_at)
-            step_ids = await self._emr.add_steps(cluster_id, steps, within_s=within_s)
-        except OutcomeUnknown as error:
-            log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
-            return
-        except (TryElsewhere, TryAgain, LaunchRefused) as error:
-            if isinstance(error, BudgetSpent):
-                self._placing.budget_spent()
+        steps: dict[SubmissionId, NewStep] = {}
+        for workload, submission in rides:
+            try:
+                steps[submission.submission_id] = self._new_step(workload, submission)
+            except Exception as error:
+                log.exception("step_not_built", submission=submission.submission_id)
+                why = f"no step can be made of the task: {error}"
+                await self._refused_for_good(lease_token, cluster_id, (workload, submission), why)
+        parts = deque(self._refusals.parts([ride for ride in rides if ride[1].submission_id in steps]))
+        while parts:
+            part = parts.popleft()
+            sent = [steps[submission.submission_id] for _, submission in part]
+            try:
+                within_s = self._left_s(ADD_WITHIN_S, intended_at)
+                step_ids = await self._emr.add_steps(cluster_id, sent, within_s=within_s)
+            except StepsRefused as error:
+                if len(part) > 1:
+                    parts.extendleft(reversed(self._refusals.together(part)))
+                else:
+                    await self._refused_alone(lease_token, cluster_id, part[0], str(error))
+            except OutcomeUnknown as error:
+                log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
+                await self._not_added(lease_token, [ride for left in parts for ride in left], str(error))
+                return
+            except (TryElsewhere, TryAgain) as error:
+                if isinstance(error, BudgetSpent):
+                    self._placing.budget_spent()
+                else:
+                    self._placing.refused(cluster.cluster_uuid)
+                await self._not_added(
+                    lease_token, [ride for left in (part, *parts) for ride in left], str(error)
+                )
+                return
             else:
-                self._placing.refused(cluster.cluster_uuid)
-            await self._not_added(lease_token, rides, str(error))
-            return
+                await self._added(lease_token, cluster, part, step_ids)
+
+    def _new_step(self, workload: Workload, submission: Submission) -> NewStep:
+        return new_step(
+            workload,
+            submission.submission_id,
+            submission.cluster_uuid,
+            records_uri=self._records_uri,
+            region=self._region,
+        )
+
+    async def _added(
+        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], step_ids: Sequence[StepId]
+    ) -> None:
         self._placing.added(cluster.cluster_uuid)
+        self._refusals.over([workload.workload_id for workload, _ in rides])
         now = self._clock.now()
         changes = [
             Change(old=submission, new=added(submission, step_id, now=now))
             for (_, submission), step_id in zip(rides, step_ids, strict=True)
         ]
-        await self._write(lease_token, changes, "submission", "added", f"added to {cluster_id}")
+        await self._write(lease_token, changes, "submission", "added", f"added to {cluster.cluster_id}")
         for (workload, _), step_id in zip(rides, step_ids, strict=True):
-            line = agent_line(now, f"step {step_id} added to cluster {cluster_id} ({cluster.state})")
+            line = agent_line(now, f"step {step_id} added to cluster {cluster.cluster_id} ({cluster.state})")
             await self._task_log.append(workload.log_path, [line])
 
+    async def _refused_alone(self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str) -> None:
+        workload, _ = ride
+        refusals = self._refusals.alone(workload.workload_id)
+        if refusals >= MOST_REFUSALS:
+            text = f"EMR refused the step {refusals} times: {why}"
+            await self._refused_for_good(lease_token, cluster_id, ride, text)
+            return
+        now = self._clock.now()
+        again_at = now + timedelta(seconds=hold_after_s(refusals))
+        text = f"EMR refused the step ({refusals} of {MOST_REFUSALS} times, then the task fails): {why}"
+        await self._not_added(lease_token, [ride], text, not_before=again_at)
+        line = agent_line(now, f"{text}; it is asked again at {again_at:%H:%M:%S} UTC", level="warning")
+        await self._task_log.append(workload.log_path, [line])
+
+    async def _refused_for_good(self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str) -> None:
+        now = self._clock.now()
+        workload, submission = ride
+        over = not_added(submission, why, now=now)
+        move = refused_for_good(workload, over, cluster_id=cluster_id, now=now)
+        changes = [Change(old=submission, new=over), Change(old=workload, new=move.workload)]
+        told = HistoryEntry(
+            at=now, subject="workload", subject_id=workload.workload_id, event=move.event, text=move.text
+        )
+        await self._write(lease_token, changes, "submission", "never_added", why, told)
+        await self._task_log.append(workload.log_path, [agent_line(now, move.text, level="error")])
+
     async def _not_added(
-        self, lease_token: int, rides: Sequence[tuple[Workload, Submission]], why: str
+        self, lease_token: int, rides: Sequence[Ride], why: str, *, not_before: datetime | None = None
     ) -> None:
         now = self._clock.now()
         changes: list[Change] = []
         for workload, submission in rides:
             over = not_added(submission, why, now=now)
-            changes.append(Change(old=submission, new=over))
-            changes.append(Change(old=workload, new=never_added(workload, over, now=now).workload))
-        await self._write(lease_token, changes, "submission", "never_added", why)
+            ready = never_added(workload, over, now=now, not_before=not_before).workload
+            changes += [Change(old=submission, new=over), Change(old=workload, new=ready)]
+        if changes:
+            await self._write(lease_token, changes, "submission", "never_added", why)
 
     async def _write(
-        self, lease_token: int, changes: Sequence[Change], subject: str, event: str, text: str
+        self,
+        lease_token: int,
+        changes: Sequence[Change],
+        subject: str,
+        event: str,
+        text: str,
+        *also: HistoryEntry,
     ) -> None:
         now = self._clock.now()
         history = [
@@ -223,6 +286,7 @@ class Acts:
             for change in changes
             if isinstance(change.new, Submission | Cluster)
         ]
+        history.extend(also)
         for attempt in range(RESULT_ATTEMPTS):
             try:
                 await self._store.apply(lease_token, changes, history)

@@ -30,6 +30,7 @@ class LaunchHolds:
         self._clock = clock
         self._failures: dict[str, int] = {}
         self._until: dict[str, float] = {}
+        self._trouble: dict[str, str] = {}
 
     def cluster_over(self, cluster: Cluster) -> None:
         """A cluster ended; one that never came up is a failed launch."""
@@ -38,6 +39,9 @@ class LaunchHolds:
         failures = self._failures.get(cluster.cluster_pool, 0) + 1
         self._failures[cluster.cluster_pool] = failures
         self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_after_s(failures)
+        why = cluster.reason or cluster.reason_code or f"it is {cluster.state}"
+        again = "the next is tried after 10 s, then ever more rarely, at least every 10 min"
+        self._trouble[cluster.cluster_pool] = f"the last launch failed: {why.rstrip('.')}; {again}"
 
     def not_sent(self, cluster_pool: str) -> None:
         """RunJobFlow reached nobody: that says nothing of the template, so the hold does not grow."""
@@ -48,6 +52,11 @@ class LaunchHolds:
         """A cluster came up: the pool's template works."""
         self._failures.pop(cluster.cluster_pool, None)
         self._until.pop(cluster.cluster_pool, None)
+        self._trouble.pop(cluster.cluster_pool, None)
+
+    def trouble(self, cluster_pool: str) -> str | None:
+        """Why the pool's last launch came to nothing, in the same words until there is news."""
+        return self._trouble.get(cluster_pool)
 
     def held(self) -> frozenset[str]:
         """Pools that must not launch now."""

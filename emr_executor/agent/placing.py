@@ -1,4 +1,4 @@
-"""Holds back steps from clusters that just took none, so that a refusal is not asked for again at once.
+"""What was refused is not asked for again at once, and not for ever.
 
 An act that ended wakes the tick, and what was not added is READY again: without a hold, the same call
 would be planned and refused as fast as the database allows.
@@ -7,20 +7,26 @@ would be planned and refused as fast as the database allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from emr_executor.core.backoff import doubled_s
-from emr_executor.core.model import ClusterUuid
+from emr_executor.core.model import ClusterUuid, Submission, Workload, WorkloadId
 from emr_executor.ports import Clock
 
 FIRST_HOLD_S = 2.0
 LONGEST_HOLD_S = 60.0
 BUDGET_HOLD_S = 5.0
 """AddJobFlowSteps has one budget for all clusters, which has a token every two seconds on a good day."""
+MOST_REFUSALS = 3
+"""A step that EMR refused so often in a row, alone, is refused for good."""
+EMR_ACTIVE_STEPS = 256
+"""No call carries more."""
+
+Ride = tuple[Workload, Submission]
 
 
 def hold_after_s(refusals: int) -> float:
-    """How long a cluster gets no steps after so many refusals in a row, 1 or more."""
+    """How long a cluster gets no steps, or a step waits, after so many refusals in a row, 1 or more."""
     return doubled_s(FIRST_HOLD_S, LONGEST_HOLD_S, failures=refusals)
 
 
@@ -58,3 +64,46 @@ class PlacingHolds:
         if now < self._all_until:
             return frozenset(clusters)
         return frozenset(cluster for cluster, until in self._until.items() if now < until)
+
+
+class Refusals:
+    """Finds the step for which EMR refuses a whole call, by halves, and counts how often it is refused alone.
+
+    What is known outlives the act: where the call budget ends it, the next one goes on with smaller parts.
+    Kept in memory: after a restart the search and the count begin anew.
+    """
+
+    def __init__(self) -> None:
+        self._at_most: dict[WorkloadId, int] = {}
+        self._alone: dict[WorkloadId, int] = {}
+
+    def parts(self, rides: Sequence[Ride]) -> list[Sequence[Ride]]:
+        """The calls to make: one for those that nothing is known of, then for those that were refused."""
+        by_size: dict[int, list[Ride]] = {}
+        for ride in rides:
+            by_size.setdefault(self._at_most.get(ride[0].workload_id, EMR_ACTIVE_STEPS), []).append(ride)
+        return [
+            some[start : start + size]
+            for size, some in sorted(by_size.items(), reverse=True)
+            for start in range(0, len(some), size)
+        ]
+
+    def together(self, rides: Sequence[Ride]) -> list[Sequence[Ride]]:
+        """EMR refused these, two or more, in one call: the calls to make instead."""
+        size = (len(rides) + 1) // 2
+        self._at_most.update((workload.workload_id, size) for workload, _ in rides)
+        return [rides[:size], rides[size:]]
+
+    def alone(self, workload_id: WorkloadId) -> int:
+        """EMR refused this one in a call of its own: how often so far."""
+        self._at_most[workload_id] = 1
+        self._alone[workload_id] = refusals = self._alone.get(workload_id, 0) + 1
+        if refusals >= MOST_REFUSALS:
+            self.over([workload_id])
+        return refusals
+
+    def over(self, workload_ids: Collection[WorkloadId]) -> None:
+        """EMR took these, or they are refused for good."""
+        for workload_id in workload_ids:
+            self._at_most.pop(workload_id, None)
+            self._alone.pop(workload_id, None)

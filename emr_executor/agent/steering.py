@@ -239,9 +239,12 @@ class Steering:
 
     def _tell_waiting(self, desk: Desk, waiting: tuple[Waiting, ...], now: datetime) -> None:
         for wait in waiting:
-            if self._told_waiting.get(wait.workload_id) != wait.why:
-                self._told_waiting[wait.workload_id] = wait.why
-                desk.tell(now, desk.workloads[wait.workload_id], f"waiting: {wait.why}")
+            workload = desk.workloads[wait.workload_id]
+            trouble = self._holds.trouble(workload.cluster_pool)
+            why = f"{wait.why}; {trouble}" if trouble else wait.why
+            if self._told_waiting.get(wait.workload_id) != why:
+                self._told_waiting[wait.workload_id] = why
+                desk.tell(now, workload, f"waiting: {why}", level="warning" if trouble else "info")
         gone = self._told_waiting.keys() - desk.workloads.keys()
         for workload_id in gone:
             del self._told_waiting[workload_id]

@@ -8,6 +8,8 @@ How an error is judged (the error's class is the caller's next move, see ``error
   launched, aws-sdk-ruby issue 825) the outcome is unknown;
 - AccessDenied on RunJobFlow is LaunchRefused, since it may come from the template (iam:PassRole);
   anywhere else it is CredentialsMissing and names the permission: it heals when somebody grants it;
+- a validation error of AddJobFlowSteps is about the cluster (over, 256 active steps, in no state for steps)
+  where its words say so, else about the steps: StepsRefused;
 - EMR's messages are matched in few, loose words: AWS reserves the right to change them.
 """
 
@@ -30,6 +32,7 @@ from emr_executor.errors import (
     LaunchRefused,
     OutcomeUnknown,
     StepLimitReached,
+    StepsRefused,
     Throttled,
     TryElsewhere,
 )
@@ -71,6 +74,15 @@ CREDENTIAL_CODES = frozenset(
         "UnrecognizedClientException",
     }
 )
+INVALID_CODES = frozenset(
+    {
+        "InvalidParameterException",
+        "InvalidRequestException",
+        "SerializationException",
+        "ValidationError",
+        "ValidationException",
+    }
+)
 DENIED_CODES = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -93,6 +105,7 @@ _CLUSTER_GONE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _STEP_LIMIT = re.compile(r"maximum number of active steps", re.IGNORECASE)
+_NO_STATE_FOR_STEPS = re.compile(r"\bnot in an? \w+ state\b", re.IGNORECASE)
 _PROTECTED = re.compile(r"termination.?protected", re.IGNORECASE)
 
 _SERVER_FAULT = 500
@@ -136,6 +149,8 @@ def _unanswered_error(fault: BaseException, operation: str) -> EmrExecutorError:
         )
     if isinstance(fault, boto.ParamValidationError) and operation == "RunJobFlow":
         return LaunchRefused(f"the cluster template is no RunJobFlow request: {fault}")
+    if isinstance(fault, boto.ParamValidationError) and operation == "AddJobFlowSteps":
+        return StepsRefused(str(fault))
     never_sent = isinstance(fault, (*NEVER_SENT, boto.ParamValidationError))
     if operation in UNREPEATABLE and not never_sent:
         return OutcomeUnknown(f"{said}: whether it was done is not known")
@@ -172,7 +187,9 @@ def _refused(fault: boto.ClientError, said: str, operation: str, cluster_id: str
     if cluster_id is not None and _CLUSTER_GONE.search(f"{message} {_inner_code(fault)}"):
         return ClusterGone(said, cluster_id=cluster_id)
     if cluster_id is not None and operation == "AddJobFlowSteps":
-        return TryElsewhere(said, cluster_id=cluster_id)
+        if _code(fault) not in INVALID_CODES or _NO_STATE_FOR_STEPS.search(message):
+            return TryElsewhere(said, cluster_id=cluster_id)
+        return StepsRefused(f"{_code(fault)}: {message}")
     advice = ". Create it, or correct [emr_executor] staging_uri" if _code(fault) == "NoSuchBucket" else ""
     return AwsUnavailable(said + advice)
 

@@ -66,6 +66,8 @@ class WorkloadSeen(StrEnum):
     """No slot came within the pool's ``queue_timeout``."""
     STEP_NEVER_ADDED = auto()
     """EMR certainly does not have the step."""
+    STEP_REFUSED = auto()
+    """EMR refused the step, alone and several times, for what it is; or no step can be made of it."""
     STEP_UNDONE = auto()
     """We cancelled its step, and Airflow wants the try again or its wait is over."""
     STEP_LOST_UNSTARTED = auto()
@@ -165,6 +167,7 @@ WORKLOAD_EDGES: tuple[WorkloadEdge, ...] = (
     Edge(W.READY, WS.WAITED_TOO_LONG, W.FINISHABLE, "User code hears that the try failed."),
     Edge(W.READY, WS.UNWANTED, W.CANCELLED, "Its step was on no cluster."),
     Edge(W.SUBMITTED, WS.STEP_NEVER_ADDED, W.READY, "No loss is counted."),
+    Edge(W.SUBMITTED, WS.STEP_REFUSED, W.FINISHABLE, "The outcome is FAILED, with EMR's words."),
     Edge(W.SUBMITTED, WS.STEP_UNDONE, W.READY, "It waits again, as late as it was."),
     Edge(W.SUBMITTED, WS.STEP_LOST_UNSTARTED, W.READY, "It runs elsewhere; no loss is counted."),
     Edge(W.SUBMITTED, WS.STEP_LOST, W.READY, "It runs elsewhere, without an Airflow retry."),

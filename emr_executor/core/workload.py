@@ -82,13 +82,27 @@ def after_submission(
             )
 
 
-def never_added(workload: Workload, submission: Submission, *, now: datetime) -> WorkloadMove:
+def never_added(
+    workload: Workload, submission: Submission, *, now: datetime, not_before: datetime | None = None
+) -> WorkloadMove:
     """SUBMITTED -> READY: EMR never had the step, so no loss is counted."""
-    ready = replace(workload, state=_after(workload, WorkloadSeen.STEP_NEVER_ADDED))
+    state = _after(workload, WorkloadSeen.STEP_NEVER_ADDED)
+    ready = replace(workload, state=state, not_before=not_before)
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
     text = f"not added to its cluster: {submission.cause or 'EMR never showed the step'}; waiting again"
     return WorkloadMove(workload=ready, event="requeued", text=text)
+
+
+def refused(
+    workload: Workload, submission: Submission, *, cluster_id: ClusterId | None, now: datetime
+) -> WorkloadMove:
+    """SUBMITTED -> FINISHABLE: no cluster will ever take the step, for the submission's ``cause``."""
+    gone = replace(workload, state=_after(workload, WorkloadSeen.STEP_REFUSED))
+    if workload.target is WorkloadTarget.CANCEL:
+        return cancelled(workload, now=now)
+    cause = submission.cause
+    return _finishable(gone, submission, cluster_id, verdict=Verdict.FAILED, cause=cause, text=cause)
 
 
 def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:

@@ -20,7 +20,7 @@ from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tracker import Tracker
-from emr_executor.aws.step import submission_of_step_name
+from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import (
@@ -37,7 +37,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, RecordPhase, StepState
-from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown
+from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown, StepsRefused
 from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
@@ -74,6 +74,7 @@ class FakeEmr:
     A cluster whose state is None is in one that nobody asks ListClusters for.
 
     markers: that ListSteps was asked for
+    refuse_steps: by workload, why EMR refuses every call with its step
     sweeps_left: how many calls of ListSteps the budget still has; None: any number
     """
 
@@ -83,6 +84,7 @@ class FakeEmr:
     calls: list[str] = field(default_factory=list)
     lose_answers: set[str] = field(default_factory=set)
     refuse: dict[str, Exception] = field(default_factory=dict)
+    refuse_steps: dict[str, str] = field(default_factory=dict)
     sweeps_left: int | None = None
     swept: list[ClusterId] = field(default_factory=list)
     markers: defaultdict[ClusterId, list[str | None]] = field(default_factory=lambda: defaultdict(list))
@@ -115,6 +117,9 @@ class FakeEmr:
         self._called("add_steps")
         if within_s < 0:
             raise BudgetSpent("too late")
+        for workload_id, why in self.refuse_steps.items():
+            if any(step.name.startswith(f"{STEP_NAME_PREFIX}{workload_id}-") for step in steps):
+                raise StepsRefused(why)
         before = sum(map(len, self.steps.values()))
         added = [
             ObservedStep(

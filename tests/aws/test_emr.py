@@ -20,6 +20,7 @@ from emr_executor.errors import (
     LaunchRefused,
     OutcomeUnknown,
     StepLimitReached,
+    StepsRefused,
     Throttled,
     TryElsewhere,
 )
@@ -198,7 +199,10 @@ async def test_cancel_on_a_cluster_that_is_gone_is_done(emr: EmrClient, server: 
         (ADD, "UnrecognizedClientException", "invalid token", 400, CredentialsMissing),
         (ADD, "ValidationException", ENDED, 400, ClusterGone),
         (ADD, "ValidationException", FULL, 400, StepLimitReached),
-        (ADD, "ValidationException", "Action on failure 'X' is invalid.", 400, TryElsewhere),
+        (ADD, "ValidationException", "Action on failure 'X' is invalid.", 400, StepsRefused),
+        (ADD, "InvalidRequestException", "Args holds 10,241 characters.", 400, StepsRefused),
+        (ADD, "InvalidRequestException", "Cluster j-1 is not in an accepting state.", 400, TryElsewhere),
+        (ADD, "SubscriptionRequiredException", "The account is closed.", 400, TryElsewhere),
         (LIST, "InvalidRequestException", UNKNOWN, 400, ClusterGone),
         (
             TERMINATE,

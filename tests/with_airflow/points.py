@@ -124,6 +124,11 @@ NOT_HERE: Mapping[Key, str] = {
         WS.STEP_UNDONE,
         W.READY,
     ): "a try that is queued again while it is being cancelled: tests/store",
+    (
+        W.SUBMITTED,
+        WS.STEP_REFUSED,
+        W.FINISHABLE,
+    ): "three refusals with pauses: tests/agent/test_refusals.py; as STEP_FAILED",
     (W.SUBMITTED, WS.STEP_LOST_TOO_OFTEN, W.FINISHABLE): "three losses of half a minute each; as STEP_FAILED",
     (
         W.CANCELLED,

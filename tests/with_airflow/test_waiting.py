@@ -56,7 +56,7 @@ def test_a_task_waits_for_credentials_and_then_runs(tmp_path_factory: pytest.Tem
         bench.engine.dispose()
 
 
-def test_a_task_that_waits_longer_than_queue_timeout_fails_and_says_so(
+def test_a_task_whose_cluster_emr_refuses_tells_why_and_fails_at_queue_timeout(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = fresh_folder(tmp_path_factory, "waiting")
@@ -64,9 +64,11 @@ def test_a_task_that_waits_longer_than_queue_timeout_fails_and_says_so(
     sections = {"emr_executor": {"queue_timeout": "10"}}
     with LocalStack(folder / "home", dags=[folder / "dags"], env=env, sections=sections) as stack:
         bench = Bench(stack, f"sqlite:///{stack.airflow_home}/airflow.db", folder)
-        bench.control.hold_provisioning()
+        reason = "The supplied ec2SubnetId is not valid."
+        bench.control.fail_calls("RunJobFlow", 1000, code="ValidationException", message=reason)
         run = bench.finished("throttled")
         assert [(task.state, task.try_number) for task in run.tasks] == [("failed", 1)]
+        assert f"ValidationException: {reason[:-1]}; the next is tried" in bench.log("throttled", "waits")
         assert "no cluster ran the step within queue_timeout (10 s)" in bench.log("throttled", "waits")
         assert bench.steps_run("throttled") == []
         assert bench.events("throttled")["waits -1 1 on_failure"] == 1
