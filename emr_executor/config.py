@@ -46,7 +46,8 @@ class ClusterPool(_Frozen):
 
     template: a RunJobFlow request as the template file holds it
     slots: StepConcurrencyLevel of the template; its only key for slots
-    prefetch: steps put on a cluster beyond its slots, so that a slot never waits for a call
+    prefetch: steps put on a cluster beyond its slots, so that a slot never waits for a call: by default one that
+        waits and eight that were added in one call
     auto_termination_s: EMR's own idle timeout, the dead man's switch, well above idle_timeout_s
     deploy_mode, yarn_queue: used where neither operator nor connection names one
     """
@@ -59,7 +60,7 @@ class ClusterPool(_Frozen):
     idle_timeout_s: Seconds = 300.0
     queue_timeout_s: Seconds | None = None
     max_submissions: Annotated[int, Field(ge=1, le=100)] = 3
-    prefetch: Annotated[int, Field(ge=0, le=EMR_ACTIVE_STEP_LIMIT)] = 2
+    prefetch: Annotated[int, Field(ge=0, le=EMR_ACTIVE_STEP_LIMIT)] = 9
     launch_unknown_s: Seconds = 180.0
     deploy_mode: Literal["client", "cluster"] = "client"
     yarn_queue: str | None = None

@@ -60,6 +60,7 @@ class Desk:
         launch_held: frozenset[str] = frozenset(),
         place_held: frozenset[ClusterUuid] = frozenset(),
         stalled: frozenset[ClusterUuid] = frozenset(),
+        shown: frozenset[SubmissionId] = frozenset(),
     ) -> Snapshot:
         """The state as it now stands on the desk."""
         return Snapshot(
@@ -71,6 +72,7 @@ class Desk:
             launch_held=launch_held,
             place_held=place_held,
             stalled=stalled,
+            shown=shown,
         )
 
     def put(self, value: Row) -> None:

@@ -14,6 +14,7 @@ from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     ClusterState,
+    WorkloadTarget,
 )
 from emr_executor.core.workload import WorkloadMove, after_submission, never_added
 
@@ -72,12 +73,14 @@ class Settling:
             if not submission.is_live or cluster is None or submission.submission_id in desk.busy:
                 continue
             with desk.confined(submission):
+                workload = desk.workloads.get(submission.workload_id)
                 settled = settle(
                     submission,
                     cluster,
                     ages=ages,
                     loss_hold_s=self._loss_hold_s + blind_s[cluster.cluster_uuid],
                     had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
+                    is_wanted=workload is not None and workload.target is WorkloadTarget.RUN,
                 )
                 if settled is not None:
                     over = replace(

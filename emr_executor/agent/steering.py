@@ -31,8 +31,10 @@ from emr_executor.core.model import (
     WorkloadId,
     submission_id_of,
 )
+from emr_executor.core.moving import Move
 from emr_executor.core.placement import Waiting
-from emr_executor.core.plan import Cancel, Launch, Plan, Retarget, plan
+from emr_executor.core.plan import Cancel, Plan, plan
+from emr_executor.core.scaling import Launch, Retarget
 from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
@@ -119,12 +121,14 @@ class Steering:
                 launch_held=self._holds.held(),
                 place_held=self._placing.held(desk.clusters.keys()),
                 stalled=self._tracker.stalled,
+                shown=self._tracker.shown,
             ),
             self._limits,
             ages,
         )
         if why := self._held():
             decided = _without_new(decided, why)
+        self._tracker.look_soon(decided.look)
         after = self._write_intents(desk, decided, now)
         intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)
@@ -155,6 +159,12 @@ class Steering:
         for cancel in decided.cancel:
             with desk.confined(desk.submissions[cancel.submission_id]):
                 self._intend_cancel(desk, cancel, acting, now)
+        for move in decided.move:
+            with desk.confined(desk.submissions[move.submission_id]):
+                self._intend_cancel(desk, move, acting, now)
+        for submission_id in decided.runs_on:
+            with desk.confined(desk.submissions[submission_id]):
+                self._let_run(desk, submission_id, now)
         for change in decided.retarget:
             with desk.confined(desk.clusters[change.cluster_uuid]):
                 self._retarget(desk, change, now)
@@ -219,18 +229,37 @@ class Steering:
         text = f"{event} {cluster.cluster_id}: {change.why}"
         desk.note(now, "cluster", cluster.cluster_uuid, event, text)
 
-    def _intend_cancel(self, desk: Desk, cancel: Cancel, acting: _Acting, now: datetime) -> None:
+    def _intend_cancel(self, desk: Desk, cancel: Cancel | Move, acting: _Acting, now: datetime) -> None:
         submission = desk.submissions[cancel.submission_id]
         cluster = desk.clusters.get(submission.cluster_uuid)
         if submission.submission_id in desk.busy or cluster is None or cluster.cluster_id is None:
             return
         self._asked.add((Fact.CANCEL_ASKED, submission.submission_id))
-        desk.put(replace(submission, cancel_asked_at=now, timed_out=submission.timed_out or cancel.timed_out))
-        workload = desk.workloads.get(submission.workload_id)
+        is_move, workload = isinstance(cancel, Move), desk.workloads.get(submission.workload_id)
+        timed_out = submission.timed_out or (isinstance(cancel, Cancel) and cancel.timed_out)
+        asked = replace(submission, cancel_asked_at=now, timed_out=timed_out)
         if workload is not None:
-            desk.tell(now, workload, f"cancelling step {submission.step_id}: {cancel.why}", level="warning")
-        desk.note(now, "submission", submission.submission_id, "cancelling", cancel.why)
+            if workload.is_under_way and not timed_out:
+                # What becomes of the step tells why it was cancelled.
+                asked = replace(asked, cause=cancel.why)
+            verb = "moving" if is_move else "cancelling"
+            text = f"{verb} step {submission.step_id} from {cluster.cluster_id}: {cancel.why}"
+            desk.tell(now, workload, text, level="info" if is_move else "warning")
+        desk.put(asked)
+        desk.note(
+            now, "submission", submission.submission_id, "moving" if is_move else "cancelling", cancel.why
+        )
         acting.cancels.setdefault(cluster.cluster_uuid, []).append(submission.submission_id)
+
+    def _let_run(self, desk: Desk, submission_id: SubmissionId, now: datetime) -> None:
+        submission = desk.submissions[submission_id]
+        if submission_id in desk.busy:
+            return
+        desk.put(replace(submission, cancel_asked_at=None, cause=""))
+        text = f"step {submission.step_id} had begun before it was cancelled: it runs on"
+        desk.note(now, "submission", submission_id, "runs_on", text)
+        if workload := desk.workloads.get(submission.workload_id):
+            desk.tell(now, workload, text)
 
     def _move(self, desk: Desk, move: WorkloadMove, now: datetime) -> None:
         desk.put(move.workload)
@@ -251,9 +280,9 @@ class Steering:
 
 
 def _without_new(decided: Plan, why: str) -> Plan:
-    """The plan without what would begin in EMR."""
+    """The plan without what would begin in EMR, or end there to begin elsewhere."""
     waiting = [Waiting(workload_id=w, why=why) for placement in decided.place for w in placement.workload_ids]
-    return replace(decided, launch=(), place=(), waiting=(*decided.waiting, *waiting))
+    return replace(decided, launch=(), place=(), move=(), waiting=(*decided.waiting, *waiting))
 
 
 class _Acting:

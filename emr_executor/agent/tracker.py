@@ -29,6 +29,7 @@ from emr_executor.core.model import (
     StepId,
     StepRecord,
     Submission,
+    SubmissionId,
     WorkloadId,
 )
 from emr_executor.core.observe import observe_idleness, observe_record, observe_step
@@ -52,6 +53,8 @@ before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads l
 
 STALL_S = 300.0
 """A cluster that is up, with pending steps and none running, for this long starts none any more."""
+FRESH_S = 2.0
+"""A step that EMR showed PENDING may have begun since; what is cancelled for another slot must not have."""
 UNWATCHED_S = STALL_S / 2
 """After such a pause between two looks, as of an agent without the lease, nobody knows what was meanwhile."""
 
@@ -84,6 +87,8 @@ class Tracker:
         self._due, self._sweeps = Due(clock), Due(clock)
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
+        self._asked_for: frozenset[ClusterUuid] = frozenset()
+        self._shown_at: dict[SubmissionId, float] = {}
         self._looked_at = self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
@@ -93,10 +98,21 @@ class Tracker:
         """Clusters whose last sweeps showed pending steps, and none running, for ``STALL_S``."""
         return frozenset(self._stalled)
 
+    @property
+    def shown(self) -> frozenset[SubmissionId]:
+        """Submissions whose step EMR has shown in this look, and not longer ago than ``FRESH_S``."""
+        since = self._clock.monotonic() - FRESH_S
+        return frozenset(key for key, at in self._shown_at.items() if at >= since)
+
+    def look_soon(self, clusters: frozenset[ClusterUuid]) -> None:
+        """The steps of these clusters are to be looked at in the next look, before others."""
+        self._asked_for = clusters
+
     async def look(self, desk: Desk, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
         # Only what is folded into this desk counts: a tick that is dropped takes its news with it.
         self._last_looked.clear()
+        self._shown_at.clear()
         if self._clock.monotonic() - self._looked_at > UNWATCHED_S:
             self._idle_slots_since.clear()
             self._stalled.clear()
@@ -192,20 +208,34 @@ class Tracker:
             live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
             if not live:
                 continue
-            is_urgent = cluster.state in OVER_CLUSTER_STATES or any(map(_needs_a_sweep, live))
+            is_asked_for = cluster.cluster_uuid in self._asked_for
+            is_urgent = (
+                is_asked_for
+                or cluster.state in OVER_CLUSTER_STATES
+                or _may_never_begin(cluster, live)
+                or any(map(_needs_a_sweep, live))
+            )
             if is_urgent:
-                self._sweeps.hasten(cluster.cluster_uuid, QUICK_LOOK_S)
+                self._sweeps.hasten(cluster.cluster_uuid, 0.0 if is_asked_for else QUICK_LOOK_S)
             wanted.append((is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster, live))
         wanted.sort(key=lambda one: (not one[0], one[1]))
         for is_urgent, due_at, cluster, live in wanted:
-            if cluster.cluster_id is None or not self._is_time(cluster, ages, is_urgent=is_urgent):
+            had_no_chance = cluster.ready_at is None and all(one.started_at is None for one in live)
+            is_last = cluster.state in OVER_CLUSTER_STATES and (
+                had_no_chance or ages.of(Fact.OVER, cluster.cluster_uuid) >= STALE_READ_S
+            )
+            is_early = cluster.state in OVER_CLUSTER_STATES and not is_last
+            if cluster.cluster_id is None or (is_early and not _may_never_begin(cluster, live)):
+                continue
+            interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
+            if not self._sweeps.is_due(cluster.cluster_uuid, interval_s):
                 continue
             look = self._looks.pop(cluster.cluster_uuid, None) or StepLook(
                 cluster_uuid=cluster.cluster_uuid,
                 cluster_id=cluster.cluster_id,
                 wanted=frozenset(s.submission_id for s in live),
                 overdue=frozenset(s.submission_id for s in live if _was_never_added(s, ages)),
-                is_last=cluster.state in OVER_CLUSTER_STATES,
+                is_last=is_last,
             )
             try:
                 look = await self._read_on(look)
@@ -214,23 +244,22 @@ class Tracker:
                 raise
             self._fold_steps(desk, ages, look, live)
             if look.is_through:
-                self._watch_stall(cluster, look.steps)
+                self._watch_stall(cluster, look.steps, live)
             else:
                 self._looks[cluster.cluster_uuid] = look
                 self._sweeps.put_off(cluster.cluster_uuid, self._clock.monotonic())
 
-    def _is_time(self, cluster: Cluster, ages: Ages, *, is_urgent: bool) -> bool:
-        if cluster.state in OVER_CLUSTER_STATES and ages.of(Fact.OVER, cluster.cluster_uuid) < STALE_READ_S:
-            return False
-        interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
-        return self._sweeps.is_due(cluster.cluster_uuid, interval_s)
-
-    def _watch_stall(self, cluster: Cluster, steps: Sequence[ObservedStep]) -> None:
+    def _watch_stall(
+        self, cluster: Cluster, steps: Sequence[ObservedStep], live: Sequence[Submission]
+    ) -> None:
         """A cluster whose slots are free and stay so (seen of steps that were cancelled) must be replaced."""
         key, now = cluster.cluster_uuid, self._clock.monotonic()
         states = {step.state for step in steps}
         is_up = cluster.state in (ClusterState.RUNNING, ClusterState.WAITING)
-        if is_up and StepState.PENDING in states and StepState.RUNNING not in states:
+        # In a state that is new to us a step waits, unless its wrapper said that it runs.
+        is_told = any(one.state is SubmissionState.RUNNING for one in live)
+        waits = StepState.PENDING in states or (None in states and not is_told)
+        if is_up and waits and StepState.RUNNING not in states:
             if now - self._idle_slots_since.setdefault(key, now) >= STALL_S:
                 self._stalled.add(key)
         else:
@@ -250,6 +279,7 @@ class Tracker:
             if (left := look.failed()) is not None:
                 self._looks[look.cluster_uuid] = left
             raise
+        self._shown_at |= dict.fromkeys(by_submission(page.steps), self._clock.monotonic())
         return look.after(page)
 
     def _fold_steps(self, desk: Desk, ages: Ages, look: StepLook, live: Sequence[Submission]) -> None:
@@ -287,6 +317,12 @@ def _was_never_added(submission: Submission, ages: Ages) -> bool:
     if submission.step_id is not None or submission.quarantine is not None:
         return False
     return ages.of(Fact.INTENDED, submission.submission_id) > STEP_UNKNOWN_S
+
+
+def _may_never_begin(cluster: Cluster, live: Sequence[Submission]) -> bool:
+    """Whether EMR may show of a step that it never ran, so that it can run elsewhere at once."""
+    is_ending = cluster.state is ClusterState.TERMINATING or cluster.state in OVER_CLUSTER_STATES
+    return is_ending and any(one.started_at is None and one.step_id is not None for one in live)
 
 
 def _needs_a_sweep(submission: Submission) -> bool:

@@ -155,6 +155,12 @@ class Workload:
     finished_at: datetime | None = None
     quarantine: str | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has a step that is to run."""
+        is_wanted = self.target is WorkloadTarget.RUN and self.quarantine is None
+        return is_wanted and self.state is WorkloadState.SUBMITTED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
@@ -253,6 +259,7 @@ class Snapshot:
     launch_held: cluster pools that must not launch now, since recent launches failed
     place_held: clusters that must get no steps now, since they just took none
     stalled: clusters that are up and on which EMR has shown pending steps, and none running, for too long
+    shown: submissions whose step EMR has just shown
     """
 
     now: datetime
@@ -263,6 +270,7 @@ class Snapshot:
     launch_held: frozenset[str] = frozenset()
     place_held: frozenset[ClusterUuid] = frozenset()
     stalled: frozenset[ClusterUuid] = frozenset()
+    shown: frozenset[SubmissionId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

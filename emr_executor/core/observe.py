@@ -89,6 +89,7 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
             started_at=submission.started_at or record.at,
         )
     failed = record.exit_code != 0
+    is_told = record.reason == "terminated" and submission.cause != ""
     return replace(
         submission,
         record_mark=record.mark,
@@ -99,7 +100,7 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
         wrapper_reason=record.reason,
         exit_code=record.exit_code,
         timed_out=submission.timed_out or record.reason == "timeout",
-        cause=(cause_of(record.tail, record.exit_code) if failed else "") or submission.cause,
+        cause=(cause_of(record.tail, record.exit_code) if failed and not is_told else "") or submission.cause,
     )
 
 

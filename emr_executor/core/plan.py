@@ -13,15 +13,13 @@ like any other, as soon as no submission of it lives.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
     AllTries,
-    Cluster,
     ClusterPoolLimits,
     ClusterUuid,
     Snapshot,
@@ -30,12 +28,20 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.placement import Placement, Waiting, place
+from emr_executor.core.moving import Move, moves
+from emr_executor.core.placement import PACE_S, Load, Placement, Waiting, place
+from emr_executor.core.scaling import (
+    Launch,
+    Retarget,
+    coming_slots,
+    dying_steps,
+    ends_of,
+    launches_of,
+    retargets,
+    serves,
+)
 from emr_executor.core.states import (
-    CAPPED_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
-    USABLE_CLUSTER_STATES,
-    ClusterTarget,
+    StepState,
     SubmissionState,
     WorkloadState,
     WorkloadTarget,
@@ -43,8 +49,8 @@ from emr_executor.core.states import (
 
 CANCEL_AGAIN_S = 60.0
 """CancelSteps gives no guarantee (botocore emr, CancelSteps): it is asked again after this."""
-END_AGAIN_S = 120.0
-"""TerminateJobFlows is asked again when the cluster is still not ending after this."""
+KEEP_SLOT_S = 30.0
+"""A slot is kept for a step that is being cancelled this long; EMR may not cancel it at all."""
 DEADLINE_GRACE_S = 60.0
 """The wrapper ends its step at the deadline; the agent steps in when it did not by then."""
 
@@ -62,30 +68,15 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retarget:
-    """Give a cluster another target."""
-
-    cluster_uuid: ClusterUuid
-    target: ClusterTarget
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """Launch ``count`` clusters of a pool."""
-
-    cluster_pool: str
-    count: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What should be done now; each field is a set of its own.
 
     launch: clusters to start
     place: workloads to put on clusters
     cancel: steps to cancel
+    move: steps to be taken back from behind others, since a slot is free elsewhere
+    look: clusters whose steps have to be looked at before one of them can be taken back
+    runs_on: submissions that began before they could be cancelled, and that go on
     retarget: clusters to drain or end
     end: clusters to terminate in EMR (target END, nothing alive that must be waited for)
     drop: workloads to be cancelled of which nothing is alive
@@ -96,6 +87,9 @@ class Plan:
     launch: tuple[Launch, ...] = ()
     place: tuple[Placement, ...] = ()
     cancel: tuple[Cancel, ...] = ()
+    move: tuple[Move, ...] = ()
+    look: frozenset[ClusterUuid] = frozenset()
+    runs_on: tuple[SubmissionId, ...] = ()
     retarget: tuple[Retarget, ...] = ()
     end: tuple[ClusterUuid, ...] = ()
     drop: tuple[WorkloadId, ...] = ()
@@ -104,16 +98,21 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be done; waiting is not doing."""
-        return not (
-            self.launch or self.place or self.cancel or self.retarget or self.end or self.drop or self.expire
-        )
+        """Whether nothing is to be done; waiting and looking is not doing."""
+        return self == Plan(waiting=self.waiting, look=self.look)
 
 
 def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> Plan:
     """Everything that should be done now. ``limits`` by cluster pool name."""
-    live_on = Counter(submission.cluster_uuid for submission in snapshot.submissions)
-    retarget = tuple(_retargets(snapshot, limits, ages))
+    load = _load(snapshot, ages)
+    dying = dying_steps(snapshot, limits)
+    wanted = {w.workload_id: w for w in snapshot.workloads if w.is_under_way}
+    moving = [
+        wanted[one.workload_id]
+        for one in snapshot.submissions
+        if one.workload_id in wanted and _is_leaving(one, ages, KEEP_SLOT_S)
+    ]
+    retarget = tuple(retargets(snapshot, limits, ages, dying, moving))
     changed = {change.cluster_uuid for change in retarget}
     ready = [w for w in snapshot.workloads if w.state is WorkloadState.READY and w.quarantine is None]
     riding = {submission.workload_id for submission in snapshot.submissions}
@@ -121,28 +120,75 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits))
     gone = {*drop, *expire}
     wanting = [w for w in ready if w.workload_id not in gone]
-    keep = [c for c in snapshot.clusters if _serves(c) and c.cluster_uuid not in changed]
+    keep = [c for c in snapshot.clusters if serves(c) and c.cluster_uuid not in changed]
     blocked = _other_tries(snapshot, wanting)
     unblocked = [w for w in wanting if w.workload_id not in blocked]
-    placements, waiting = place(
+    demand = Counter(workload.cluster_pool for workload in unblocked)
+    launch = tuple(launches_of(snapshot, limits, load, demand=demand, dying=dying, changed=changed))
+    placed = place(
         wanting,
         keep,
-        live_on,
+        load,
         limits,
         blocked=blocked,
         held=snapshot.place_held,
         now=snapshot.now,
+        coming=coming_slots(snapshot, limits, keep, launch),
+        moving=moving,
+    )
+    cancel, look = _cancels(snapshot, limits, ages)
+    going = {one.submission_id for one in snapshot.submissions if _is_leaving(one, ages, CANCEL_AGAIN_S)}
+    move, look_too = moves(
+        snapshot.clusters,
+        snapshot.submissions,
+        wanted,
+        placed.spare,
+        load,
+        going=going | {one.submission_id for one in cancel},
+        shown=snapshot.shown,
     )
     return Plan(
-        launch=tuple(_launches(snapshot, limits, live_on, unblocked, changed)),
-        place=placements,
-        cancel=tuple(_cancels(snapshot, limits, ages)),
+        launch=launch,
+        place=placed.placements,
+        cancel=cancel,
+        move=move,
+        look=look | look_too,
+        runs_on=tuple(s.submission_id for s in snapshot.submissions if _runs_on(s, snapshot, wanted, ages)),
         retarget=retarget,
-        end=tuple(_ends(snapshot, ages)),
+        end=tuple(ends_of(snapshot, ages)),
         drop=drop,
         expire=expire,
-        waiting=waiting,
+        waiting=placed.waiting,
     )
+
+
+def _load(snapshot: Snapshot, ages: Ages) -> Load:
+    return Load(
+        live=Counter(submission.cluster_uuid for submission in snapshot.submissions),
+        begun=Counter(
+            submission.cluster_uuid
+            for submission in snapshot.submissions
+            if submission.started_at is not None and ages.of(Fact.RUNNING, submission.submission_id) < PACE_S
+        ),
+    )
+
+
+def _is_leaving(submission: Submission, ages: Ages, within_s: float) -> bool:
+    """Whether its step, which has not begun, was asked to be cancelled within that time."""
+    if submission.cancel_asked_at is None or submission.state is not SubmissionState.PENDING:
+        return False
+    return ages.of(Fact.CANCEL_ASKED, submission.submission_id) < within_s
+
+
+def _runs_on(submission: Submission, snapshot: Snapshot, wanted: Collection[WorkloadId], ages: Ages) -> bool:
+    """Whether it began before it was cancelled, and EMR lets it run."""
+    if submission.cancel_asked_at is None or submission.timed_out or submission.quarantine is not None:
+        return False
+    asked_s = min(
+        ages.of(Fact.CANCEL_ASKED, submission.submission_id), ages.of(Fact.RUNNING, submission.submission_id)
+    )
+    is_shown = submission.submission_id in snapshot.shown and submission.step_state is StepState.RUNNING
+    return is_shown and submission.workload_id in wanted and asked_s > CANCEL_AGAIN_S
 
 
 def _can_drop(workload: Workload) -> bool:
@@ -151,10 +197,6 @@ def _can_drop(workload: Workload) -> bool:
     # Whose submission has ended without a word to a quarantined workload, that is SUBMITTED still.
     quarantined = workload.quarantine is not None and workload.state is WorkloadState.SUBMITTED
     return quarantined or workload.state in _NOTHING_ALIVE
-
-
-def _serves(cluster: Cluster) -> bool:
-    return cluster.target is ClusterTarget.KEEP and cluster.quarantine is None
 
 
 def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> bool:
@@ -197,9 +239,13 @@ def _try_order(workload: Workload) -> tuple[int, datetime, WorkloadId]:
     return workload.key.try_number, workload.accepted_at, workload.workload_id
 
 
-def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> list[Cancel]:
+def _cancels(
+    snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
+) -> tuple[tuple[Cancel, ...], frozenset[ClusterUuid]]:
+    """What to cancel, and the clusters to look at first: what began meanwhile is not to be touched."""
     workloads = {workload.workload_id: workload for workload in snapshot.workloads}
     cancels = []
+    look = set()
     for submission in snapshot.submissions:
         if submission.step_id is None or not _may_ask(submission, ages):
             continue
@@ -215,13 +261,27 @@ def _cancels(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: 
             cancels.append(
                 Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
             )
-        elif submission.state is SubmissionState.PENDING and _expired(workload, snapshot, limits):
-            # Cancelled it is READY again, as late as it was, and expires.
-            cancels.append(Cancel(submission_id=submission.submission_id, why="queue_timeout"))
-        elif submission.state is SubmissionState.PENDING and submission.cluster_uuid in snapshot.stalled:
-            why = "its cluster starts no step; it will run elsewhere"
-            cancels.append(Cancel(submission_id=submission.submission_id, why=why))
-    return cancels
+        elif submission.state is SubmissionState.PENDING and (
+            why := _waits_in_vain(submission, workload, snapshot, limits)
+        ):
+            if submission.submission_id in snapshot.shown:
+                cancels.append(Cancel(submission_id=submission.submission_id, why=why))
+            else:
+                look.add(submission.cluster_uuid)
+    return tuple(cancels), frozenset(look)
+
+
+def _waits_in_vain(
+    submission: Submission,
+    workload: Workload,
+    snapshot: Snapshot,
+    limits: Mapping[str, ClusterPoolLimits],
+) -> str:
+    if _expired(workload, snapshot, limits):
+        # Cancelled it is READY again, as late as it was, and expires.
+        return "queue_timeout"
+    is_stalled = submission.cluster_uuid in snapshot.stalled
+    return "its cluster starts no step; it will run elsewhere" if is_stalled else ""
 
 
 def _may_ask(submission: Submission, ages: Ages) -> bool:
@@ -238,120 +298,3 @@ def _overdue(submission: Submission, workload: Workload, ages: Ages) -> bool:
     if timeout_s is None or submission.started_at is None or submission.ended_at is not None:
         return False
     return ages.of(Fact.RUNNING, submission.submission_id) > timeout_s + DEADLINE_GRACE_S
-
-
-def _retargets(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> list[Retarget]:
-    haunted = {s.cluster_uuid for s in snapshot.submissions if s.quarantine is not None}
-    busy = {s.cluster_uuid for s in snapshot.submissions if not _is_dead_in_quarantine(s)}
-    wanted_pools = {
-        w.cluster_pool
-        for w in snapshot.workloads
-        if w.state is WorkloadState.READY and w.target is WorkloadTarget.RUN and w.quarantine is None
-    }
-    idle_left = Counter(
-        c.cluster_pool for c in snapshot.clusters if c.state in USABLE_CLUSTER_STATES and _serves(c)
-    )
-    changes = []
-    for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
-        change = _retarget(
-            cluster,
-            ages=ages,
-            limits=limits,
-            busy=cluster.cluster_uuid in busy,
-            unfit=_unfit(cluster, haunted, snapshot.stalled),
-            left=idle_left,
-            wanted_pools=wanted_pools,
-        )
-        if change is not None:
-            changes.append(change)
-            is_up = cluster.state in USABLE_CLUSTER_STATES
-            if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP and is_up:
-                idle_left[cluster.cluster_pool] -= 1
-    return changes
-
-
-def _unfit(
-    cluster: Cluster, haunted: AbstractSet[ClusterUuid], stalled: AbstractSet[ClusterUuid]
-) -> str | None:
-    """Why a cluster takes no more steps for a fault of its own, or None."""
-    if cluster.cluster_uuid in haunted:
-        return "a step on it is in quarantine"
-    return "it starts none of its pending steps" if cluster.cluster_uuid in stalled else None
-
-
-def _retarget(
-    cluster: Cluster,
-    *,
-    ages: Ages,
-    limits: Mapping[str, ClusterPoolLimits],
-    busy: bool,
-    unfit: str | None,
-    left: Mapping[str, int],
-    wanted_pools: AbstractSet[str],
-) -> Retarget | None:
-    if cluster.target is ClusterTarget.END or cluster.cluster_id is None or cluster.quarantine is not None:
-        return None
-    if cluster.target is ClusterTarget.DRAIN:
-        if busy:
-            return None
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why="drained")
-    if unfit:
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=unfit)
-    pool = limits.get(cluster.cluster_pool)
-    if pool is None:
-        why = f"cluster pool {cluster.cluster_pool!r} is no longer configured"
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
-    if cluster.template_hash != pool.template_hash:
-        why = "the cluster template changed"
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
-    if busy or cluster.idle_since is None or cluster.cluster_pool in wanted_pools:
-        return None
-    idle_s = ages.of(Fact.IDLE, cluster.cluster_uuid)
-    if idle_s < pool.idle_timeout_s or left[cluster.cluster_pool] <= pool.min_clusters:
-        return None
-    why = f"idle for {idle_s:.0f} s (idle_timeout {pool.idle_timeout_s:g} s)"
-    return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
-
-
-def _is_dead_in_quarantine(submission: Submission) -> bool:
-    """Whether EMR itself shows the step over: then nothing of it need be waited for."""
-    return submission.quarantine is not None and submission.step_state in TERMINAL_STEP_STATES
-
-
-def _ends(snapshot: Snapshot, ages: Ages) -> list[ClusterUuid]:
-    return [
-        cluster.cluster_uuid
-        for cluster in snapshot.clusters
-        if cluster.target is ClusterTarget.END
-        and cluster.quarantine is None
-        and cluster.cluster_id is not None
-        and cluster.state in USABLE_CLUSTER_STATES
-        and (cluster.end_asked_at is None or ages.of(Fact.END_ASKED, cluster.cluster_uuid) > END_AGAIN_S)
-    ]
-
-
-def _launches(
-    snapshot: Snapshot,
-    limits: Mapping[str, ClusterPoolLimits],
-    live_on: Mapping[ClusterUuid, int],
-    wanting: Sequence[Workload],
-    changed: set[ClusterUuid],
-) -> list[Launch]:
-    demand = Counter(workload.cluster_pool for workload in wanting)
-    clusters: dict[str, list[Cluster]] = defaultdict(list)
-    for cluster in snapshot.clusters:
-        if cluster.state in CAPPED_CLUSTER_STATES:
-            clusters[cluster.cluster_pool].append(cluster)
-    launches = []
-    for name in sorted(set(limits) - snapshot.launch_held):
-        pool = limits[name]
-        keep = [c for c in clusters[name] if _serves(c) and c.cluster_uuid not in changed]
-        free = sum(max(0, c.slots - live_on.get(c.cluster_uuid, 0)) for c in keep)
-        unserved = demand[name] + (snapshot.ready_beyond if len(limits) == 1 else 0) - free
-        wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))
-        # max_clusters counts every unresolved launch and every cluster that is not yet ending.
-        count = min(wanted, pool.max_clusters - len(clusters[name]))
-        if count > 0:
-            why = f"{demand[name]} waiting, {free} free slots on {len(keep)} clusters"
-            launches.append(Launch(cluster_pool=name, count=count, why=why))
-    return launches

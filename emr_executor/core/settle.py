@@ -4,9 +4,12 @@
 what is known                                                          the submission is
 =====================================================================  =========================
 the wrapper or EMR saw it end well                                     COMPLETED
-we asked to cancel it, and it is over                                  CANCELLED
-the wrapper ended it at its deadline                                   FAILED, timed out
+nobody wants it any more, we asked to cancel it, and it is over         CANCELLED
+the wrapper, or we, ended it at its deadline                           FAILED, timed out
+its cluster is ending or over, and EMR shows that it never began       LOST: run elsewhere
 the command failed by itself on a cluster that is not ending           FAILED: the task's own
+we took it back, and EMR shows it cancelled before it began            CANCELLED: run elsewhere
+we took it back, it had begun, and its wrapper left its last words     CANCELLED: run elsewhere
 it was over without last words, and the cluster ends within the hold   LOST: run elsewhere
 it was over without last words, and the cluster stayed                 FAILED or CANCELLED by hand
 its cluster is over, and EMR's last word on its steps was read         LOST: run elsewhere
@@ -17,6 +20,8 @@ A dying primary node reports its steps CANCELLED, FAILED or INTERRUPTED before E
 cluster's own end (mrjob issues 708 and 1401: "a minute or two"), hence the hold. LOST is only
 ever said of a cluster that is over, so nothing is run again while its step may still be alive, and
 only after its steps were listed once more: one that completed just before must not run again.
+What never began cannot have completed, so it waits for neither, and a cluster that never was up is
+listed at once.
 Durations are ``core.ages``: no time that another host wrote is reckoned with.
 """
 
@@ -47,11 +52,19 @@ class Settled:
 
 
 def settle(
-    submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float, had_last_look: bool
+    submission: Submission,
+    cluster: Cluster,
+    *,
+    ages: Ages,
+    loss_hold_s: float,
+    had_last_look: bool,
+    is_wanted: bool,
 ) -> Settled | None:
     """The submission's final state, or None while it cannot be known yet.
 
-    had_last_look: EMR's list of the cluster's steps was read when the cluster had been over for a while
+    is_wanted: Airflow still wants the try
+    had_last_look: EMR's list of the cluster's steps was read when the cluster had been over for a while, or
+        was over and had never been up
     """
     if not submission.is_live:
         return None
@@ -60,37 +73,50 @@ def settle(
         return _settle_quarantined(submission, cluster) if cluster_over and had_last_look else None
     if _ended_well(submission):
         return _settled(submission, Seen.ENDED_WELL)
-    is_knowable = had_last_look if cluster_over else _step_over(submission)
-    if not is_knowable:
+    is_over = _step_over(submission)
+    if cluster_over:
+        is_over = had_last_look or _never_began(submission)
+    if not is_over:
         return None
+    if submission.cancel_asked_at is not None and not is_wanted:
+        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
     return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s)
 
 
 def _settle_badly(
     submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float
 ) -> Settled | None:
-    """Over, and not well: by whom."""
-    cluster_over = cluster.state in OVER_CLUSTER_STATES
-    if submission.cancel_asked_at is not None and not submission.timed_out:
-        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
+    """Over, not well, and wanted: by whom."""
+    is_ending = cluster.state is ClusterState.TERMINATING
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
     if submission.timed_out and submission.wrapper_reason == "timeout":
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
-    if cluster_over:
+    if cluster.state in OVER_CLUSTER_STATES or (is_ending and _never_began(submission)):
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
-    if cluster.state is ClusterState.TERMINATING:
+    if is_ending:
         return None
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return _settled(submission, Seen.ENDED_BADLY, submission.cause)
+    by_us = submission.cancel_asked_at is not None
+    if by_us and submission.timed_out:
+        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
+    by_us = by_us and submission.step_state is StepState.CANCELLED
+    # A wrapper that spoke is heard to its end: it may still be ending what it started.
+    if by_us and (submission.record_mark is None or submission.wrapper_ended):
+        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
     if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
         return None
     if submission.timed_out:
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
+    if by_us:
+        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
     if submission.step_state is StepState.CANCELLED:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
         return _settled(submission, Seen.CANCELLED_BY_HAND, text)
     text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper left no last words"
-    return _settled(submission, Seen.ENDED_SILENTLY, submission.cause or text)
+    # Of a step that we wanted to cancel, the cause is why.
+    cause = "" if submission.cancel_asked_at is not None else submission.cause
+    return _settled(submission, Seen.ENDED_SILENTLY, cause or text)
 
 
 def lost_because(cluster: Cluster) -> str:
@@ -99,7 +125,8 @@ def lost_because(cluster: Cluster) -> str:
     if cluster.state is ClusterState.NEVER_LAUNCHED:
         return f"cluster {name} never came up" + (f": {cluster.reason}" if cluster.reason else "")
     why = ": ".join(part for part in (cluster.reason_code, cluster.reason) if part)
-    return f"cluster {name} ended" + (f" ({why})" if why else "")
+    verb = "ended" if cluster.state in OVER_CLUSTER_STATES else "is ending"
+    return f"cluster {name} {verb}" + (f" ({why})" if why else "")
 
 
 def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:
@@ -116,6 +143,11 @@ def _settle_quarantined(submission: Submission, cluster: Cluster) -> Settled:
 def _ended_well(submission: Submission) -> bool:
     by_wrapper = submission.wrapper_ended and submission.exit_code == 0
     return by_wrapper or submission.step_state is StepState.COMPLETED
+
+
+def _never_began(submission: Submission) -> bool:
+    """Whether EMR shows it over without a start: nothing of it ever ran, however late the answer is."""
+    return submission.step_state in TERMINAL_STEP_STATES and submission.started_at is None
 
 
 def _step_over(submission: Submission) -> bool:

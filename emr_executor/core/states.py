@@ -103,6 +103,9 @@ USABLE_CLUSTER_STATES = frozenset(
 )
 """AddJobFlowSteps is accepted in these states only (botocore emr, AddJobFlowSteps)."""
 
+UP_CLUSTER_STATES = frozenset({ClusterState.RUNNING, ClusterState.WAITING})
+"""EMR starts steps in these states only."""
+
 CAPPED_CLUSTER_STATES = USABLE_CLUSTER_STATES | {ClusterState.INTENDED}
 """Counted against ``max_clusters``: STARTING to WAITING and every unresolved launch."""
 

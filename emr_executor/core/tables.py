@@ -112,11 +112,11 @@ class SubmissionSeen(StrEnum):
     TIMED_OUT = auto()
     """It is over, and the deadline was the reason."""
     CANCELLED_BY_US = auto()
-    """It is over after we asked EMR to cancel it."""
+    """It is over after we asked EMR to cancel it: unwanted, overdue, or to run elsewhere."""
     CANCELLED_BY_HAND = auto()
     """EMR shows it cancelled though we never asked, and its cluster outlived ``loss_hold_s``."""
     CLUSTER_OVER = auto()
-    """Its cluster is over, so nothing of it can be alive."""
+    """Its cluster is over, so nothing of it can be alive; or is ending, and EMR shows that it never began."""
 
 
 class ClusterSeen(StrEnum):

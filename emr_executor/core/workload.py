@@ -70,8 +70,14 @@ def after_submission(
             cause = f"lost {lost.losses} times ({budget}), last: {submission.cause}"
             return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
         case WorkloadSeen.STEP_UNDONE:
-            text = f"step {where} was cancelled before its end; the task waits again"
-            return WorkloadMove(workload=replace(workload, state=state), event="requeued", text=text)
+            why = f" ({submission.cause})" if submission.cause else ""
+            text = f"step {where} was cancelled before it began{why}; the task waits again"
+            undone = replace(workload, state=state)
+            if submission.started_at is not None:
+                text = f"step {where} had begun when it was cancelled{why}; it starts again at no cost"
+                # It had its slot, so queue_timeout begins anew.
+                undone = replace(undone, ready_at=now)
+            return WorkloadMove(workload=undone, event="requeued", text=text)
         case _:
             verdict = _VERDICTS[seen]
             text = f"step {where} {_WORDS[verdict]}{_ran_for(submission)}"
@@ -113,7 +119,8 @@ def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
 
 def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMove:
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
-    text = f"no cluster ran the step within queue_timeout ({queue_timeout_s:g} s)"
+    again = " again" if workload.losses else ""
+    text = f"no cluster ran the step{again} within queue_timeout ({queue_timeout_s:g} s)"
     late = replace(workload, state=_after(workload, WorkloadSeen.WAITED_TOO_LONG))
     return _finishable(late, None, None, verdict=Verdict.FAILED, cause=text, text=text)
 

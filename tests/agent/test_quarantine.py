@@ -213,9 +213,10 @@ async def test_an_end_without_an_edge_is_a_quarantine_and_then_a_loss(world: Wor
     await world.tick()
     await world.tick_and_die()
     await world.restart()
-    plant(world, SUBMISSION, "w1-1", cancel_asked_at=world.clock.now())
-    world.emr.set_cluster("j-1", ClusterState.TERMINATED)
+    plant(world, SUBMISSION, "w1-1", cancel_asked_at=world.clock.now(), step_state=StepState.CANCELLED)
     with capture_logs() as logs:
+        await world.tick()
+        world.emr.set_cluster("j-1", ClusterState.TERMINATED)
         await world.tick(times=30)
     (told,) = [line for line in logs if line["event"] == "quarantined"]
     assert told["why"] == "submission w1-1: no edge from INTENDED on cancelled_by_us"

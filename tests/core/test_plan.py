@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from emr_executor.core.ages import reckoned
 from emr_executor.core.model import Snapshot, StepPlan, Workload
-from emr_executor.core.plan import Launch, Plan, plan
+from emr_executor.core.plan import Plan, plan
+from emr_executor.core.scaling import Launch
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
     ClusterState,
@@ -254,7 +255,10 @@ def test_queue_timeout_also_ends_the_wait_on_a_cluster_that_does_not_come_up() -
     pending = [
         make_submission(name, state=SubmissionState.PENDING, started_at=None) for name in ("late", "fresh")
     ]
-    decided = decide(make_snapshot(starting, late, fresh, *pending), queue_timeout_s=60.0)
+    unseen = decide(make_snapshot(starting, late, fresh, *pending), queue_timeout_s=60.0)
+    assert (unseen.cancel, unseen.look) == ((), {"c1"}), "it may have begun since EMR was asked"
+    shown = frozenset(one.submission_id for one in pending)
+    decided = decide(make_snapshot(starting, late, fresh, *pending, shown=shown), queue_timeout_s=60.0)
     assert [(c.submission_id, c.why, c.timed_out) for c in decided.cancel] == [
         ("late-1", "queue_timeout", False)
     ]

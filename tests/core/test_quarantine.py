@@ -109,7 +109,9 @@ def test_a_held_submission_is_settled_by_the_end_of_its_cluster_alone(
     ages = reckoned([its_cluster], [one], now=NOW)
 
     def judge(*, had_last_look: bool) -> Settled | None:
-        return settle(one, its_cluster, ages=ages, loss_hold_s=5.0, had_last_look=had_last_look)
+        return settle(
+            one, its_cluster, ages=ages, loss_hold_s=5.0, had_last_look=had_last_look, is_wanted=True
+        )
 
     settled = judge(had_last_look=True)
     assert (settled.state if settled else None) is state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,14 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.core.workload import after_submission, cancelled, never_added, placed, spoken_duration
+from emr_executor.core.workload import (
+    after_submission,
+    cancelled,
+    never_added,
+    placed,
+    spoken_duration,
+    waited_too_long,
+)
 from emr_executor.errors import InvalidTransition
 from tests.builders import NOW, ago, make_cluster, make_submission, make_workload
 
@@ -31,11 +39,22 @@ LOST_TEXT = "cluster j-c1 ended (INSTANCE_FAILURE: The master node was terminate
 
 
 def judge(
-    submission: dict[str, Any], cluster: dict[str, Any] | None = None, *, had_last_look: bool = True
+    submission: dict[str, Any],
+    cluster: dict[str, Any] | None = None,
+    *,
+    had_last_look: bool = True,
+    is_wanted: bool = True,
 ) -> Settled | None:
     one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
     ages = reckoned([its_cluster], [one], now=NOW)
-    return settle(one, its_cluster, ages=ages, loss_hold_s=HOLD_S, had_last_look=had_last_look)
+    return settle(
+        one,
+        its_cluster,
+        ages=ages,
+        loss_hold_s=HOLD_S,
+        had_last_look=had_last_look,
+        is_wanted=is_wanted,
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def judge(
         ({"step_state": StepState.FAILED, "ended_at": ago(101)}, LOST_CLUSTER, SubmissionState.LOST),
         ({"step_state": StepState.CANCELLED, "cancel_asked_at": ago(5)}, {}, SubmissionState.CANCELLED),
         ({"cancel_asked_at": ago(5)}, {}, None),
-        ({"cancel_asked_at": ago(5)}, LOST_CLUSTER, SubmissionState.CANCELLED),
+        ({"cancel_asked_at": ago(5)}, LOST_CLUSTER, SubmissionState.LOST),
         ({"state": SubmissionState.LOST}, LOST_CLUSTER, None),
     ],
 )
@@ -69,6 +88,62 @@ def test_the_failure_rule(
 ) -> None:
     settled = judge(submission, cluster)
     assert (settled.state if settled else None) is state
+
+
+TAKEN_BACK = {"cancel_asked_at": ago(5), "cause": "a slot is free on j-c2"}
+NEVER_BEGAN = {"started_at": None, "step_state": StepState.CANCELLED, "ended_at": ago(1)}
+
+
+@pytest.mark.parametrize(
+    ("submission", "cluster", "settled"),
+    [
+        ({**TAKEN_BACK, **NEVER_BEGAN}, {}, SubmissionState.CANCELLED),
+        ({**TAKEN_BACK, "step_state": StepState.RUNNING}, {}, None),
+        ({**TAKEN_BACK, "step_state": StepState.CANCEL_PENDING}, {}, None),
+        ({**TAKEN_BACK, "step_state": StepState.CANCELLED}, {}, SubmissionState.CANCELLED),
+        ({**TAKEN_BACK, "step_state": StepState.CANCELLED, "record_mark": "m"}, {}, None),
+        (
+            {**TAKEN_BACK, **ENDED, "step_state": StepState.CANCELLED, "wrapper_reason": "terminated"},
+            {},
+            SubmissionState.CANCELLED,
+        ),
+        ({**TAKEN_BACK, **ENDED, "exit_code": 0}, {}, SubmissionState.COMPLETED),
+        ({**TAKEN_BACK, **ENDED, "exit_code": 1}, {}, SubmissionState.FAILED),
+        ({**TAKEN_BACK, "step_state": StepState.FAILED, "ended_at": ago(101)}, {}, SubmissionState.FAILED),
+    ],
+)
+def test_a_step_that_was_taken_back_ends_as_it_did(
+    submission: dict[str, Any], cluster: dict[str, Any], settled: SubmissionState | None
+) -> None:
+    """It may have begun before it was cancelled: what it did then counts."""
+    found = judge(submission, cluster)
+    assert (found.state if found else None) is settled
+
+
+def test_a_step_that_began_and_failed_by_itself_does_not_blame_the_move() -> None:
+    found = judge({**TAKEN_BACK, "step_state": StepState.FAILED, "ended_at": ago(101)})
+    assert found is not None
+    assert found.cause == "EMR reports the step FAILED and its wrapper left no last words"
+
+
+@pytest.mark.parametrize(
+    "step_state", [StepState.CANCELLED, StepState.FAILED, StepState.INTERRUPTED, StepState.COMPLETED]
+)
+def test_an_unwanted_step_that_we_cancelled_is_over_as_soon_as_emr_shows_it(step_state: StepState) -> None:
+    found = judge({"cancel_asked_at": ago(5), "step_state": step_state}, is_wanted=False)
+    assert found is not None
+
+
+@pytest.mark.parametrize("state", [ClusterState.TERMINATING, ClusterState.TERMINATED])
+def test_a_step_that_emr_shows_over_and_never_begun_waits_for_no_end_of_its_cluster(
+    state: ClusterState,
+) -> None:
+    found = judge(NEVER_BEGAN, {"state": state}, had_last_look=False)
+    assert found is not None
+    assert found.state is SubmissionState.LOST
+    begun = {**NEVER_BEGAN, "started_at": ago(9)}
+    assert judge(begun, {"state": state}, had_last_look=False) is None
+    assert judge(NEVER_BEGAN, {"state": ClusterState.RUNNING}) is None, "a person may have cancelled it"
 
 
 def test_nothing_is_lost_before_the_last_look_at_its_cluster() -> None:
@@ -87,15 +162,19 @@ def test_a_step_that_died_with_its_cluster_did_not_reach_its_deadline() -> None:
     lost = judge(asked, LOST_CLUSTER)
     assert lost is not None
     assert lost.state is SubmissionState.LOST
-    over = {**asked, "step_state": StepState.FAILED}
-    assert judge({**over, "ended_at": ago(50)}) is None, "its cluster may yet turn out to be lost"
-    held = judge({**over, "ended_at": ago(101)})
-    assert held == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
+    over = {**asked, "step_state": StepState.FAILED, "ended_at": ago(1)}
+    assert judge(over, {"state": ClusterState.TERMINATING}) is None
     by_wrapper = judge(
         {**ENDED, "exit_code": 124, "timed_out": True, "wrapper_reason": "timeout"}, LOST_CLUSTER
     )
     assert by_wrapper is not None
     assert by_wrapper.state is SubmissionState.FAILED
+
+
+@pytest.mark.parametrize("step_state", [StepState.CANCELLED, StepState.FAILED])
+def test_a_step_that_we_ended_at_its_deadline_is_not_held(step_state: StepState) -> None:
+    over = {"cancel_asked_at": ago(5), "timed_out": True, "step_state": step_state, "ended_at": ago(0)}
+    assert judge(over) == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
 
 
 def test_a_loss_names_its_cluster_and_the_reason() -> None:
@@ -183,6 +262,47 @@ def test_a_step_that_we_cancelled_runs_again_when_airflow_wants_the_try_again() 
     ours = make_submission(state=SubmissionState.CANCELLED, cancel_asked_at=ago(5))
     move = after_submission(wanted_again, ours, cluster_id=None, max_submissions=3, now=NOW)
     assert (move.workload.state, move.workload.losses, move.event) == (WorkloadState.READY, 0, "requeued")
+
+
+def test_a_moved_step_waits_again_as_late_as_it_was_and_one_that_had_begun_anew() -> None:
+    workload = make_workload(state=WorkloadState.SUBMITTED, submissions=1)
+    moved = make_submission(
+        state=SubmissionState.CANCELLED,
+        cancel_asked_at=ago(5),
+        cause="a slot is free on j-c2",
+        started_at=None,
+    )
+    told = after_submission(workload, moved, cluster_id=make_cluster().cluster_id, max_submissions=1, now=NOW)
+    assert (told.workload.state, told.workload.ready_at, told.workload.losses) == (
+        WorkloadState.READY,
+        workload.ready_at,
+        0,
+    )
+    assert told.text == (
+        "step s-w1 on j-c1 was cancelled before it began (a slot is free on j-c2); the task waits again"
+    )
+    begun = after_submission(
+        workload,
+        replace(moved, started_at=ago(3)),
+        cluster_id=make_cluster().cluster_id,
+        max_submissions=1,
+        now=NOW,
+    )
+    assert (begun.workload.state, begun.workload.ready_at, begun.workload.losses) == (
+        WorkloadState.READY,
+        NOW,
+        0,
+    )
+    assert begun.text == (
+        "step s-w1 on j-c1 had begun when it was cancelled (a slot is free on j-c2); "
+        "it starts again at no cost"
+    )
+
+
+@pytest.mark.parametrize(("losses", "again"), [(0, ""), (1, " again")])
+def test_the_end_of_the_wait_says_whether_the_step_ever_ran(losses: int, again: str) -> None:
+    move = waited_too_long(make_workload(losses=losses), queue_timeout_s=60)
+    assert move.text == f"no cluster ran the step{again} within queue_timeout (60 s)"
 
 
 def test_an_edge_that_does_not_exist_is_a_bug() -> None:

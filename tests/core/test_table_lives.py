@@ -153,7 +153,9 @@ class Life:
         one = self.submission
         if one is not None:
             ages = reckoned([self.cluster], [one], now=NOW)
-            settled = settle(one, self.cluster, ages=ages, loss_hold_s=5.0, had_last_look=True)
+            settled = settle(
+                one, self.cluster, ages=ages, loss_hold_s=5.0, had_last_look=True, is_wanted=True
+            )
             if settled is not None:
                 self.submission = self.went(one, replace(one, state=settled.state, cause=settled.cause))
                 move = after_submission(
