@@ -46,8 +46,8 @@ class ClusterPool(_Frozen):
 
     template: a RunJobFlow request as the template file holds it
     slots: StepConcurrencyLevel of the template; its only key for slots
-    prefetch: steps put on a cluster beyond its slots, so that a slot never waits for a call: by default one that
-        waits and eight that were added in one call
+    prefetch: steps put on a cluster beyond its slots, so that a slot never waits for a call: by default one
+        that is left, and eight that are added in one call
     auto_termination_s: EMR's own idle timeout, the dead man's switch, well above idle_timeout_s
     deploy_mode, yarn_queue: used where neither operator nor connection names one
     """

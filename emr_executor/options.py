@@ -121,8 +121,8 @@ OPTIONS: tuple[Option, ...] = (
         default="9",
         example="4",
         description=(
-            "Steps put on a cluster beyond its slots, so that a slot never waits for a call. A small number makes "
-            "more calls of AddJobFlowSteps, which EMR takes one of in two seconds."
+            "Steps put on a cluster beyond its slots, so that a slot never waits for a call. "
+            "A small number makes more calls of AddJobFlowSteps, of which EMR takes one in two seconds."
         ),
     ),
     Option(
