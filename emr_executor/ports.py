@@ -221,7 +221,7 @@ class TaskHost(Protocol):
         ...
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
-        """Run one phase to the end of its process. Raises TryAgain when the host is away."""
+        """Run one phase to its end. Raises TryAgain when it never began."""
         ...
 
 

@@ -111,7 +111,11 @@ class Phases:
         if finishing and workload.phase_attempts > self._settings.finish_attempts:
             await self._give_up(workload, token)
             return
-        ended = await self._host.run(PhaseJob(workload=workload, claim_token=token))
+        try:
+            ended = await self._host.run(PhaseJob(workload=workload, claim_token=token))
+        except TryAgain:
+            await self._free_if_unsaid(workload, token)
+            raise
         if ended.masks:
             self.masks[workload.workload_id] = ended.masks
         if finishing:
@@ -119,7 +123,7 @@ class Phases:
         await self._free_if_unsaid(workload, token)
 
     async def _free_if_unsaid(self, workload: Workload, token: str) -> None:
-        """The process is gone: a claim that it still holds would only be freed after ``claim_s``."""
+        """No process has the claim, or the one that had is gone: else it would be freed after ``claim_s``."""
         for workload_id, held, beat in await self._store.claims():
             if (workload_id, held) == (workload.workload_id, token):
                 pause_s = doubled_s(SILENT_RETRY_S, LONGEST_SILENT_RETRY_S, failures=workload.phase_attempts)

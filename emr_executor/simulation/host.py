@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from emr_executor.errors import TryAgain
 from emr_executor.ports import PhaseEnded, PhaseJob
 from emr_executor.simulation.airflow_entities import FinishEnd, PrepareEnd, TryScript
 from emr_executor.simulation.supervisor import EXIT_BROKEN, PhaseSurroundings, SupervisorProcess
@@ -87,7 +86,7 @@ class SimTaskHost:
         """It is up."""
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
-        """Wait for the phase's process. Raises TryAgain when the host's process dies; the phase goes on."""
+        """Wait for the phase's process."""
         async with self._slots:
             ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._waiting[ended] = None
@@ -105,10 +104,9 @@ class SimTaskHost:
         return PhaseEnded(workload_id=job.workload_id, claim_token=job.claim_token, exit_code=exit_code)
 
     def die(self) -> None:
-        """The host's process is killed: who waits hears of it, running phases end by themselves."""
+        """The agent's process is gone: nobody waits any more, running phases end by themselves."""
         for ended in list(self._waiting):
-            if not ended.done():
-                ended.set_exception(TryAgain("simulated: the task host ended"))
+            ended.cancel()
 
     async def _process(self, job: PhaseJob, around: PhaseSurroundings, end: Callable[[int], None]) -> None:
         exit_code = EXIT_BROKEN

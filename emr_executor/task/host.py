@@ -5,13 +5,16 @@ stdin and stdout. It has one thread and no event loop, so that it may fork: each
 process of its own, never a thread (fact 27). When its control channel closes, the agent is
 gone: it takes no more work, lets the running phases end (they write their results themselves)
 and exits. How many phases run at once is the agent's to bound.
+
+A phase tells the agent itself how it ended, by a pipe that the agent made, so its last words
+arrive whether or not this process still lives; the host only says which phases it began, and
+that their processes are gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import selectors
 import signal
@@ -19,12 +22,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from emr_executor.lossy import have_a_temporary_folder, make_standard_streams_lossy
-from emr_executor.task.wire import PhaseReply, phase_id_of, phase_of, reply_line
+from emr_executor.task.wire import PhaseReply, begun_line, phase_id_of, phase_of, reply_line, report_lines
 
 if TYPE_CHECKING:
     from emr_executor.task.wire import Phase
@@ -64,43 +67,40 @@ _PRELOADED = (
 """What every phase needs, imported before the first fork."""
 
 
-@dataclass
-class _Running:
-    """A supervisor process. report: what it said of itself so far, by ``report_fd``."""
-
-    phase_id: int
-    report_fd: int
-    report: bytearray = field(default_factory=bytearray)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Serve phases until the control channel closes."""
     parser = argparse.ArgumentParser(prog="python -m emr_executor.task.host")
     parser.add_argument(
         "--results", default=DEFAULT_RESULTS, help="module:callable that opens a row's results"
     )
+    parser.add_argument("--reports", type=int, metavar="FD", help="where ends are told; stdout if not given")
     options = parser.parse_args(argv)
     make_standard_streams_lossy()
     have_a_temporary_folder()
     control_in, control_out = _take_control_channel()
+    reports = control_out if options.reports is None else options.reports
+    os.set_inheritable(reports, False)
     _set_title(TITLE)
     for name in _PRELOADED:
         import_module(name)
     _warm_up()
     module, _, attribute = options.results.partition(":")
-    host = TaskHost(control_in, control_out, getattr(import_module(module), attribute))
+    host = TaskHost(control_in, control_out, reports, getattr(import_module(module), attribute))
     return host.serve()
 
 
 class TaskHost:
     """Forks phases, reports their ends. open_results: see ``results.ResultsFactory``."""
 
-    def __init__(self, control_in: int, control_out: int, open_results: Callable[..., Any]) -> None:
+    def __init__(
+        self, control_in: int, control_out: int, reports: int, open_results: Callable[..., Any]
+    ) -> None:
         self._control_in = control_in
         self._control_out = control_out
+        self._reports = reports
         self._open_results = open_results
         self._selector = selectors.DefaultSelector()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, int] = {}
         self._unread = bytearray()
         self._taking_work = True
         self._wake_read, self._wake_write = socket.socketpair()
@@ -110,7 +110,7 @@ class TaskHost:
         self._watch_children()
         os.set_blocking(self._control_in, False)
         self._selector.register(self._control_in, selectors.EVENT_READ, self._read_control)
-        self._send(b'{"ready":true}\n')
+        self._send(self._control_out, b'{"ready":true}\n')
         # Objects that exist now stay shared with every fork: no collection touches their headers.
         gc.collect()
         gc.freeze()
@@ -153,31 +153,28 @@ class TaskHost:
         except ValueError:
             traceback.print_exc()
             if (number := phase_id_of(line)) is not None:
-                self._send(reply_line(PhaseReply(id=number, exit_code=EXIT_REFUSED)))
+                self._send(self._reports, reply_line(PhaseReply(id=number, exit_code=EXIT_REFUSED)))
             return
         self._fork(phase)
 
     def _fork(self, phase: Phase) -> None:
-        report_read, report_write = os.pipe()
+        # Before the fork: a phase of which this was not said has certainly not begun.
+        self._send(self._control_out, begun_line(phase.id))
         pid = os.fork()
         if pid == 0:
             # No frame of the host may be left by this process: it ends here.
             code = _EXIT_BROKEN
             try:
-                self._become_supervisor(report_read)
-                code = _run(phase, self._open_results, report_write)
+                self._become_supervisor()
+                code = _run(phase, self._open_results, self._reports)
             except BaseException:  # noqa: BLE001 - as above
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(code)
-        os.close(report_write)
-        os.set_blocking(report_read, False)
-        running = _Running(phase.id, report_read)
-        self._running[pid] = running
-        self._selector.register(report_read, selectors.EVENT_READ, lambda: self._read_report(running))
+        self._running[pid] = phase.id
 
-    def _become_supervisor(self, report_read: int) -> None:
+    def _become_supervisor(self) -> None:
         """Let go of everything of the host's in a fresh fork."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -185,20 +182,8 @@ class TaskHost:
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
-        for fd in (self._control_in, self._control_out, report_read):
+        for fd in {self._control_in, self._control_out} - {self._reports}:
             os.close(fd)
-        for running in self._running.values():
-            os.close(running.report_fd)
-
-    def _read_report(self, running: _Running) -> None:
-        try:
-            block = os.read(running.report_fd, _READ_BYTES)
-        except BlockingIOError:
-            return
-        if block:
-            running.report += block
-        else:
-            self._selector.unregister(running.report_fd)
 
     def _reap(self) -> None:
         try:
@@ -209,44 +194,27 @@ class TaskHost:
         for pid in list(self._running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                self._report_end(self._running.pop(pid), os.waitstatus_to_exitcode(status))
+                reply = PhaseReply(id=self._running.pop(pid), exit_code=os.waitstatus_to_exitcode(status))
+                self._send(self._reports, reply_line(reply))
 
-    def _report_end(self, running: _Running, exit_code: int) -> None:
-        # Its last words may still be in the pipe.
-        while running.report_fd in self._selector.get_map():
-            before = len(running.report)
-            self._read_report(running)
-            if len(running.report) == before:
-                break
-        if running.report_fd in self._selector.get_map():
-            self._selector.unregister(running.report_fd)
-        os.close(running.report_fd)
-        masks: tuple[str, ...] = ()
-        try:
-            said = json.loads(bytes(running.report) or b"{}")
-        except ValueError:
-            said = {}
-        if said:
-            exit_code, masks = int(said["exit_code"]), tuple(said["masks"])
-        self._send(reply_line(PhaseReply(id=running.phase_id, exit_code=exit_code, masks=masks)))
-
-    def _send(self, line: bytes) -> None:
+    def _send(self, fd: int, line: bytes) -> None:
         try:
             view = memoryview(line)
             while view:
-                view = view[os.write(self._control_out, view) :]
+                view = view[os.write(fd, view) :]
         except OSError:
             # The agent is gone; the phases' results are in the store.
             self._stop_taking_work()
 
 
-def _run(phase: Phase, open_results: Callable[..., Any], report_write: int) -> int:
+def _run(phase: Phase, open_results: Callable[..., Any], reports: int) -> int:
     from emr_executor.task.supervise import run_phase
 
     _set_title(f"airflow emr {phase.workload.state.lower()} -- {phase.workload_id}")
     report = run_phase(phase, open_results)
-    with os.fdopen(report_write, "wb") as pipe:
-        pipe.write(json.dumps({"exit_code": report.exit_code, "masks": report.masks}).encode())
+    with suppress(OSError):  # The agent is gone; the result is in the store.
+        for line in report_lines(PhaseReply(id=phase.id, exit_code=report.exit_code, masks=report.masks)):
+            os.write(reports, line)
     return 0
 
 

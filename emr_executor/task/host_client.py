@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 
 import structlog
@@ -14,12 +16,23 @@ import structlog
 from emr_executor.config import Settings
 from emr_executor.errors import TryAgain
 from emr_executor.ports import PhaseEnded, PhaseJob
-from emr_executor.task.wire import Phase, PhaseReply, phase_line, reply_of
+from emr_executor.task.wire import Phase, PhaseReply, Replies, phase_line
 
 log = structlog.get_logger(__name__)
 
 _LINE_BYTES = 64 * 1024 * 1024
 _RESTART_PAUSE_S = 2.0
+_EXIT_UNHEARD = -1
+"""Of a phase whose process and whose host are gone without a word."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A phase that a host was given. has_begun: the host said that it forks it."""
+
+    process: Process
+    reply: asyncio.Future[PhaseReply]
+    has_begun: bool = False
 
 
 class ForkingTaskHost:
@@ -46,7 +59,7 @@ class ForkingTaskHost:
         self._slots = asyncio.Semaphore(self._capacity)
         self._starting = asyncio.Lock()
         self._ids = count(1)
-        self._waiting: dict[int, asyncio.Future[PhaseReply]] = {}
+        self._waiting: dict[int, _Sent] = {}
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._started_at: float | None = None
@@ -68,9 +81,9 @@ class ForkingTaskHost:
         return None if self._process is None else self._process.pid
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
-        """Run one phase to the end of its process. Raises TryAgain when the host is away.
+        """Run one phase to its end. Raises TryAgain when it never began.
 
-        A phase whose host died may go on alone and write its result: the row's claim tells.
+        A phase whose host died goes on, writes its result, and is waited for as ever.
         """
         async with self._slots:
             process = await self._running_host()
@@ -78,11 +91,11 @@ class ForkingTaskHost:
             phase = Phase(
                 id=number, workload=job.workload, claim_token=job.claim_token, settings=self._settings
             )
-            future: asyncio.Future[PhaseReply] = asyncio.get_running_loop().create_future()
-            self._waiting[number] = future
+            sent = _Sent(process, asyncio.get_running_loop().create_future())
+            self._waiting[number] = sent
             try:
                 await _send(process, phase_line(phase))
-                reply = await future
+                reply = await sent.reply
             finally:
                 self._waiting.pop(number, None)
         return PhaseEnded(
@@ -120,42 +133,66 @@ class ForkingTaskHost:
         if self._started_at is not None and now - self._started_at < _RESTART_PAUSE_S:
             raise TryAgain("the task host has just died; it is started again in a moment")
         self._started_at = now
+        read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *self._arguments,
+                "--reports",
+                str(write_end),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=self._env,
                 limit=_LINE_BYTES,
+                pass_fds=(write_end,),
                 # Not in the terminal's process group: Ctrl-C ends the agent, and phases end by themselves.
                 start_new_session=True,
             )
         except OSError as error:
+            os.close(read_end)
             raise TryAgain(f"the task host cannot be started: {error}") from error
+        finally:
+            os.close(write_end)
         self._process = process
-        self._reader = asyncio.create_task(self._read(process), name="task-host-reader")
+        self._reader = asyncio.create_task(self._read(process, read_end), name="task-host-reader")
         log.info("task_host_started", pid=process.pid)
 
-    async def _read(self, process: Process) -> None:
+    async def _read(self, process: Process, read_end: int) -> None:
         stdout = process.stdout
         if stdout is None:
             raise TryAgain("the task host has no stdout")
+        reports = asyncio.create_task(self._read_reports(read_end), name="task-host-reports")
         while line := await stdout.readline():
-            if line.startswith(b'{"ready"'):
-                self._is_ready = True
-                continue
-            reply = reply_of(line)
-            future = self._waiting.get(reply.id)
-            if future is not None and not future.done():
-                future.set_result(reply)
+            said = json.loads(line)
+            self._is_ready |= "ready" in said
+            if sent := self._waiting.get(said.get("begun")):
+                sent.has_begun = True
         exit_code = await process.wait()
         if self._process is process:
             self._process, self._is_ready = None, False
         log.info("task_host_ended", pid=process.pid, exit_code=exit_code)
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(TryAgain(f"the task host ended, exit code {exit_code}"))
+        waiting = [(number, sent) for number, sent in self._waiting.items() if sent.process is process]
+        for _, sent in waiting:
+            if not sent.has_begun and not sent.reply.done():
+                sent.reply.set_exception(TryAgain(f"the task host ended, exit code {exit_code}"))
+        await reports
+        for number, sent in waiting:
+            if not sent.reply.done():
+                sent.reply.set_result(PhaseReply(id=number, exit_code=_EXIT_UNHEARD))
+
+    async def _read_reports(self, read_end: int) -> None:
+        """The ends of the phases of one host, until it and they are gone."""
+        stream, replies = asyncio.StreamReader(limit=_LINE_BYTES), Replies()
+        with os.fdopen(read_end, "rb") as pipe:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(stream), pipe
+            )
+            while line := await stream.readline():
+                reply = replies.take(line)
+                sent = self._waiting.get(reply.id) if reply else None
+                if reply and sent and not sent.reply.done():
+                    sent.reply.set_result(reply)
+            transport.close()
 
 
 async def _send(process: Process, line: bytes) -> None:

@@ -164,14 +164,23 @@ async def test_a_process_that_ended_without_a_word_gives_its_claim_back_at_once(
     assert (room.workload("w1").state, room.workload("w1").claim_token) == (WorkloadState.ACCEPTED, None)
 
 
-async def test_a_host_that_is_away_does_not_lose_the_workload(room: Room) -> None:
+async def test_a_phase_that_never_began_gives_its_claim_back_at_once(room: Room) -> None:
     def away(_job: PhaseJob) -> None:
         raise TryAgain("the task host ended")
 
     room.accept("w1")
     room.host.work = away
     await room.fill()
-    assert room.workload("w1").state is WorkloadState.PREPARING
+    assert (room.workload("w1").state, room.workload("w1").claim_token) == (WorkloadState.ACCEPTED, None)
+
+
+def claimed_elsewhere(room: Room) -> None:
+    """By an agent that is gone: only signs of life tell whether the phase runs on."""
+    room.accept("w1", state=WorkloadState.PREPARING, claim_token="token-1")
+
+
+async def test_a_claim_without_a_sign_of_life_is_freed(room: Room) -> None:
+    claimed_elsewhere(room)
     for _ in range(4):
         assert room.workload("w1").state is WorkloadState.PREPARING
         await room.phases.free_silent()
@@ -181,12 +190,7 @@ async def test_a_host_that_is_away_does_not_lose_the_workload(room: Room) -> Non
 
 
 async def test_a_claim_is_not_freed_for_a_silence_in_which_the_database_was_away(room: Room) -> None:
-    def away(_job: PhaseJob) -> None:
-        raise TryAgain("this agent lost the host, the phase lives")
-
-    room.accept("w1")
-    room.host.work = away
-    await room.fill()
+    claimed_elsewhere(room)
     await room.phases.free_silent()
     room.clock.passed_s += 300
     await room.phases.free_silent()
@@ -206,12 +210,7 @@ async def test_a_process_that_keeps_ending_without_a_word_is_run_ever_more_rarel
 
 
 async def test_a_claim_that_shows_signs_of_life_is_left_alone(room: Room) -> None:
-    def away(_job: PhaseJob) -> None:
-        raise TryAgain("this agent lost the host, the phase lives")
-
-    room.accept("w1")
-    room.host.work = away
-    await room.fill()
+    claimed_elsewhere(room)
     for _ in range(5):
         await room.phases.free_silent()
         room.clock.passed_s += 20

@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from emr_executor.config import AwsAccess, ClusterPool, Settings
 from emr_executor.core.model import Identity, StepOutcome, StepPlan, TaskKey, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
-from emr_executor.task.wire import Phase, PhaseReply, phase_line, reply_of
+from emr_executor.task.wire import Phase, PhaseReply, Replies, phase_line
 from tests.task.fake_api import ApiServer, FakeApi
 from tests.task.file_results import FOLDER
 
@@ -153,16 +153,22 @@ class Bench:
         self.process.stdin.flush()
 
     def end(self) -> Ended:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        assert line, "the task host died"
-        reply = reply_of(line)
-        assert reply.id == Bench.last
+        reply = self.reply(Bench.last)
         events = self.home / "results" / self.workload_id
         lines = events.read_text().splitlines() if events.exists() else []
         events.unlink(missing_ok=True)
         log = self.home / "logs" / f"{self.workload_id}.log"
         return Ended(reply, [json.loads(text) for text in lines], log.read_text() if log.exists() else "")
+
+    def reply(self, phase_id: int) -> PhaseReply:
+        """The first reply for a phase; what the host says besides is passed over."""
+        assert self.process.stdout
+        replies = Replies()
+        while line := self.process.stdout.readline():
+            reply = None if line.startswith(b'{"begun"') else replies.take(line)
+            if reply and reply.id == phase_id:
+                return reply
+        raise AssertionError("the task host died")
 
     def prepare(self, dag: str, task_id: str, **fields: Any) -> Ended:
         return self.run(self.workload(dag, task_id, WorkloadState.PREPARING, **fields))

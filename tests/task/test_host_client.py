@@ -22,6 +22,7 @@ from emr_executor.errors import TryAgain
 from emr_executor.ports import PhaseJob, TaskHost
 from emr_executor.task.host import EXIT_REFUSED
 from emr_executor.task.host_client import ForkingTaskHost
+from emr_executor.task.wire import Phase, Replies, phase_line
 from tests.task.conftest import Bench, host_env
 from tests.task.fake_api import ApiServer, FakeApi
 
@@ -94,11 +95,82 @@ async def test_a_host_that_dies_is_started_again_and_its_phase_ends_by_itself(st
     await station.until(marks.exists)
     assert station.host.pid
     os.kill(station.host.pid, signal.SIGKILL)
-    with pytest.raises(TryAgain, match="ended"):
-        await run
-    await station.until(lambda: '"parked"' in station.events(job))
+    await station.until(lambda: not station.host.is_ready)
     other = station.job("own_execute", "never")
     assert (await station.host.run(other)).exit_code == 0
+    assert (await run).exit_code == 0
+    assert '"parked"' in station.events(job)
+
+
+async def test_masks_of_a_phase_survive_its_host(station: Station) -> None:
+    station.server.api.connections["db"] = {"conn_type": "mysql", "password": "canary-7f3a9c"}
+    station.server.api.dag_id = "secret"
+    job = station.job("secret", "slow_and_logged")
+    run = asyncio.create_task(station.host.run(job))
+    await station.until((station.home / "marks").exists)
+    assert station.host.pid
+    os.kill(station.host.pid, signal.SIGKILL)
+    assert (await run).masks == ("canary-7f3a9c",)
+
+
+async def test_a_phase_that_was_sent_and_never_forked_is_told_as_such(station: Station) -> None:
+    await station.host.start()
+    assert station.host.pid
+    os.kill(station.host.pid, signal.SIGSTOP)  # It reads nothing any more.
+    job = station.job("own_execute", "slow")
+    run = asyncio.create_task(station.host.run(job))
+    await asyncio.sleep(0)
+    os.kill(station.host.pid, signal.SIGKILL)
+    with pytest.raises(TryAgain, match="ended"):
+        await run
+    assert station.events(job) == ""
+
+
+ENDS_BEFORE_THE_HOST_RUNS = """
+import json, os, selectors, sys
+from emr_executor.task import host
+from emr_executor.task.wire import PhaseReply, report_lines
+
+class WakeUpFirst(selectors.DefaultSelector):
+    def select(self, timeout=None):
+        for pid in serving._running:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return sorted(super().select(timeout), key=lambda ready: ready[0].data != serving._reap)
+
+def run(phase, open_results, reports):
+    if phase.id % 2:
+        for line in report_lines(PhaseReply(id=phase.id, exit_code=7, masks=("m",))):
+            os.write(reports, line)
+    return 3
+
+host._run = run
+selectors.DefaultSelector = WakeUpFirst
+serving = host.TaskHost(0, 1, 1, None)
+sys.exit(serving.serve())
+"""
+
+
+def test_phases_that_end_before_the_host_runs_again_are_all_reported(station: Station) -> None:
+    """Their ends, their last words and the host's wake-up are there in one select, the wake-up first."""
+    phases = [
+        Phase(
+            id=n, workload=station.job("plain", "simple").workload, claim_token="c", settings=station.settings
+        )
+        for n in range(1, 5)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_BEFORE_THE_HOST_RUNS],
+        input=b"".join(map(phase_line, phases)),
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    replies, took = Replies(), {}
+    for line in done.stdout.splitlines():
+        reply = None if b'"begun"' in line or b'"ready"' in line else replies.take(line)
+        if reply:
+            took.setdefault(reply.id, (reply.exit_code, reply.masks))
+    assert took == {1: (7, ("m",)), 2: (3, ()), 3: (7, ("m",)), 4: (3, ())}
 
 
 async def test_a_host_is_ready_when_it_takes_phases_and_as_long_as_it_lives(station: Station) -> None:
@@ -144,6 +216,4 @@ def test_a_line_that_is_no_phase_is_answered(bench: Bench) -> None:
     assert bench.process.stdout
     bench.process.stdin.write(b'{"id": 77}\n')
     bench.process.stdin.flush()
-    line = bench.process.stdout.readline()
-    assert line.startswith(b'{"id":77,')
-    assert str(EXIT_REFUSED).encode() in line
+    assert bench.reply(77).exit_code == EXIT_REFUSED

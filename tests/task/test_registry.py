@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from select import PIPE_BUF
 
 import pytest
 
@@ -12,7 +13,7 @@ from emr_executor.core.model import Identity, StepOutcome, StepPlan, TaskKey, Wo
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import NotTranslatable
 from emr_executor.task import translators
-from emr_executor.task.wire import Phase, PhaseReply, phase_line, phase_of, reply_line, reply_of
+from emr_executor.task.wire import Phase, PhaseReply, Replies, phase_line, phase_of, reply_line, report_lines
 
 
 class SparkSubmitOperator: ...
@@ -64,4 +65,18 @@ def test_a_phase_and_its_reply_travel_unchanged() -> None:
     assert line.count(b"\n") == 1
     assert phase_of(line) == phase
     reply = PhaseReply(id=1, exit_code=-9, masks=("a\nb", "ü"))
-    assert reply_of(reply_line(reply)) == reply
+    assert Replies().take(reply_line(reply)) == reply
+
+
+def test_reports_that_share_a_pipe_are_put_together_and_a_torn_one_is_superseded() -> None:
+    long, other = (PhaseReply(id=n, exit_code=0, masks=("ü\n" * 3000, "b" * n)) for n in (1, 22))
+    first, second = list(report_lines(long)), list(report_lines(other))
+    assert max(map(len, first)) <= PIPE_BUF
+    assert len(first) > 2
+    replies = Replies()
+    taken = [replies.take(line) for pair in zip(first, second, strict=True) for line in pair]
+    assert taken == [*[None] * (len(taken) - 2), long, other]
+    assert replies.take(first[0]) is None
+    killed = PhaseReply(id=1, exit_code=-9)
+    assert replies.take(reply_line(killed)) == killed
+    assert [replies.take(line) for line in first][-1] == long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import DAG, BaseHook
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notes import callback
+from notes import callback, note
 
 
 class Logged(SparkSubmitOperator):
@@ -19,6 +20,16 @@ class Logged(SparkSubmitOperator):
     def execute(self, context):
         print("the password is", BaseHook.get_connection("db").password)
         self.log.info("again: %s", BaseHook.get_connection("db").password)
+        super().execute(context)
+
+
+class SlowAndLogged(Logged):
+    """Takes long enough for its host to be killed meanwhile."""
+
+    def execute(self, context):
+        BaseHook.get_connection("db")
+        note("slow")
+        time.sleep(1)
         super().execute(context)
 
 
@@ -42,3 +53,4 @@ with DAG(
         task_id="env", application="s3://jobs/x.py", env_vars={"DB": "u:{{ conn.db.password }}@h"}
     )
     Logged(task_id="logged", application="s3://jobs/x.py")
+    SlowAndLogged(task_id="slow_and_logged", application="s3://jobs/x.py")
