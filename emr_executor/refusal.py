@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+from emr_executor.agent.tasklog import FileTaskLog, agent_line
 
 
 def tell_refused(log_path: str | None, text: str) -> None:
     """Append the refusal to the task's log; a log that cannot be written changes nothing."""
     from airflow.configuration import conf
 
-    if not log_path:
-        return
-    path = Path(conf.get_mandatory_value("logging", "base_log_folder")) / log_path
-    stamp = datetime.now(tz=UTC).isoformat()
-    lines = [
-        {"timestamp": stamp, "event": line, "level": "error", "logger": "emr_executor"}
-        for line in text.splitlines()
-    ]
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as log:
-            log.writelines(json.dumps(line) + "\n" for line in lines)
+    if log_path:
+        now = datetime.now(tz=UTC)
+        lines = [agent_line(now, line, level="error") for line in text.splitlines()]
+        FileTaskLog(Path(conf.get_mandatory_value("logging", "base_log_folder"))).write(log_path, lines)

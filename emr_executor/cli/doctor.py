@@ -9,6 +9,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from emr_executor.cli.tables import span
+from emr_executor.task.skew import less_journey_s
 
 CLOCKS_AGREE_S = 3.0
 """What a comparison through one request cannot tell from agreement."""
@@ -59,10 +60,13 @@ def database_clock_note(engine: Engine) -> str | None:
         return None
     try:
         with engine.connect() as connection:
+            asked_at = datetime.now(tz=UTC)
             at = connection.execute(select(func.now())).scalar_one()
+            answered_at = datetime.now(tz=UTC)
     except SQLAlchemyError as error:
         return f"the database did not answer ({type(error).__name__}), so its clock could not be compared"
-    return _difference("database", (datetime.now(tz=UTC) - at).total_seconds())
+    took_s = (answered_at - asked_at).total_seconds()
+    return _difference("database", less_journey_s((answered_at - at).total_seconds(), took_s))
 
 
 def queued_note(timeout_s: float, retries: int) -> str:

@@ -17,13 +17,22 @@ PROBE_TIMEOUT_S = 3.0
 _DATE_RESOLUTION_S = 1.0
 
 
-def ahead_s(date: str | None, now: datetime) -> float | None:
-    """By how many seconds ``now`` is ahead of an answer's Date header; None where that says nothing."""
+def ahead_s(date: str | None, now: datetime, *, took_s: float = 0.0) -> float | None:
+    """By how many seconds ``now`` is ahead of an answer's Date header; None where that says nothing.
+
+    took_s: from the request to the answer; the header was written somewhere in between
+    """
     with suppress(TypeError, ValueError):
         sent_at = parsedate_to_datetime(date or "")
         # The header leaves out the fraction of a second.
-        return (now - sent_at.replace(tzinfo=sent_at.tzinfo or UTC)).total_seconds() - _DATE_RESOLUTION_S / 2
+        most = (now - sent_at.replace(tzinfo=sent_at.tzinfo or UTC)).total_seconds() - _DATE_RESOLUTION_S / 2
+        return less_journey_s(most, took_s)
     return None
+
+
+def less_journey_s(ahead_by_s: float, took_s: float) -> float:
+    """A difference that was read when an answer came, without what the answer's journey may have added."""
+    return min(ahead_by_s, max(ahead_by_s - took_s, 0.0))
 
 
 def ask_ahead_s(server_url: str) -> float | None:
@@ -32,7 +41,12 @@ def ask_ahead_s(server_url: str) -> float | None:
         answer = httpx.get(f"{server_url.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
     except httpx.HTTPError:
         return None
-    return ahead_s(answer.headers.get("date"), datetime.now(tz=UTC))
+    return _ahead_by(answer)
+
+
+def _ahead_by(answer: httpx.Response) -> float | None:
+    took_s = answer.elapsed.total_seconds()
+    return ahead_s(answer.headers.get("date"), datetime.now(tz=UTC), took_s=took_s)
 
 
 def problem_of(ahead_by_s: float | None) -> str | None:
@@ -54,4 +68,4 @@ def problem_of(ahead_by_s: float | None) -> str | None:
 
 def problem_of_answer(answer: httpx.Response) -> str | None:
     """``problem_of`` the answer that refused a token."""
-    return problem_of(ahead_s(answer.headers.get("date"), datetime.now(tz=UTC)))
+    return problem_of(_ahead_by(answer))

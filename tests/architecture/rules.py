@@ -79,7 +79,7 @@ RULES: dict[str, Rule] = {
     "emr_executor.handover": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
     "emr_executor.agent_process": Rule(),
     "emr_executor.lossy": Rule(),
-    "emr_executor.refusal": Rule(theirs=_names("airflow")),
+    "emr_executor.refusal": Rule(ours=_names("agent.tasklog"), theirs=_names("airflow")),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
     "emr_executor.local": Rule(
         ours=_names("errors core wrapper"),

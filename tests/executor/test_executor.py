@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,7 @@ from sqlalchemy import Column, MetaData, String, Table, delete, event, insert, s
 
 from emr_executor.core.states import WorkloadState
 from emr_executor.executor import EmrExecutor
+from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.rows import mapping_of
 from emr_executor.store.schema import AIRFLOW, METADATA, VERSION_TABLE, WORKLOAD
@@ -265,6 +268,19 @@ def test_a_refusing_executor_fails_its_tasks_with_the_text(executor: EmrExecutor
         executor.queue_workload(task, session)
     assert executor.event_buffer == {task.key: (TaskInstanceState.FAILED, "max_clusters must be a number")}
     executor.heartbeat()
+
+
+def test_a_refusal_is_written_into_the_task_log_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path / "logs"))
+    tell_refused("dag_id=d/attempt=1.log", "first line\nsecond line")
+    written = (tmp_path / "logs" / "dag_id=d" / "attempt=1.log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in written] == ["first line", "second line"]
+    tell_refused("../outside.log", "text")
+    tell_refused(str(tmp_path / "absolute.log"), "text")
+    tell_refused(None, "text")
+    assert sorted(path.name for path in tmp_path.rglob("*.log")) == ["attempt=1.log"]
 
 
 def test_an_error_of_the_store_does_not_leave_the_heartbeat(executor: EmrExecutor) -> None:
