@@ -19,6 +19,9 @@ AUTO_TERMINATION_MIN_S = 60
 AUTO_TERMINATION_MAX_S = 604_800
 """Bounds of AutoTerminationPolicy.IdleTimeout (botocore emr)."""
 
+CLUSTER_TAG_PREFIX = "airflow-emr:"
+"""Tags of this executor's own on its clusters."""
+
 KEEP_HISTORY_AT_LEAST_S = 86_400.0
 """Younger than this, an end may still be unread, or wanted by ``airflow emr explain``."""
 KEEP_STAGING_AT_LEAST_S = 7 * 86_400.0

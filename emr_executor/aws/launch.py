@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from emr_executor.config import ClusterPool
+from emr_executor.config import CLUSTER_TAG_PREFIX, ClusterPool
 from emr_executor.core.model import ClusterUuid
-
-TAG_PREFIX = "airflow-emr:"
 
 
 def cluster_name_prefix(deployment_id: str) -> str:
@@ -41,6 +39,8 @@ def launch_request(pool: ClusterPool, *, deployment_id: str, cluster_uuid: Clust
     instances["KeepJobFlowAliveWhenNoSteps"] = True
     request.setdefault("AutoTerminationPolicy", {"IdleTimeout": pool.auto_termination_s})
     own = {"deployment": deployment_id, "pool": pool.name, "cluster": cluster_uuid}
-    tags = [tag for tag in request.get("Tags", []) if not str(tag.get("Key", "")).startswith(TAG_PREFIX)]
-    request["Tags"] = tags + [{"Key": f"{TAG_PREFIX}{key}", "Value": value} for key, value in own.items()]
+    request["Tags"] = [
+        *request.get("Tags", ()),
+        *({"Key": f"{CLUSTER_TAG_PREFIX}{key}", "Value": value} for key, value in own.items()),
+    ]
     return request

@@ -8,20 +8,18 @@ four times.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from botocore.loaders import Loader
-from botocore.model import ServiceModel, Shape
-from botocore.validate import ParamValidator
 from werkzeug.wrappers import Response
 
+from emr_executor.emr_request import emr_model, model_problems
 from emr_executor.local.faults import CallFate
 from emr_executor.local.requests import EmrApiError
 
 TARGET_PREFIX = "ElasticMapReduce."
 CONTENT_TYPE = "application/x-amz-json-1.1"
+PROBLEMS_TOLD = 20
 
 
 class EmrCalls(Protocol):
@@ -77,50 +75,19 @@ class EmrApi:
         return answer
 
 
-@cache
-def emr_model() -> ServiceModel:
-    """EMR as botocore models it."""
-    return ServiceModel(Loader().load_service_model("emr", "service-2"), "emr")
-
-
 def read_request(operation: str, body: bytes) -> dict[str, Any]:
-    """The request, checked for types, required members, lengths and enums. Raises EmrApiError."""
+    """The request, checked against the model. Raises EmrApiError."""
     try:
         request = json.loads(body or b"{}")
     except ValueError:
         raise EmrApiError("SerializationException", "The request body is not JSON.") from None
     if not isinstance(request, dict):
         raise EmrApiError("SerializationException", "The request body is not a JSON object.")
-    shape = emr_model().operation_model(operation).input_shape
-    if shape is None:
-        return {}
-    report = ParamValidator().validate(request, shape)
-    if report.has_errors():
-        problems = report.generate_report()
-        raise EmrApiError("ValidationException", f"1 validation error detected: {problems}")
-    if wrong := list(_wrong_enums(request, shape, "")):
+    if wrong := model_problems(operation, request):
         count = "1 validation error" if len(wrong) == 1 else f"{len(wrong)} validation errors"
-        raise EmrApiError("ValidationException", f"{count} detected: {'; '.join(wrong)}")
+        told = "; ".join(problem.api for problem in wrong[:PROBLEMS_TOLD])
+        raise EmrApiError("ValidationException", f"{count} detected: {told}")
     return request
-
-
-def _wrong_enums(value: Any, shape: Shape, at: str) -> Iterator[str]:
-    """Texts like AWS's for strings outside of their enum; ``at`` is a path such as ``steps.1.member``."""
-    if shape.type_name == "structure":
-        for name, member in shape.members.items():
-            if value.get(name) is not None:
-                yield from _wrong_enums(value[name], member, f"{at}.{name[0].lower()}{name[1:]}".lstrip("."))
-    elif shape.type_name == "list":
-        for index, item in enumerate(value, start=1):
-            yield from _wrong_enums(item, shape.member, f"{at}.{index}.member")
-    elif shape.type_name == "map":
-        for key, item in value.items():
-            yield from _wrong_enums(item, shape.value, f"{at}.{key}")
-    elif shape.type_name == "string" and shape.enum and value not in shape.enum:
-        yield (
-            f"Value '{value}' at '{at}' failed to satisfy constraint: "
-            f"Member must satisfy enum value set: [{', '.join(shape.enum)}]"
-        )
 
 
 def _json(members: dict[str, Any], status: int) -> Response:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from emr_executor.launch_rules import BOOTSTRAP_ACTION_LIMIT
 from emr_executor.local import views
 from emr_executor.local.entities import ClusterEntry, StepEntry
 from emr_executor.local.lifecycle import USER_REQUEST, Lifecycle
 from emr_executor.local.requests import (
-    BOOTSTRAP_ACTION_LIMIT,
     check_step_concurrency,
     check_steps,
     idle_timeout_of,

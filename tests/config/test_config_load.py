@@ -7,18 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emr_executor.cluster_template import template_problems
 from emr_executor.config import AwsAccess, ClusterPool, Settings
 from emr_executor.config_load import duration_s, load_settings, load_settings_from
 from emr_executor.errors import ConfigError
 from emr_executor.options import OPTIONS
-
-TEMPLATES = Path(__file__).parents[2] / "config" / "clusters"
-TEMPLATE = {
-    "ReleaseLabel": "emr-7.12.0",
-    "StepConcurrencyLevel": 4,
-    "Instances": {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1},
-}
+from tests.config.test_cluster_template import TEMPLATE
 
 
 @pytest.fixture
@@ -210,45 +203,3 @@ def test_environment_variables_count_and_are_named(home: Path, monkeypatch: pyte
 )
 def test_durations(text: str, seconds: float) -> None:
     assert duration_s(text) == seconds
-
-
-@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.yaml")), ids=lambda path: path.name)
-def test_templates_of_this_repository_are_valid(path: Path) -> None:
-    assert template_problems(yaml.safe_load(path.read_text())) == []
-
-
-INSTANCES = TEMPLATE["Instances"]
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"Name": "mine"}, "Name must not be set: the executor names its clusters"),
-        ({"Steps": []}, "Steps must not be set"),
-        ({"Instances": {**INSTANCES, "KeepJobFlowAliveWhenNoSteps": False}}, "must not be false"),
-        ({"Instances": {**INSTANCES, "TerminationProtected": True}}, "TerminationProtected must not be true"),
-        ({"Instances": {"InstanceCount": 3}}, "names no machines"),
-        ({"StepConcurrencyLevel": 257}, "StepConcurrencyLevel is 257: EMR takes 1 to 256."),
-        ({"StepConcurrencyLevel": "4"}, "Invalid type for parameter StepConcurrencyLevel"),
-        ({"ReleaseLabel": "emr-5.27.1"}, "StepConcurrencyLevel 4 needs release emr-5.28.0"),
-        ({"ReleaseLabel": None}, "Invalid type for parameter ReleaseLabel"),
-        ({"Instance": {}}, 'Unknown parameter in input: "Instance"'),
-        ({"ScaleDownBehavior": "SOON"}, "ScaleDownBehavior is 'SOON': EMR takes TERMINATE_AT_INSTANCE_HOUR"),
-        ({"AutoTerminationPolicy": {"IdleTimeout": 30}}, "IdleTimeout is 30: EMR takes 60 to 604800"),
-    ],
-)
-def test_templates_that_cannot_launch_or_be_steered_are_explained(change: dict, expected: str) -> None:
-    found = template_problems({**TEMPLATE, **change})
-    assert len(found) == 1
-    assert expected in found[0]
-
-
-def test_releases_of_the_spark_line_may_run_steps_in_parallel() -> None:
-    assert template_problems({**TEMPLATE, "ReleaseLabel": "emr-spark-8.0.0"}) == []
-
-
-def test_a_template_that_is_no_request_is_explained(home: Path) -> None:
-    (home / "cluster.yaml").write_text("- a list\n")
-    assert "must hold a RunJobFlow request" in problems(home)[0]
-    (home / "cluster.yaml").write_text("a: [unclosed\n")
-    assert "is not YAML" in problems(home)[0]

@@ -210,6 +210,12 @@ def test_an_idle_timeout_out_of_range_is_refused(timeout_s: int) -> None:
             {"Instances": {"InstanceGroups": [{"InstanceRole": "CORE"}]}},
             "exactly one MASTER instance group or fleet",
         ),
+        ({"Instances": {"InstanceCount": 2_000_000_000}}, "InstanceCount is 2000000000: EMR takes 1 to 2000"),
+        ({"Tags": [{"Value": "of nothing"}]}, "Tag key is required"),
+        (
+            {"Instances": {"Ec2SubnetId": "subnet-1", "Placement": {"AvailabilityZone": "us-east-1a"}}},
+            "exclude each other: a subnet is in one zone",
+        ),
     ],
 )
 def test_what_emr_would_not_launch_is_refused_and_leaves_nothing(
@@ -287,7 +293,11 @@ def test_instances_follow_groups_and_fleets() -> None:
         {"InstanceRole": "CORE", "InstanceType": "r5.xlarge", "InstanceCount": 2, "Market": "SPOT"},
     ]
     fleets = [
-        {"InstanceFleetType": "MASTER", "TargetOnDemandCapacity": 1},
+        {
+            "InstanceFleetType": "MASTER",
+            "TargetOnDemandCapacity": 1,
+            "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge"}],
+        },
         {
             "InstanceFleetType": "TASK",
             "TargetSpotCapacity": 10,

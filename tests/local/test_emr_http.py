@@ -116,9 +116,16 @@ def test_types_are_checked_for_clients_that_do_not(ready: ReadyInfo, cluster_id:
     with pytest.raises(ClientError, match="validation error") as refused:
         loose.list_steps(ClusterId=["not", "text"])
     assert code_of(refused) == "ValidationException"
-    with pytest.raises(ClientError, match="JobFlowId") as missing:
+    with pytest.raises(ClientError, match="Value null at 'jobFlowId'") as missing:
         loose.add_job_flow_steps(Steps=[])
     assert code_of(missing) == "ValidationException"
+    with pytest.raises(ClientError, match="value less than or equal to 100") as too_much:
+        loose.put_managed_scaling_policy(
+            ClusterId=cluster_id, ManagedScalingPolicy={"UtilizationPerformanceIndex": 101}
+        )
+    assert code_of(too_much) == "ValidationException"
+    with pytest.raises(ClientError, match="regular expression pattern"):
+        loose.run_job_flow(Name="a\x00b", Instances={})
 
 
 def test_unknown_ids_have_a_code_that_clients_can_catch(emr: Any) -> None:

@@ -13,13 +13,16 @@ EPOCH = 1_000_000.0
 
 
 def launch_request(**changes: Any) -> dict[str, Any]:
-    instances = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True}
+    given = changes.pop("Instances", {})
+    machines = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
+    if given.keys() & {"InstanceGroups", "InstanceFleets"}:
+        machines = {}
     request = {
         "Name": "pool/one",
         "ReleaseLabel": "emr-7.13.0",
         "JobFlowRole": "EMR_EC2_DefaultRole",
         "ServiceRole": "EMR_DefaultRole",
-        "Instances": instances | changes.pop("Instances", {}),
+        "Instances": {"KeepJobFlowAliveWhenNoSteps": True, **machines, **given},
     }
     return request | changes
 
