@@ -95,6 +95,7 @@ class Settings(_Frozen):
     task_heartbeat_interval_s: how often a parked try is heartbeaten; a third of
         Airflow's ``[scheduler] task_instance_heartbeat_timeout`` or less
     task_heartbeat_timeout_s: that option of Airflow's: after it Airflow fails a silent try
+    similar_queue: read by the policy alone
     agent_hang_s: how long an agent's event loop may stand still before it is ended and started anew
     lease_s: how long the steering agent may be silent before another takes over
     claim_s: how long a phase's process may be silent before its phase is run again
@@ -114,6 +115,7 @@ class Settings(_Frozen):
     staging_uri: str
     aws: AwsAccess = AwsAccess()
     cluster_pools: tuple[ClusterPool, ...]
+    similar_queue: Literal["warn", "refuse"] = "warn"
     agent: Literal["child", "service"] = "child"
     task_runner_parallelism: Annotated[int, Field(ge=1, le=256)] = 4
     task_heartbeat_interval_s: Seconds = 60.0

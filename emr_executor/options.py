@@ -45,6 +45,18 @@ OPTIONS: tuple[Option, ...] = (
         description="The Airflow queue, or queues separated by commas, whose tasks run as EMR steps.",
     ),
     Option(
+        name="similar_queue",
+        part="settings",
+        field="similar_queue",
+        kind="text",
+        default="warn",
+        example="refuse",
+        description=(
+            "What is done about a Spark task whose queue is nearly an EMR queue (emrr, EMR), so that it\n"
+            "runs on a host of Airflow's: warn in the logs, or refuse it as an import error."
+        ),
+    ),
+    Option(
         name="cluster_template",
         part="pool",
         field="template",

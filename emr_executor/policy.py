@@ -7,6 +7,7 @@ and raises nothing but Airflow's own policy violation, which the UI shows as an 
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import logging
 import os
@@ -57,7 +58,9 @@ def task_policy(task: Any) -> None:
         log.exception("emr_executor left task %s as it is", getattr(task, "task_id", "?"))
         return
     if problem:
-        raise AirflowClusterPolicyViolation(f"Task {task.task_id!r}: {problem}")
+        raise AirflowClusterPolicyViolation(
+            f"Task {task.task_id!r}: {problem}. Until then no DAG of this file is imported"
+        )
 
 
 def _apply(task: Any) -> str | None:
@@ -69,7 +72,7 @@ def _apply(task: Any) -> str | None:
     if executor and executor not in configured.names:
         return None  # Its author chose another executor, whose queue happens to have this name.
     if task.queue not in configured.queues:
-        return _unserved(task, configured) if executor else None
+        return _unserved(task, configured) if executor else _similar_queue(task, configured)
     if not (configured.is_default and not executor):
         _set_executor(task, configured.name)
     if os.environ.get(_IN_TASK_RUNNER):
@@ -109,6 +112,28 @@ def _unserved(task: Any, configured: _Configured) -> str:
     )
 
 
+def _similar_queue(task: Any, configured: _Configured) -> str | None:
+    """A Spark task whose queue is nearly one of ours would start spark-submit on a host of Airflow's."""
+    from airflow.configuration import conf
+
+    spelt = {queue.lower(): queue for queue in configured.queues}
+    near = difflib.get_close_matches(str(task.queue).strip().lower(), spelt, n=1, cutoff=0.8)
+    if not near or {cls.__name__ for cls in _operator(task).__mro__}.isdisjoint(OPERATORS):
+        return None
+    problem = (
+        f"no cluster pool serves queue {task.queue!r}, so its spark-submit would run on a host of Airflow's,"
+        f" and not on EMR: write queue={spelt[near[0]]!r}"
+    )
+    if conf.get("emr_executor", "similar_queue", fallback="warn") == "refuse":
+        return problem
+    log.warning("task %s of DAG %s: %s, if EMR is meant", task.task_id, task.dag_id, problem)
+    return None
+
+
+def _operator(task: Any) -> Any:
+    return task.operator_class if getattr(task, "is_mapped", False) else type(task)
+
+
 def _impersonation_problem(task: Any) -> str | None:
     from airflow.configuration import conf
 
@@ -122,16 +147,17 @@ def _impersonation_problem(task: Any) -> str | None:
 
 
 def _translation_problem(task: Any) -> str | None:
-    operator = task.operator_class if getattr(task, "is_mapped", False) else type(task)
+    operator = _operator(task)
     names = {cls.__name__ for cls in operator.__mro__}
     if not names.isdisjoint(OPERATORS):
         return None
     known = sorted({*OPERATORS, *_foreign_operators()})
     if not names.isdisjoint(known):
         return None
+    name = getattr(operator, "custom_operator_name", operator.__name__)
     return (
-        f"{operator.__name__} cannot run as an EMR step; queue {task.queue!r} takes {', '.join(known)}"
-        " and their subclasses"
+        f"{name} cannot run as an EMR step; queue {task.queue!r} takes {', '.join(known)} and"
+        " subclasses: set queue on the Spark tasks only, not in default_args of the whole DAG"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import getpass
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from airflow.exceptions import AirflowClusterPolicyViolation
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, task
 
 from emr_executor import policy
 
@@ -78,6 +80,46 @@ def test_every_configured_queue_is_ours(monkeypatch: pytest.MonkeyPatch, queue: 
 def test_other_queues_and_executors_of_ones_own_choice_stay() -> None:
     assert applied(BashOperator(task_id="b", bash_command="x")) is None
     assert applied(spark(executor="LocalExecutor")) == "LocalExecutor"
+
+
+@pytest.mark.parametrize("queue", ["emrr", "EMR", "emr ", "em"])
+def test_a_queue_that_is_nearly_ours_is_warned_of_or_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, queue: str
+) -> None:
+    said = f"no cluster pool serves queue {queue!r}, so its spark-submit would run on a host of Airflow's"
+    assert applied(spark(queue=queue)) is None
+    assert said in caplog.text
+    assert "write queue='emr', if EMR is meant" in caplog.text
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__SIMILAR_QUEUE", "refuse")
+    with pytest.raises(AirflowClusterPolicyViolation, match=f"Task 't': {re.escape(said)}"):
+        applied(spark(queue=queue))
+
+
+def test_no_other_task_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW__EMR_EXECUTOR__SIMILAR_QUEUE", "refuse")
+    applied(spark(queue="default"))
+    applied(spark(queue="emr-large"))
+    applied(BashOperator(task_id="b", bash_command="x", queue="emrr"))
+    applied(spark(queue="emrr", executor="LocalExecutor"))
+    assert caplog.text == ""
+
+
+def test_a_refusal_says_what_to_do_and_how_much_is_refused() -> None:
+    @task.bash(queue="emr")
+    def shell() -> str:
+        return "true"
+
+    with DAG("d", schedule=None):
+        operator = shell().operator
+    with pytest.raises(AirflowClusterPolicyViolation) as refused:
+        applied(operator)
+    assert str(refused.value) == (
+        "Task 'shell': @task.bash cannot run as an EMR step; queue 'emr' takes SparkSubmitOperator and "
+        "subclasses: set queue on the Spark tasks only, not in default_args of the whole DAG. Until then no "
+        "DAG of this file is imported"
+    )
 
 
 @pytest.mark.parametrize("name", [OURS, "emr_executor.executor.EmrExecutor", "EmrExecutor"])
