@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response
 
 from emr_executor.emr_request import emr_model, model_problems
 from emr_executor.local.faults import CallFate
+from emr_executor.local.http import ConnectionCut
 from emr_executor.local.requests import EmrApiError
 
 TARGET_PREFIX = "ElasticMapReduce."
@@ -32,10 +33,6 @@ class EmrCalls(Protocol):
     def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         """One API call. Raises EmrApiError."""
         ...
-
-
-class ConnectionCut(ConnectionError):
-    """The answer is not to be sent: the connection is to be closed without a word."""
 
 
 class EmrApi:

@@ -17,6 +17,8 @@ from emr_executor.local.s3_http import (
     failed_condition,
     kept_headers,
     object_headers,
+    precondition_failed,
+    write_condition,
     xml,
 )
 from emr_executor.local.s3_listing import Listing
@@ -25,6 +27,11 @@ from emr_executor.local.s3_store import ObjectInfo, S3Error, S3Store
 from emr_executor.local.s3_xml import Child, document
 
 _DELETE_LIMIT = 1000
+_DELETE_CONDITIONS = {
+    "ETag": "if-match",
+    "LastModifiedTime": "x-amz-if-match-last-modified-time",
+    "Size": "x-amz-if-match-size",
+}
 # Query parameters that select another operation than the plain one, and are not served.
 _UNSERVED = frozenset(
     {
@@ -149,32 +156,23 @@ class S3Api:
         return response
 
     def _put_object(self, request: S3Request) -> Response:
+        only_if = write_condition(request.headers)
         body = request.take_body(self._store)
         try:
-            self._check_absent_if_asked(request)
             headers = kept_headers(request.headers)
-            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5)
+            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
         finally:
             body.path.unlink(missing_ok=True)
         return Response(status=200, headers={"ETag": f'"{body.md5}"'})
 
-    def _check_absent_if_asked(self, request: S3Request) -> None:
-        if request.headers.get("if-none-match") != "*":
-            return
-        try:
-            self._store.info(request.bucket, request.key)
-        except S3Error:
-            return
-        message = "At least one of the pre-conditions you specified did not hold"
-        raise S3Error("PreconditionFailed", message, status=412)
-
     def _copy_object(self, request: S3Request) -> Response:
+        only_if = write_condition(request.headers)
         request.read_body(self._store)
         body, source = self._copy_of_source(request)
         replace = request.headers.get("x-amz-metadata-directive", "COPY").upper() == "REPLACE"
         headers = kept_headers(request.headers) if replace else dict(source.headers)
         try:
-            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5)
+            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
         finally:
             body.path.unlink(missing_ok=True)
         return xml(document("CopyObjectResult", self._copied(self._store.info(request.bucket, request.key))))
@@ -194,6 +192,8 @@ class S3Api:
         bucket, _, key = named.partition("/")
         info, file = self._store.open(bucket, key)
         with file:
+            if failed_condition(request.headers, info, prefix="x-amz-copy-source-") is not None:
+                raise precondition_failed()
             wanted = byte_range(request.headers.get("x-amz-copy-source-range"), info.size)
             start, end = wanted or (0, info.size)
             file.seek(start)
@@ -204,19 +204,22 @@ class S3Api:
         return [("LastModified", s3_xml.timestamp(info.modified_at)), ("ETag", f'"{info.etag}"')]
 
     def _delete_object(self, request: S3Request) -> Response:
-        self._store.delete(request.bucket, request.key)
+        self._store.delete(request.bucket, request.key, only_if=write_condition(request.headers))
         return Response(status=204)
 
     def _delete_objects(self, request: S3Request) -> Response:
         root = s3_xml.read(request.read_body(self._store))
-        keys, quiet = s3_xml.texts(root, "Key"), "true" in s3_xml.texts(root, "Quiet")
-        if not keys or len(keys) > _DELETE_LIMIT:
+        named = [s3_xml.members(each) for each in s3_xml.elements(root, "Object")]
+        quiet = "true" in s3_xml.texts(root, "Quiet")
+        if not 0 < len(named) <= _DELETE_LIMIT or not all(each.get("Key") for each in named):
             raise S3Error("MalformedXML", "Delete names 1 to 1000 keys.", status=400)
         self._store.bucket_path(request.bucket)
         children: list[Child] = []
-        for key in keys:
+        for each in named:
+            key = each["Key"]
+            conditions = {header: each[name] for name, header in _DELETE_CONDITIONS.items() if name in each}
             try:
-                self._store.delete(request.bucket, key)
+                self._store.delete(request.bucket, key, only_if=write_condition(conditions))
             except S3Error as error:
                 why: list[Child] = [("Key", key), ("Code", error.code), ("Message", error.message)]
                 children.append(("Error", why))

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from werkzeug.wrappers import Response
 
 from emr_executor.local.s3_body import Body, BodyTaker
-from emr_executor.local.s3_store import ObjectInfo, S3Error, S3Store
+from emr_executor.local.s3_store import ALWAYS, Condition, ObjectInfo, S3Error, S3Store
 
 _KEPT_HEADERS = (
     "content-type",
@@ -20,7 +20,13 @@ _KEPT_HEADERS = (
     "cache-control",
     "expires",
 )
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_CONDITIONS_OF_OTHERS = (
+    "if-modified-since",
+    "if-unmodified-since",
+    "x-amz-if-match-last-modified-time",
+    "x-amz-if-match-size",
+)
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +79,60 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
     }
 
 
-def failed_condition(headers: Mapping[str, str], info: ObjectInfo) -> int | None:
-    """304 or 412 when a conditional read does not hold, else None."""
-    if (wanted := headers.get("if-match")) is not None and not _names(wanted, info.etag):
+def failed_condition(headers: Mapping[str, str], info: ObjectInfo, *, prefix: str = "") -> int | None:
+    """304 or 412 when a conditional read does not hold, else None.
+
+    prefix: of the headers' names, for the conditions on the source of a copy
+    """
+    modified_at = int(info.modified_at)
+    if (wanted := headers.get(f"{prefix}if-match")) is not None:
+        if not _names(wanted, info.etag):
+            return 412
+    elif (until := _moment(headers.get(f"{prefix}if-unmodified-since"))) is not None and modified_at > until:
         return 412
-    if (known := headers.get("if-none-match")) is not None:
+    if (known := headers.get(f"{prefix}if-none-match")) is not None:
         return 304 if _names(known, info.etag) else None
-    since = headers.get("if-modified-since")
-    if since is not None and int(info.modified_at) <= parsedate_to_datetime(since).timestamp():
-        return 304
-    return None
+    since = _moment(headers.get(f"{prefix}if-modified-since"))
+    return 304 if since is not None and modified_at <= since else None
+
+
+def write_condition(headers: Mapping[str, str]) -> Condition:
+    """What the headers of a PUT, a copy, a completed upload or a DELETE ask of the object that is there.
+
+    S3's answers: 412 when the condition does not hold, 404 for If-Match without an object, 501 for conditions
+    that general purpose buckets do not know.
+    """
+    unknown = [name for name in _CONDITIONS_OF_OTHERS if name in headers]
+    if_match, if_none_match = headers.get("if-match"), headers.get("if-none-match")
+    if unknown or (if_none_match or "*").strip() != "*" or (if_match and if_none_match):
+        named = unknown[0] if unknown else "If-None-Match"
+        message = f"A header you provided implies functionality that is not implemented: {named}"
+        raise S3Error("NotImplemented", message, status=501)
+    if if_match is None and if_none_match is None:
+        return ALWAYS
+
+    def check(present: ObjectInfo | None) -> None:
+        if if_match is not None and present is None:
+            raise S3Error("NoSuchKey", "The specified key does not exist.", status=404)
+        held = _names(if_match, present.etag) if if_match is not None and present else present is None
+        if not held:
+            raise precondition_failed()
+
+    return check
+
+
+def precondition_failed() -> S3Error:
+    """The answer to a request whose condition does not hold."""
+    message = "At least one of the pre-conditions you specified did not hold"
+    return S3Error("PreconditionFailed", message, status=412)
+
+
+def _moment(date: str | None) -> float | None:
+    """Epoch seconds of an HTTP date; None without one, or for what is none, which S3 ignores."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _names(tags: str, etag: str) -> bool:

@@ -13,8 +13,8 @@ from werkzeug.wrappers import Response
 
 from emr_executor.local import s3_xml
 from emr_executor.local.s3_body import Body
-from emr_executor.local.s3_http import S3Request, kept_headers, xml
-from emr_executor.local.s3_store import S3Error, S3Store
+from emr_executor.local.s3_http import S3Request, kept_headers, write_condition, xml
+from emr_executor.local.s3_store import Condition, S3Error, S3Store
 from emr_executor.local.s3_xml import Child, document
 
 PART_LIMIT = 10_000
@@ -56,6 +56,7 @@ class Multipart:
 
     def complete(self, request: S3Request) -> Response:
         """CompleteMultipartUpload: the named parts, in order, become the object."""
+        only_if = write_condition(request.headers)
         folder = self._folder(request)
         root = s3_xml.read(request.read_body(self._store))
         numbers = s3_xml.texts(root, "PartNumber")
@@ -67,7 +68,7 @@ class Multipart:
         parts = [folder / f"{int(number):05d}-{etag}" for number, etag in zip(numbers, etags, strict=True)]
         if not all(part.is_file() for part in parts):
             raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", status=400)
-        etag = self._join(request, parts)
+        etag = self._join(request, parts, only_if)
         shutil.rmtree(folder, ignore_errors=True)
         return xml(
             document(
@@ -76,7 +77,7 @@ class Multipart:
             )
         )
 
-    def _join(self, request: S3Request, parts: list[Path]) -> str:
+    def _join(self, request: S3Request, parts: list[Path], only_if: Condition) -> str:
         headers = json.loads((self._folder(request) / _ABOUT).read_text())["headers"]
         digests = b"".join(bytes.fromhex(part.name.partition("-")[2]) for part in parts)
         etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
@@ -86,7 +87,7 @@ class Multipart:
                 for part in parts:
                     with part.open("rb") as source:
                         shutil.copyfileobj(source, target)
-            self._store.put(request.bucket, request.key, whole, headers, etag=etag)
+            self._store.put(request.bucket, request.key, whole, headers, etag=etag, only_if=only_if)
         finally:
             whole.unlink(missing_ok=True)
         return etag

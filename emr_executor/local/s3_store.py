@@ -17,7 +17,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,14 @@ class ObjectInfo:
     modified_at: float
     etag: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Condition = Callable[[ObjectInfo | None], None]
+"""Raises S3Error unless an object, or None where there is none, may be changed."""
+
+
+def ALWAYS(_: ObjectInfo | None) -> None:  # noqa: N802  (a constant, of Condition's kind)
+    """The condition of a change without one."""
 
 
 @dataclass(slots=True)
@@ -137,10 +145,23 @@ class S3Store:
         except OSError:
             raise _no_such_key() from None
 
-    def put(self, bucket: str, key: str, source: Path, headers: Mapping[str, str], *, etag: str) -> None:
-        """Make ``source`` (a file from ``new_temporary``) the object's content; it is moved, not copied."""
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Path,
+        headers: Mapping[str, str],
+        *,
+        etag: str,
+        only_if: Condition = ALWAYS,
+    ) -> None:
+        """Make ``source`` (a file from ``new_temporary``) the object's content; it is moved, not copied.
+
+        only_if: sees what is there, at the moment of the change, and raises S3Error to leave it
+        """
         path = self.path_of(bucket, key)
         with self._lock:
+            only_if(self._present(key, path) if only_if is not ALWAYS else None)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
@@ -150,11 +171,15 @@ class S3Store:
             source.replace(path)
             self._remember(path, etag, dict(headers))
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Remove an object; an absent one is fine. Directories left empty go too."""
+    def delete(self, bucket: str, key: str, *, only_if: Condition = ALWAYS) -> None:
+        """Remove an object; an absent one is fine. Directories left empty go too.
+
+        only_if: as in ``put``
+        """
         path = self.path_of(bucket, key)
         base = self.bucket_path(bucket)
         with self._lock:
+            only_if(self._present(key, path) if only_if is not ALWAYS else None)
             if path.is_dir():
                 return
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -217,6 +242,12 @@ class S3Store:
             etag=etag,
             headers={} if meta is None else meta.headers,
         )
+
+    def _present(self, key: str, path: Path) -> ObjectInfo | None:
+        try:
+            return self._info(key, path)
+        except S3Error:
+            return None
 
     def _etag(self, path: Path, signature: list[int]) -> str:
         known = self._etags.get(path)

@@ -45,9 +45,19 @@ def read(body: bytes) -> ET.Element:
         raise S3Error("MalformedXML", "The XML you provided was not well-formed", status=400) from None
 
 
+def elements(root: ET.Element, name: str) -> list[ET.Element]:
+    """All elements with this name, in order, whatever their namespace."""
+    return [element for element in root.iter() if element.tag.rpartition("}")[2] == name]
+
+
 def texts(root: ET.Element, name: str) -> list[str]:
-    """The texts of all elements with this name, in order, whatever their namespace."""
-    return [element.text or "" for element in root.iter() if element.tag.rpartition("}")[2] == name]
+    """The texts of all elements with this name, in order."""
+    return [element.text or "" for element in elements(root, name)]
+
+
+def members(element: ET.Element) -> dict[str, str]:
+    """The texts of an element's children, by name."""
+    return {child.tag.rpartition("}")[2]: child.text or "" for child in element}
 
 
 def _element(name: str, value: str | int | bool | Sequence[Child] | None) -> str:

@@ -7,7 +7,6 @@ no CORS header is ever sent; and answers to what is refused carry no content of 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import secrets
@@ -21,21 +20,23 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote
 
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from emr_executor.local.behaviour import EmrModel
 from emr_executor.local.control_api import CONTROL_PREFIX, ControlApi
-from emr_executor.local.emr_api import CONTENT_TYPE, ConnectionCut, EmrApi
+from emr_executor.local.emr_api import CONTENT_TYPE, EmrApi
 from emr_executor.local.engine import Engine
 from emr_executor.local.entities import ModelOptions
+from emr_executor.local.http import ConnectionCut, KeepAliveHandler
 from emr_executor.local.runner import RunnerOptions, StepRunner
 from emr_executor.local.s3_api import S3Api
 from emr_executor.local.s3_body import BodyTaker
 from emr_executor.local.s3_http import S3Request
 from emr_executor.local.s3_store import S3Error, S3Store
 from emr_executor.local.s3_xml import error_document
+from emr_executor.local.sigv2 import is_presigned_v2, verify_v2
 from emr_executor.local.sigv4 import (
     UNSIGNED_PAYLOAD,
     Credentials,
@@ -47,6 +48,7 @@ from emr_executor.local.sigv4 import (
 
 LOOPBACK = "127.0.0.1"
 _JSON_BODY_MAX = 16 * 1024 * 1024
+_KEPT_BODY = "emr_local.body"
 _S3_SERVICE, _EMR_SERVICE = "s3", "elasticmapreduce"
 
 
@@ -74,7 +76,7 @@ class LocalEndpoint:
                 *listener.getsockname(),
                 cast("Any", self),
                 threaded=True,
-                request_handler=_QuietHandler,
+                request_handler=KeepAliveHandler,
                 fd=listener.fileno(),
             )
         self.port = self._http.port
@@ -87,7 +89,7 @@ class LocalEndpoint:
         self._store = store
         self._emr = EmrApi(self.engine, sleep=time.sleep)
         self._control = ControlApi(self.engine, self._set_away)
-        self._is_away = False
+        self._is_away = self._is_closed = False
         self._hosts = frozenset(f"{name}:{self.port}" for name in (LOOPBACK, "localhost"))
         self._thread = threading.Thread(target=self._http.serve_forever, name="emr-local http", daemon=True)
 
@@ -126,6 +128,7 @@ class LocalEndpoint:
         """End every cluster and every process of a step, then stop answering."""
         self.engine.close(timeout_s=10)
         self._runner.close()
+        self._is_closed = True
         self._http.shutdown()
         self._http.server_close()
 
@@ -138,31 +141,30 @@ class LocalEndpoint:
     # -- one request ----------------------------------------------------------------------------------
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """WSGI."""
-        request = Request(environ)
-        try:
-            response = self._respond(request)
-        except ConnectionCut:
-            connection: socket.socket = environ["werkzeug.socket"]
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            raise
-        return response(environ, start_response)
+        """WSGI. Raises ConnectionCut when there is to be no answer."""
+        return self._respond(Request(environ))(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if headers.get("host") not in self._hosts:
-            return _drained(request, _refusal("AccessDenied", "Only loopback names are served.", headers))
+            return _refusal("AccessDenied", "Only loopback names are served.", headers)
         raw_path, _, raw_query = str(request.environ["REQUEST_URI"]).partition("?")
-        if self._is_away and not raw_path.startswith(CONTROL_PREFIX):
+        if self._is_closed or (self._is_away and not raw_path.startswith(CONTROL_PREFIX)):
             raise ConnectionCut
         try:
             service = self._verify(request, headers, raw_path, raw_query)
             if service == _S3_SERVICE and not raw_path.startswith(CONTROL_PREFIX):
-                return _drained(request, self._s3.handle(_s3_request(request, headers, raw_path, raw_query)))
+                return self._s3.handle(_s3_request(request, headers, raw_path, raw_query))
             body = _small_body(request, headers)
         except SignatureRefused as refused:
-            return _drained(request, _refusal(refused.code, refused.message, headers))
+            return _refusal(refused.code, refused.message, headers)
+        except ClientDisconnected:
+            raise ConnectionCut from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Of werkzeug, about a chunked body.
+            return _refusal("IncompleteBody", f"The body cannot be read: {error}", headers, status=400)
         if raw_path.startswith(CONTROL_PREFIX):
             return self._control.handle(request.method, raw_path, dict(parse_qsl(raw_query)), body)
         if service == _EMR_SERVICE:
@@ -173,7 +175,7 @@ class LocalEndpoint:
         """The service that the request is signed for. Raises SignatureRefused."""
         declared = headers.get("x-amz-content-sha256")
         if declared is None:
-            declared = UNSIGNED_PAYLOAD if is_presigned(raw_query) else _sha256(_bounded_body(request))
+            declared = UNSIGNED_PAYLOAD if _is_presigned(raw_query) else _sha256(_bounded_body(request))
         signed = SignedRequest(
             method=request.method,
             raw_path=raw_path,
@@ -181,7 +183,11 @@ class LocalEndpoint:
             headers=headers,
             payload_hash=declared,
         )
-        return verify(signed, self.credentials, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        if is_presigned_v2(raw_query):
+            verify_v2(signed, self.credentials, now=now)
+            return _S3_SERVICE
+        return verify(signed, self.credentials, now=now)
 
 
 def _listen(port: int) -> socket.socket:
@@ -197,8 +203,12 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
+def _is_presigned(raw_query: str) -> bool:
+    return is_presigned(raw_query) or is_presigned_v2(raw_query)
+
+
 def _s3_request(request: Request, headers: Mapping[str, str], raw_path: str, raw_query: str) -> S3Request:
-    if "x-amz-content-sha256" not in headers and not is_presigned(raw_query):
+    if "x-amz-content-sha256" not in headers and not _is_presigned(raw_query):
         message = "Missing required header for this request: x-amz-content-sha256"
         raise SignatureRefused("InvalidRequest", message)
     bucket, _, key = raw_path.removeprefix("/").partition("/")
@@ -222,23 +232,20 @@ def _small_body(request: Request, headers: Mapping[str, str]) -> bytes:
 
 def _bounded_body(request: Request) -> bytes:
     """The body, kept for the next reader too. Raises SignatureRefused when it is too large."""
-    request.max_content_length = _JSON_BODY_MAX
-    try:
-        return request.get_data(cache=True)
-    except RequestEntityTooLarge:
-        raise SignatureRefused("RequestTooLarge", "The request body is too large.") from None
+    kept: bytes | None = request.environ.get(_KEPT_BODY)
+    if kept is None:
+        kept = request.stream.read(_JSON_BODY_MAX + 1)
+        # A chunked body may give less than what was asked for.
+        while len(kept) <= _JSON_BODY_MAX and (piece := request.stream.read(_JSON_BODY_MAX + 1 - len(kept))):
+            kept += piece
+        if len(kept) > _JSON_BODY_MAX:
+            raise SignatureRefused("RequestTooLarge", "The request body is too large.")
+        request.environ[_KEPT_BODY] = kept
+    return kept
 
 
 def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-def _drained(request: Request, response: Response) -> Response:
-    """Read what is left of a body: an unread rest would be taken for the connection's next request."""
-    with contextlib.suppress(OSError):
-        while request.stream.read(1 << 20):
-            pass
-    return response
 
 
 def _refusal(code: str, message: str, headers: Mapping[str, str], *, status: int = 403) -> Response:
@@ -248,15 +255,3 @@ def _refusal(code: str, message: str, headers: Mapping[str, str], *, status: int
         return Response(json.dumps(members), status=status, content_type=CONTENT_TYPE)
     body = error_document(S3Error(code, message, status=status), "")
     return Response(body, status=status, content_type="application/xml")
-
-
-class _QuietHandler(WSGIRequestHandler):
-    """No line for each request, and no banner that names the server."""
-
-    disable_nagle_algorithm = True
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: a busy client makes thousands of calls."""
-
-    def version_string(self) -> str:
-        return "emr-local"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import string
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from urllib.parse import parse_qsl, quote, unquote
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 MAX_SKEW = timedelta(minutes=15)
+EXPIRES_MAX_S = 604_800
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _DATE_FORMAT = "%Y%m%dT%H%M%SZ"
 _SCOPE_PARTS = 5
 _SAFE = "-_.~"
@@ -77,7 +80,7 @@ class _Claim:
 def verify(request: SignedRequest, credentials: Credentials, *, now: datetime) -> str:
     """The service that the signature names (``elasticmapreduce``, ``s3``). Raises SignatureRefused."""
     claim = _claim_of(request)
-    if not hmac.compare_digest(claim.access_key_id, credentials.access_key_id):
+    if claim.access_key_id != credentials.access_key_id:
         raise SignatureRefused(
             "InvalidAccessKeyId",
             "The access key is not the one of this start of emr-local: read it from the ready file.",
@@ -88,7 +91,7 @@ def verify(request: SignedRequest, credentials: Credentials, *, now: datetime) -
     to_sign = "\n".join((ALGORITHM, claim.date, claim.scope, hashlib.sha256(canonical.encode()).hexdigest()))
     key = signing_key(credentials.secret_access_key, date_stamp, region, service)
     expected = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(expected, claim.signature):
+    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
         raise SignatureRefused(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided.",
@@ -123,11 +126,20 @@ def _claim_of(request: SignedRequest) -> _Claim:
             query.get("X-Amz-SignedHeaders", ""),
             query.get("X-Amz-Signature", ""),
             query.get("X-Amz-Date", ""),
-            int(query.get("X-Amz-Expires", "0") or 0),
+            _expires_s(query.get("X-Amz-Expires", "")),
         )
     raise SignatureRefused(
         "MissingAuthenticationToken", "Request is missing Authentication Token: sign it with SigV4."
     )
+
+
+def _expires_s(text: str) -> int:
+    if not _SECONDS.fullmatch(text) or int(text) > EXPIRES_MAX_S:
+        raise SignatureRefused(
+            "AuthorizationQueryParametersError",
+            f"X-Amz-Expires is a number of seconds up to {EXPIRES_MAX_S}.",
+        )
+    return int(text)
 
 
 def _claim(credential: str, signed: str, signature: str, date: str, expires_s: int | None) -> _Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import socket
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
@@ -23,8 +24,15 @@ def by_hand(
     at: datetime | None = None,
     send_body: bytes | None = None,
     host: str | None = None,
+    connection: http.client.HTTPConnection | None = None,
+    hang_up: bool = False,
 ) -> http.client.HTTPResponse:
-    """The answer to one request. ``send_body`` sends another body than the one that was signed."""
+    """The answer to one request.
+
+    send_body: another body than the one that was signed
+    connection: one that is kept
+    hang_up: send no more once the body is sent
+    """
     netloc = urlsplit(ready.endpoint_url).netloc
     now = at or datetime.now(UTC)
     stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
@@ -46,7 +54,9 @@ def by_hand(
         f"AWS4-HMAC-SHA256 Credential={ready.access_key_id}/{scope}, "
         f"SignedHeaders={names}, Signature={signature}"
     )
-    connection = http.client.HTTPConnection(netloc, timeout=10)
+    connection = connection or http.client.HTTPConnection(netloc, timeout=10)
     target = quote(path, safe="/-_.~") + (f"?{query}" if query else "")
     connection.request(method, target, body if send_body is None else send_body, sent)
+    if hang_up and connection.sock is not None:
+        connection.sock.shutdown(socket.SHUT_WR)
     return connection.getresponse()
