@@ -154,7 +154,7 @@ class Acts:
         except (LaunchRefused, TryAgain) as error:
             over = refused(cluster, str(error), now=now())
             if isinstance(error, TryAgain):
-                self._holds.not_sent(pool.name)
+                self._holds.not_sent(pool.name, str(error))
                 log.warning("launch_not_sent", cluster_pool=pool.name, error=str(error))
             else:
                 self._holds.cluster_over(over)
@@ -201,7 +201,7 @@ class Acts:
                 if isinstance(error, BudgetSpent):
                     self._placing.budget_spent()
                 else:
-                    self._placing.refused(cluster.cluster_uuid)
+                    self._placing.refused(cluster.cluster_uuid, str(error))
                 await self._not_added(
                     lease_token, [ride for left in (part, *parts) for ride in left], str(error)
                 )
@@ -230,7 +230,7 @@ class Acts:
         ]
         await self._write(lease_token, changes, "submission", "added", f"added to {cluster.cluster_id}")
         for (workload, _), step_id in zip(rides, step_ids, strict=True):
-            line = agent_line(now, f"step {step_id} added to cluster {cluster.cluster_id} ({cluster.state})")
+            line = agent_line(now, f"queued on {cluster.cluster_id} as step {step_id}")
             await self._task_log.append(workload.log_path, [line])
 
     async def _refused_alone(self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str) -> None:

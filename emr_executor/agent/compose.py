@@ -133,6 +133,7 @@ def compose(around: Surroundings) -> Agent:
         limits=limits_of(settings),
         deployment_id=around.deployment_id,
         new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
+        loss_hold_s=settings.loss_hold_s,
         held=dependencies.held,
     )
     lease = LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s)

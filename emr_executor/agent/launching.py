@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import Cluster
+from emr_executor.core.settle import lost_because
+from emr_executor.core.states import ClusterState
+from emr_executor.core.waiting import Hold
 from emr_executor.ports import Clock
 
 FIRST_HOLD_S = 10.0
@@ -20,6 +25,12 @@ def is_failed_launch(over: Cluster) -> bool:
     return over.ready_at is None and over.end_asked_at is None
 
 
+def why_failed(over: Cluster) -> str:
+    """Why a cluster that is over never came up, in EMR's words where there are any."""
+    refusal = over.reason if over.state is ClusterState.NEVER_LAUNCHED else None
+    return refusal or lost_because(over)
+
+
 class LaunchHolds:
     """Per pool: 10 s after the first failed launch, doubled with each one up to 10 min, until one comes up.
 
@@ -30,7 +41,7 @@ class LaunchHolds:
         self._clock = clock
         self._failures: dict[str, int] = {}
         self._until: dict[str, float] = {}
-        self._trouble: dict[str, str] = {}
+        self._why: dict[str, str] = {}
 
     def cluster_over(self, cluster: Cluster) -> None:
         """A cluster ended; one that never came up is a failed launch."""
@@ -39,12 +50,11 @@ class LaunchHolds:
         failures = self._failures.get(cluster.cluster_pool, 0) + 1
         self._failures[cluster.cluster_pool] = failures
         self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_after_s(failures)
-        why = cluster.reason or cluster.reason_code or f"it is {cluster.state}"
-        again = "the next is tried after 10 s, then ever more rarely, at least every 10 min"
-        self._trouble[cluster.cluster_pool] = f"the last launch failed: {why.rstrip('.')}; {again}"
+        self._why[cluster.cluster_pool] = why_failed(cluster)
 
-    def not_sent(self, cluster_pool: str) -> None:
+    def not_sent(self, cluster_pool: str, why: str) -> None:
         """RunJobFlow reached nobody: that says nothing of the template, so the hold does not grow."""
+        self._why[cluster_pool] = why
         until = self._clock.monotonic() + FIRST_HOLD_S
         self._until[cluster_pool] = max(until, self._until.get(cluster_pool, until))
 
@@ -52,13 +62,22 @@ class LaunchHolds:
         """A cluster came up: the pool's template works."""
         self._failures.pop(cluster.cluster_pool, None)
         self._until.pop(cluster.cluster_pool, None)
-        self._trouble.pop(cluster.cluster_pool, None)
-
-    def trouble(self, cluster_pool: str) -> str | None:
-        """Why the pool's last launch came to nothing, in the same words until there is news."""
-        return self._trouble.get(cluster_pool)
+        self._why.pop(cluster.cluster_pool, None)
 
     def held(self) -> frozenset[str]:
         """Pools that must not launch now."""
         now = self._clock.monotonic()
         return frozenset(pool for pool, until in self._until.items() if now < until)
+
+    def told(self) -> dict[str, Hold]:
+        """The holds by pool, for people."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        return {
+            pool: Hold(
+                why=self._why[pool],
+                until=now + timedelta(seconds=until - monotonic),
+                longest_s=LONGEST_HOLD_S,
+            )
+            for pool, until in self._until.items()
+            if until > monotonic
+        }

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
 from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import ClusterUuid, Submission, Workload, WorkloadId
+from emr_executor.core.waiting import Hold
 from emr_executor.ports import Clock
 
 FIRST_HOLD_S = 2.0
@@ -40,10 +42,12 @@ class PlacingHolds:
         self._clock = clock
         self._refusals: dict[ClusterUuid, int] = {}
         self._until: dict[ClusterUuid, float] = {}
+        self._why: dict[ClusterUuid, str] = {}
         self._all_until = -math.inf
 
-    def refused(self, cluster_uuid: ClusterUuid) -> None:
+    def refused(self, cluster_uuid: ClusterUuid, why: str) -> None:
         """The cluster took no steps, for a reason of its own or since nobody was reached."""
+        self._why[cluster_uuid] = why
         refusals = self._refusals[cluster_uuid] = self._refusals.get(cluster_uuid, 0) + 1
         self._until[cluster_uuid] = self._clock.monotonic() + hold_after_s(refusals)
 
@@ -55,6 +59,23 @@ class PlacingHolds:
         """The cluster took steps."""
         self._refusals.pop(cluster_uuid, None)
         self._until.pop(cluster_uuid, None)
+        self._why.pop(cluster_uuid, None)
+
+    def told(self) -> dict[ClusterUuid, Hold]:
+        """The holds that clusters brought upon themselves, for people."""
+        return {
+            key: Hold(why=self._why[key], until=self._at(until), longest_s=LONGEST_HOLD_S)
+            for key, until in self._until.items()
+            if until > self._clock.monotonic()
+        }
+
+    @property
+    def budget_until(self) -> datetime | None:
+        """When AddJobFlowSteps may be called again, where the call budget is spent."""
+        return self._at(self._all_until) if self._clock.monotonic() < self._all_until else None
+
+    def _at(self, monotonic: float) -> datetime:
+        return self._clock.now() + timedelta(seconds=monotonic - self._clock.monotonic())
 
     def held(self, clusters: Collection[ClusterUuid]) -> frozenset[ClusterUuid]:
         """Those of the clusters, all there are, that must get no steps now."""

@@ -16,6 +16,7 @@ from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.quarantine import is_free
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.telling import Telling
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
@@ -25,6 +26,7 @@ from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
     ClusterUuid,
+    Snapshot,
     Submission,
     SubmissionId,
     Workload,
@@ -32,10 +34,11 @@ from emr_executor.core.model import (
     submission_id_of,
 )
 from emr_executor.core.moving import Move
-from emr_executor.core.placement import Waiting
+from emr_executor.core.placement import Waiting, WaitKind
 from emr_executor.core.plan import Cancel, Plan, plan
 from emr_executor.core.scaling import Launch, Retarget
 from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
+from emr_executor.core.waiting import Holds, reasons
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords, TaskLog
@@ -70,6 +73,7 @@ class Steering:
     """One tick at a time; every write carries the lease's token.
 
     held: why nothing may be launched or placed now, as while EMR is away; None: nothing is in the way
+    told_holds: what was not asked of EMR in the last tick, for people
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Steering:
         limits: Mapping[str, ClusterPoolLimits],
         deployment_id: str,
         new_cluster_uuid: Callable[[], ClusterUuid],
+        loss_hold_s: float,
         held: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store, self._tracker, self._settling, self._acts = store, tracker, settling, acts
@@ -94,7 +99,7 @@ class Steering:
         self._records, self._task_log, self._clock = records, task_log, clock
         self._limits, self._deployment_id = dict(limits), deployment_id
         self._new_cluster_uuid, self._held = new_cluster_uuid, held
-        self._told_waiting: dict[WorkloadId, str] = {}
+        self._loss_hold_s, self._telling, self.told_holds = loss_hold_s, Telling(), Holds()
         self._facts: StaleWatch[FactKey] = StaleWatch()
         self._asked: set[FactKey] = set()
 
@@ -115,21 +120,19 @@ class Steering:
         await desk.save(self._store, lease_token, self._task_log)
         await self._consume_records(desk)
         now = self._clock.now()
-        decided = plan(
-            desk.snapshot(
-                now,
-                launch_held=self._holds.held(),
-                place_held=self._placing.held(desk.clusters.keys()),
-                stalled=self._tracker.stalled,
-                shown=self._tracker.shown,
-            ),
-            self._limits,
-            ages,
+        snapshot = desk.snapshot(
+            now,
+            launch_held=self._holds.held(),
+            place_held=self._placing.held(desk.clusters.keys()),
+            stalled=self._tracker.stalled,
+            shown=self._tracker.shown,
         )
-        if why := self._held():
-            decided = _without_new(decided, why)
+        decided = plan(snapshot, self._limits, ages)
+        if away := self._held():
+            decided = _without_new(decided)
         self._tracker.look_soon(decided.look)
         after = self._write_intents(desk, decided, now)
+        self._tell_waiting(desk, snapshot, decided, ages, away)
         intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)
         after.run(lease_token, desk, self._acts, intended_at)
@@ -181,8 +184,19 @@ class Steering:
             timeout_s = self._limits[workload.cluster_pool].queue_timeout_s or 0.0
             with desk.confined(workload):
                 self._move(desk, waited_too_long(workload, queue_timeout_s=timeout_s), now)
-        self._tell_waiting(desk, decided.waiting, now)
         return acting
+
+    def _tell_waiting(
+        self, desk: Desk, snapshot: Snapshot, decided: Plan, ages: Ages, away: str | None
+    ) -> None:
+        self.told_holds = Holds(
+            away=away,
+            launch=self._holds.told(),
+            place=self._placing.told(),
+            budget_until=self._placing.budget_until,
+        )
+        found = reasons(snapshot, decided, self._limits, ages, self.told_holds, loss_hold_s=self._loss_hold_s)
+        self._telling.tell(desk, found, snapshot.now, monotonic=self._clock.monotonic())
 
     def _intend_launch(self, desk: Desk, launch: Launch, now: datetime) -> list[ClusterUuid]:
         pool = self._limits[launch.cluster_pool]
@@ -219,7 +233,6 @@ class Steering:
         desk.put(submission)
         where = f"submission {submission.n} on {cluster.cluster_id}"
         desk.note(now, "workload", workload_id, "placed", where)
-        self._told_waiting.pop(workload_id, None)
         return workload_id, submission.submission_id
 
     def _retarget(self, desk: Desk, change: Retarget, now: datetime) -> None:
@@ -266,22 +279,14 @@ class Steering:
         desk.tell(now, move.workload, move.text, level="warning")
         desk.note(now, "workload", move.workload.workload_id, move.event, move.text)
 
-    def _tell_waiting(self, desk: Desk, waiting: tuple[Waiting, ...], now: datetime) -> None:
-        for wait in waiting:
-            workload = desk.workloads[wait.workload_id]
-            trouble = self._holds.trouble(workload.cluster_pool)
-            why = f"{wait.why}; {trouble}" if trouble else wait.why
-            if self._told_waiting.get(wait.workload_id) != why:
-                self._told_waiting[wait.workload_id] = why
-                desk.tell(now, workload, f"waiting: {why}", level="warning" if trouble else "info")
-        gone = self._told_waiting.keys() - desk.workloads.keys()
-        for workload_id in gone:
-            del self._told_waiting[workload_id]
 
-
-def _without_new(decided: Plan, why: str) -> Plan:
+def _without_new(decided: Plan) -> Plan:
     """The plan without what would begin in EMR, or end there to begin elsewhere."""
-    waiting = [Waiting(workload_id=w, why=why) for placement in decided.place for w in placement.workload_ids]
+    waiting = [
+        Waiting(workload_id=workload_id, kind=WaitKind.FULL)
+        for placement in decided.place
+        for workload_id in placement.workload_ids
+    ]
     return replace(decided, launch=(), place=(), move=(), waiting=(*decided.waiting, *waiting))
 
 

@@ -7,12 +7,12 @@ with the very function that the agent runs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from emr_executor.agent.launching import hold_after_s, is_failed_launch
+from emr_executor.agent.launching import LONGEST_HOLD_S, hold_after_s, is_failed_launch, why_failed
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings
 from emr_executor.core.ages import reckoned
@@ -24,9 +24,9 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.plan import Plan, plan
-from emr_executor.core.settle import lost_because
+from emr_executor.core.plan import plan
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, WorkloadState
+from emr_executor.core.waiting import Hold, Holds, reasons
 from emr_executor.store import queries
 from emr_executor.store.snapshot_store import snapshot
 
@@ -171,12 +171,13 @@ def read_ours(
     if current is None:
         return OurFacts(**shared, earlier=facts, story=_story(conn, told, submissions))  # type: ignore[arg-type]
     is_ready = current.state is WorkloadState.READY
+    pool = _pool(loads, current.cluster_pool, settings)
     return OurFacts(
         **shared,  # type: ignore[arg-type]
         workload=facts,
         ahead=queries.ahead_of(conn, current) if current.state in _IN_LINE else None,
-        waiting=_waiting(conn, current, settings, now) if is_ready else None,
-        pool=_pool(loads, current.cluster_pool, settings),
+        waiting=_waiting(conn, current, settings, pool, now) if is_ready else None,
+        pool=pool,
         story=_story(conn, current, submissions, _awaited(loads) if is_ready else ()),
     )
 
@@ -226,21 +227,28 @@ def _stay(submission: Submission, cluster: Cluster | None) -> Stay:
     )
 
 
-def _waiting(conn: Connection, workload: Workload, settings: Settings | None, now: datetime) -> Waiting:
+def _waiting(
+    conn: Connection, workload: Workload, settings: Settings | None, pool: PoolFacts, now: datetime
+) -> Waiting:
     if settings is None:
         return Waiting()
     from emr_executor.agent.steering import limits_of
 
-    state = snapshot(conn, now, READY_LOOKED_AT)
-    decided: Plan = plan(
-        state, limits_of(settings), reckoned(state.clusters, state.submissions, now=state.now)
-    )
+    holds = Holds()
+    if pool.last_failure and pool.held_until and pool.held_until > now:
+        hold = Hold(why=pool.last_failure, until=pool.held_until, longest_s=LONGEST_HOLD_S)
+        holds = Holds(launch={pool.cluster_pool: hold})
+    state = replace(snapshot(conn, now, READY_LOOKED_AT), launch_held=frozenset(holds.launch))
+    limits = limits_of(settings)
+    ages = reckoned(state.clusters, state.submissions, now=state.now)
+    decided = plan(state, limits, ages)
     launch = next((one.why for one in decided.launch if one.cluster_pool == workload.cluster_pool), None)
     cluster_ids = {cluster.cluster_uuid: cluster.cluster_id for cluster in state.clusters}
     for placement in decided.place:
         if workload.workload_id in placement.workload_ids:
             return Waiting(goes_to=cluster_ids.get(placement.cluster_uuid))
-    why = next((one.why for one in decided.waiting if one.workload_id == workload.workload_id), None)
+    found = reasons(state, decided, limits, ages, holds, loss_hold_s=settings.loss_hold_s)
+    why = next((one.why for one in found if one.workload_id == workload.workload_id), None)
     return Waiting(why=why or f"its turn is not among the first {READY_LOOKED_AT}", launch=launch)
 
 
@@ -259,7 +267,7 @@ def _pool(loads: list[queries.ClusterLoad], name: str, settings: Settings | None
         counted=sum(load.cluster.state in CAPPED_CLUSTER_STATES for load in alive),
         clusters=tuple(map(cluster_row, alive)),
         failed_launches=len(failed),
-        last_failure=lost_because(last) if last else None,
+        last_failure=why_failed(last) if last else None,
         held_until=held_until,
     )
 

@@ -150,20 +150,9 @@ def _pool_sentences(pool: PoolFacts, launch: str | None, now: datetime) -> list[
     if up:
         used = "; ".join(f"{row.cluster_id} {row.slots_used}/{row.slots} slots, {row.target}" for row in up)
         said.append(f"Up: {used}.")
-    if pool.max_clusters is not None and pool.counted >= pool.max_clusters:
-        said.append(
-            f"max_clusters is reached ({pool.counted} of {pool.max_clusters}), so no cluster is launched."
-        )
-    held = pool.held_until is not None and pool.held_until > now
-    if pool.failed_launches:
-        until = (
-            f"; none is launched until about {clock(pool.held_until, now)}"
-            if held and pool.held_until
-            else ""
-        )
-        launches = counted(pool.failed_launches, "launch").replace("launchs", "launches")
-        said.append(f"The last {launches} failed{until}. Last: {pool.last_failure}.")
-    if launch and not held:
+    if pool.failed_launches > 1:
+        said.append(f"The last {pool.failed_launches} launches of its pool failed.")
+    if launch:
         said.append(f"The agent is about to launch a cluster: {launch}.")
     return said
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from emr_executor.core.model import (
     Cluster,
@@ -43,12 +44,25 @@ class Placement:
     workload_ids: tuple[WorkloadId, ...]
 
 
+class WaitKind(StrEnum):
+    """Why the plan leaves a READY workload where it is."""
+
+    OTHER_TRY = "OTHER_TRY"
+    """Another try of its task has a live step."""
+    LATER_TRY = "LATER_TRY"
+    """A later try of its task waits too."""
+    HELD_BACK = "HELD_BACK"
+    """EMR refused its step just now."""
+    FULL = "FULL"
+    """No cluster of its pool has a slot for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Why a READY workload waits; the text has no moving numbers, so it is told once."""
+    """A READY workload that the plan places nowhere."""
 
     workload_id: WorkloadId
-    why: str
+    kind: WaitKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +97,6 @@ class _Room:
     slots: int
     ceiling: int
     up: bool
-    held: bool
     taken: list[WorkloadId]
 
     def take(self, workload: Workload) -> None:
@@ -102,7 +115,7 @@ def place(
     load: Load,
     limits: Mapping[str, ClusterPoolLimits],
     *,
-    blocked: Mapping[WorkloadId, str],
+    blocked: Mapping[WorkloadId, WaitKind],
     held: AbstractSet[ClusterUuid],
     now: datetime,
     coming: Mapping[str, int],
@@ -128,9 +141,9 @@ def place(
             if slot := _with_slot(by_pool.get(workload.cluster_pool, ())):
                 slot.live += 1
         elif workload.workload_id in blocked:
-            waiting.append(Waiting(workload_id=workload.workload_id, why=blocked[workload.workload_id]))
+            waiting.append(Waiting(workload_id=workload.workload_id, kind=blocked[workload.workload_id]))
         elif workload.not_before is not None and workload.not_before > now:
-            waiting.append(Waiting(workload_id=workload.workload_id, why="it was held back for a moment"))
+            waiting.append(Waiting(workload_id=workload.workload_id, kind=WaitKind.HELD_BACK))
         elif workload.cluster_pool in unserved:
             unserved[workload.cluster_pool].append(workload)
         elif slot := _with_slot(by_pool.get(workload.cluster_pool, ())):
@@ -141,7 +154,7 @@ def place(
         pool_rooms = by_pool.get(pool, [])
         queued = _queue(pool_rooms, left[: max(0, len(left) - coming.get(pool, 0))])
         waiting += [
-            Waiting(workload_id=workload.workload_id, why=_why_full(pool_rooms))
+            Waiting(workload_id=workload.workload_id, kind=WaitKind.FULL)
             for workload in left
             if workload.workload_id not in queued
         ]
@@ -181,7 +194,6 @@ def _room(cluster: Cluster, load: Load, limits: Mapping[str, ClusterPoolLimits],
         slots=min(cluster.slots, ceiling),
         ceiling=ceiling,
         up=up,
-        held=held,
         taken=[],
     )
 
@@ -213,11 +225,3 @@ def _queue(rooms: Sequence[_Room], left: Sequence[Workload]) -> set[WorkloadId]:
             found.update(workload.workload_id for workload in turns[:count])
             del turns[:count]
     return found
-
-
-def _why_full(rooms: Sequence[_Room]) -> str:
-    if not rooms:
-        return "no cluster of its pool is up yet"
-    if any(room.held for room in rooms):
-        return "EMR takes no new steps for the moment"
-    return "every slot of its pool is taken"

@@ -29,7 +29,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.moving import Move, moves
-from emr_executor.core.placement import PACE_S, Load, Placement, Waiting, place
+from emr_executor.core.placement import PACE_S, Load, Placement, Waiting, WaitKind, place
 from emr_executor.core.scaling import (
     Launch,
     Retarget,
@@ -207,7 +207,7 @@ def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, Cluste
     return (snapshot.now - since).total_seconds() > pool.queue_timeout_s
 
 
-def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[WorkloadId, str]:
+def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[WorkloadId, WaitKind]:
     """Workloads that wait for another try of their task, and why.
 
     Each try of a task has a workload of its own, and Airflow may have begun the next one long before we
@@ -225,13 +225,13 @@ def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[Worklo
     for workload in wanting:
         key = workload.key.without_try
         last[key] = max(last.get(key, workload), workload, key=_try_order)
-    why: dict[WorkloadId, str] = {}
+    why: dict[WorkloadId, WaitKind] = {}
     for workload in wanting:
         key = workload.key.without_try
         if riding.get(key, set()) - {workload.workload_id}:
-            why[workload.workload_id] = "another try of this task still has a live step"
+            why[workload.workload_id] = WaitKind.OTHER_TRY
         elif last[key] is not workload:
-            why[workload.workload_id] = "a later try of this task waits too"
+            why[workload.workload_id] = WaitKind.LATER_TRY
     return why
 
 

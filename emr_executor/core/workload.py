@@ -168,13 +168,15 @@ def _ran_for(submission: Submission) -> str:
 
 
 def spoken_duration(seconds: float) -> str:
-    """``8 s``, ``4 min 10 s``, ``2 h 5 min``: what a person says."""
+    """``8 s``, ``4 min 10 s``, ``10 min``, ``2 h 5 min``: what a person says."""
     whole = max(0, round(seconds))
     minutes, rest_s = divmod(whole, 60)
     hours, rest_min = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {rest_min} min"
-    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
+        return f"{hours} h {rest_min} min" if rest_min else f"{hours} h"
+    if minutes:
+        return f"{minutes} min {rest_s} s" if rest_s else f"{minutes} min"
+    return f"{rest_s} s"
 
 
 def _finishable(

@@ -331,6 +331,7 @@ class World:
             limits=limits_of(SETTINGS),
             deployment_id=DEPLOYMENT,
             new_cluster_uuid=self._new_uuid,
+            loss_hold_s=SETTINGS.loss_hold_s,
             held=self.dependencies.held,
         )
 

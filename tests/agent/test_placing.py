@@ -27,7 +27,7 @@ def holds(clock: ManualClock) -> PlacingHolds:
 
 
 def test_a_refusal_holds_its_cluster_alone(holds: PlacingHolds, clock: ManualClock) -> None:
-    holds.refused(ONE)
+    holds.refused(ONE, "throttled")
     assert holds.held(BOTH) == {ONE}
     clock.passed_s += FIRST_HOLD_S
     assert holds.held(BOTH) == frozenset()
@@ -35,7 +35,7 @@ def test_a_refusal_holds_its_cluster_alone(holds: PlacingHolds, clock: ManualClo
 
 def test_each_refusal_doubles_the_hold_up_to_a_minute(holds: PlacingHolds, clock: ManualClock) -> None:
     for refusals in range(1, 12):
-        holds.refused(ONE)
+        holds.refused(ONE, "throttled")
         clock.passed_s += hold_after_s(refusals) - 0.001
         assert holds.held(BOTH) == {ONE}
         clock.passed_s += 0.001
@@ -46,10 +46,10 @@ def test_each_refusal_doubles_the_hold_up_to_a_minute(holds: PlacingHolds, clock
 
 def test_a_cluster_that_takes_steps_begins_anew(holds: PlacingHolds, clock: ManualClock) -> None:
     for _ in range(4):
-        holds.refused(ONE)
+        holds.refused(ONE, "throttled")
     holds.added(ONE)
     assert holds.held(BOTH) == frozenset()
-    holds.refused(ONE)
+    holds.refused(ONE, "throttled")
     clock.passed_s += FIRST_HOLD_S
     assert holds.held(BOTH) == frozenset()
 
@@ -62,7 +62,7 @@ def test_a_spent_budget_holds_all(holds: PlacingHolds, clock: ManualClock) -> No
 
 
 def test_clusters_that_are_gone_are_forgotten(holds: PlacingHolds) -> None:
-    holds.refused(ONE)
+    holds.refused(ONE, "throttled")
     assert holds.held((OTHER,)) == frozenset()
     assert holds.held(BOTH) == frozenset()
 

@@ -94,12 +94,13 @@ async def test_why_a_launch_is_refused_is_told_once_to_all_who_wait_for_it(world
     world.emr.refuse["run_job_flow"] = LaunchRefused("EMR refused the cluster template: no such subnet.")
     await world.tick(times=60)
     told = (
-        "waiting: no cluster of its pool is up yet; the last launch failed: EMR refused the cluster template"
-        ": no such subnet; the next is tried after 10 s, then ever more rarely, at least every 10 min"
+        "waiting: no cluster of its pool is up yet, and the last launch failed: EMR refused the cluster "
+        "template: no such subnet; the next try is at 12:00:22 UTC, then ever more rarely, at least every "
+        "10 min"
     )
     assert world.emr.calls.count("run_job_flow") > 2
     for name in ("w1", "w2", "w3"):
-        assert world.log(f"{name}.log").count(told) == 1
+        assert world.log(f"{name}.log").count(told) == world.log(f"{name}.log").count("failed") == 1
     del world.emr.refuse["run_job_flow"]
     await world.tick(seconds=300, times=4)
     assert len(world.emr.submissions()) == 3

@@ -59,7 +59,13 @@ async def test_a_step_runs_from_ready_to_its_outcome(world: World) -> None:
     assert (outcome.verdict, outcome.cluster_id, outcome.step_id) == (Verdict.SUCCEEDED, "j-1", "s-1")
     assert world.records.consumed == [submission.submission_id]
     log = world.log("w1.log")
-    said = ["waiting: no cluster", "step s-1 added", "running as step", "hello from the driver", "completed"]
+    said = [
+        "waiting: no cluster",
+        "queued on j-1 as step s-1",
+        "running as step",
+        "hello from the driver",
+        "completed",
+    ]
     assert [log.count(text) for text in said] == [1] * 5
     assert sorted(said, key=log.index) == said
 

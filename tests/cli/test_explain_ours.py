@@ -58,18 +58,18 @@ def test_waiting_for_a_cluster_that_starts_at_the_cap(world: World, settings: Se
         *(a_submission(w, full, state=SubmissionState.RUNNING, step_id=StepId("s-1")) for w in rest[:3]),
         a_submission(rest[3], starting, state=SubmissionState.PENDING),
     )
+    full_up = "every slot of its pool is taken (2 on 2 clusters); max_clusters is reached (2 of 2)"
     assert ours(world, settings) == (
-        f"{PARKED}, behind 1 other: every slot of its pool is taken.",
+        f"{PARKED}, behind 1 other: {full_up}.",
         "Cluster j-NEW is STARTING for 1 min 40 s.",
         "Up: j-OLD 3/1 slots, KEEP.",
-        "max_clusters is reached (2 of 2), so no cluster is launched.",
     )
 
 
 def test_a_launch_is_due(world: World, settings: Settings, ti_id: str) -> None:
     world.store(workload_of(ti_id))
     assert ours(world, settings) == (
-        f"{PARKED}, first in its line: no cluster of its pool is up yet.",
+        f"{PARKED}, first in its line: no cluster of its pool is up yet; a cluster is being launched.",
         "The agent is about to launch a cluster: 1 waiting, 0 free slots on 0 clusters.",
     )
 
@@ -86,10 +86,12 @@ def test_launches_are_held_after_failures(world: World, settings: Settings, ti_i
     ]
     world.store(workload_of(ti_id), *failed)
     said = ours(world, settings)
-    assert said[1] == (
-        "The last 2 launches failed; none is launched until about 07:10:04. Last: cluster launch "
-        f"{failed[1].cluster_uuid} never came up: Instance profile is missing."
+    assert said[0] == (
+        f"{PARKED}, first in its line: no cluster of its pool is up yet, and the last launch failed: "
+        "Instance profile is missing; the next try is at 07:10:04 UTC, then ever more rarely, at least every "
+        "10 min."
     )
+    assert said[1] == "The last 2 launches of its pool failed."
     assert len(said) == 2
 
 

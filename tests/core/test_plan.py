@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emr_executor.core.ages import reckoned
 from emr_executor.core.model import Snapshot, StepPlan, Workload
+from emr_executor.core.placement import WaitKind
 from emr_executor.core.plan import Plan, plan
 from emr_executor.core.scaling import Launch
 from emr_executor.core.states import (
@@ -43,9 +44,7 @@ def test_a_cluster_that_just_took_no_steps_gets_none_for_a_moment() -> None:
         make_snapshot(refuses, takes, *waiting, place_held=frozenset({refuses.cluster_uuid})), prefetch=0
     )
     assert [(p.cluster_uuid, p.workload_ids) for p in decided.place] == [("c2", ("w1",))]
-    assert [(w.workload_id, w.why) for w in decided.waiting] == [
-        ("w2", "EMR takes no new steps for the moment")
-    ]
+    assert [(w.workload_id, w.kind) for w in decided.waiting] == [("w2", WaitKind.FULL)]
     assert decided.launch == (), "another cluster would have to be added to as well"
 
 
@@ -65,9 +64,9 @@ def test_of_two_tries_that_wait_the_last_gets_the_slot() -> None:
     waiting = tries(WorkloadState.READY, WorkloadState.READY, WorkloadState.READY)
     decided = decide(make_snapshot(make_cluster(slots=8), *waiting))
     assert [p.workload_ids for p in decided.place] == [("w3",)]
-    assert {(w.workload_id, w.why) for w in decided.waiting} == {
-        ("w1", "a later try of this task waits too"),
-        ("w2", "a later try of this task waits too"),
+    assert {(w.workload_id, w.kind) for w in decided.waiting} == {
+        ("w1", WaitKind.LATER_TRY),
+        ("w2", WaitKind.LATER_TRY),
     }
 
 
@@ -77,7 +76,7 @@ def test_a_try_waits_while_the_step_of_another_lives(target: WorkloadTarget) -> 
     older = replace(older, target=target, submissions=1)
     decided = decide(make_snapshot(make_cluster(slots=8), older, newer, make_submission("w1")))
     assert decided.place == ()
-    assert [w.why for w in decided.waiting] == ["another try of this task still has a live step"]
+    assert [w.kind for w in decided.waiting] == [WaitKind.OTHER_TRY]
 
 
 def test_a_late_word_of_an_older_try_does_not_give_it_a_step_beside_the_newer() -> None:
@@ -136,7 +135,7 @@ def test_priority_then_age_decide_who_goes_first() -> None:
     urgent = make_workload("urgent", accepted_at=ago(1), priority_weight=10)
     placed = decide(make_snapshot(make_cluster(slots=2), new, old, urgent), prefetch=0, max_clusters=1)
     assert placed.place[0].workload_ids == ("urgent", "old")
-    assert [(w.workload_id, w.why) for w in placed.waiting] == [("new", "every slot of its pool is taken")]
+    assert [(w.workload_id, w.kind) for w in placed.waiting] == [("new", WaitKind.FULL)]
 
 
 def test_the_fullest_cluster_with_a_free_slot_is_taken() -> None:
@@ -184,7 +183,7 @@ def test_a_second_try_waits_until_the_first_ones_step_is_dead() -> None:
     snapshot = make_snapshot(make_cluster(), first, make_submission("first", cancel_asked_at=ago(1)), second)
     decided = decide(snapshot)
     assert decided.place == ()
-    assert [w.why for w in decided.waiting] == ["another try of this task still has a live step"]
+    assert [w.kind for w in decided.waiting] == [WaitKind.OTHER_TRY]
 
 
 def test_an_unwanted_workload_without_a_step_is_dropped_and_one_with_a_step_is_cancelled() -> None:

@@ -312,7 +312,15 @@ def test_an_edge_that_does_not_exist_is_a_bug() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "spoken"),
-    [(0.4, "0 s"), (59.4, "59 s"), (250, "4 min 10 s"), (7500, "2 h 5 min"), (-3, "0 s")],
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (250, "4 min 10 s"),
+        (7500, "2 h 5 min"),
+        (600, "10 min"),
+        (7200, "2 h"),
+        (-3, "0 s"),
+    ],
 )
 def test_durations_as_a_person_says_them(seconds: float, spoken: str) -> None:
     assert spoken_duration(seconds) == spoken

@@ -63,7 +63,7 @@ def test_the_task_log_tells_the_story_in_order(bench: Bench) -> None:
     log = bench.log("phases", "plain")
     story = [
         "Parked",
-        "added to cluster j-",
+        "queued on j-",
         "running as step s-",
         "driver says",
         "driver is done",

@@ -68,7 +68,7 @@ def test_a_task_whose_cluster_emr_refuses_tells_why_and_fails_at_queue_timeout(
         bench.control.fail_calls("RunJobFlow", 1000, code="ValidationException", message=reason)
         run = bench.finished("throttled")
         assert [(task.state, task.try_number) for task in run.tasks] == [("failed", 1)]
-        assert f"ValidationException: {reason[:-1]}; the next is tried" in bench.log("throttled", "waits")
+        assert f"ValidationException: {reason[:-1]}; the next try is at" in bench.log("throttled", "waits")
         assert "no cluster ran the step within queue_timeout (10 s)" in bench.log("throttled", "waits")
         assert bench.steps_run("throttled") == []
         assert bench.events("throttled")["waits -1 1 on_failure"] == 1

@@ -1,0 +1,321 @@
+"""Why a task waits: one sentence for its log, for ``airflow emr explain`` and for ``status``.
+
+What waits is a READY workload that the plan places nowhere, and a submission that EMR has and whose step
+does not run, or whose end is not believed yet. Each gets one reason: what is, why, and until when. A
+reason's ``news`` says whether it was told before: numbers and times that move are no part of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.model import (
+    Cluster,
+    ClusterPoolLimits,
+    ClusterUuid,
+    Snapshot,
+    Submission,
+    SubmissionId,
+    WorkloadId,
+)
+from emr_executor.core.placement import WaitKind
+from emr_executor.core.plan import Plan
+from emr_executor.core.scaling import serves
+from emr_executor.core.states import (
+    CAPPED_CLUSTER_STATES,
+    OVER_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
+    UP_CLUSTER_STATES,
+    USABLE_CLUSTER_STATES,
+    ClusterState,
+    StepState,
+    SubmissionState,
+)
+from emr_executor.core.workload import spoken_duration
+
+QUIET_S = 10.0
+"""What goes on within this time is not called waiting."""
+SILENT_WRAPPER_S = 60.0
+"""A wrapper writes its first record as soon as it begins."""
+STARTING_S = 60.0
+"""A step that stands on a cluster that is not up for so long says so again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Something that is not asked of EMR for now.
+
+    why: EMR's own words, or what happened
+    until: when it is asked again
+    longest_s: how long such a hold becomes when EMR says the same again and again
+    """
+
+    why: str
+    until: datetime
+    longest_s: float
+
+    @property
+    def again(self) -> str:
+        """When it is asked again, for people."""
+        rarely = spoken_duration(self.longest_s)
+        return f"the next try is at {at_clock(self.until)}, then ever more rarely, at least every {rarely}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holds:
+    """What one agent does not ask of EMR for now: its memory, told to others so that they say the same.
+
+    away: what is out of reach, so that nothing is launched or placed
+    launch: by cluster pool, after launches that came to nothing
+    place: by cluster, after AddJobFlowSteps that EMR did not take
+    budget_until: when AddJobFlowSteps may be called again by the agent's own count
+    """
+
+    away: str | None = None
+    launch: Mapping[str, Hold] = field(default_factory=dict)
+    place: Mapping[ClusterUuid, Hold] = field(default_factory=dict)
+    budget_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a workload waits.
+
+    news: the same as long as there is nothing new; None: something else has told it
+    is_trouble: somebody should look at it
+    """
+
+    workload_id: WorkloadId
+    why: str
+    news: Hashable = None
+    is_trouble: bool = False
+
+
+def at_clock(moment: datetime) -> str:
+    """A moment of today as it stands in sentences."""
+    return f"{moment.astimezone(UTC):%H:%M:%S} UTC"
+
+
+def reasons(
+    snapshot: Snapshot,
+    decided: Plan,
+    limits: Mapping[str, ClusterPoolLimits],
+    ages: Ages,
+    holds: Holds,
+    *,
+    loss_hold_s: float,
+) -> Iterator[Reason]:
+    """The reason of everything that waits, after ``decided`` is done."""
+    yield from _of_ready(snapshot, decided, limits, holds)
+    yield from _of_steps(snapshot, ages, loss_hold_s)
+
+
+# -- what waits for a slot ---------------------------------------------------------------------------
+
+
+def _of_ready(
+    snapshot: Snapshot, decided: Plan, limits: Mapping[str, ClusterPoolLimits], holds: Holds
+) -> Iterator[Reason]:
+    if not decided.waiting:
+        return
+    workloads = {workload.workload_id: workload for workload in snapshot.workloads}
+    launching = {one.cluster_pool for one in decided.launch}
+    pools: dict[str, tuple[str, Hashable, bool]] = {}
+    for one in decided.waiting:
+        workload = workloads[one.workload_id]
+        match one.kind:
+            case WaitKind.OTHER_TRY:
+                why: str = "another try of this task still has a live step; it starts when that is over"
+                yield Reason(workload_id=one.workload_id, why=why, news=one.kind)
+            case WaitKind.LATER_TRY:
+                why = "a later try of this task waits too, and only that one is started"
+                yield Reason(workload_id=one.workload_id, why=why, news=one.kind)
+            case WaitKind.HELD_BACK:
+                until = workload.not_before or snapshot.now
+                why = f"EMR refused its step; it is asked again at {at_clock(until)}"
+                yield Reason(workload_id=one.workload_id, why=why)
+            case WaitKind.FULL:
+                pool = workload.cluster_pool
+                if pool not in pools:
+                    pools[pool] = _why_full(pool, snapshot, launching, limits, holds)
+                why, news, is_trouble = pools[pool]
+                yield Reason(
+                    workload_id=one.workload_id,
+                    why=why,
+                    # Waiting again after a loss is news.
+                    news=(news, workload.losses),
+                    is_trouble=is_trouble,
+                )
+
+
+def _why_full(
+    pool: str,
+    snapshot: Snapshot,
+    launching: set[str],
+    limits: Mapping[str, ClusterPoolLimits],
+    holds: Holds,
+) -> tuple[str, Hashable, bool]:
+    """The sentence, its news, and whether it is trouble."""
+    if holds.away:
+        return f"{holds.away}: nothing is launched or placed until it is back", ("away", holds.away), True
+    if pool not in limits:
+        return f"the cluster pool {pool!r} is no longer configured", "no pool", True
+    clusters = [cluster for cluster in snapshot.clusters if cluster.cluster_pool == pool]
+    usable = [c for c in clusters if serves(c) and c.cluster_id and c.state in USABLE_CLUSTER_STATES]
+    live = Counter(submission.cluster_uuid for submission in snapshot.submissions)
+    free = [cluster for cluster in usable if live[cluster.cluster_uuid] < cluster.slots]
+    if free and holds.budget_until is not None:
+        why = "a slot is free, and as many steps were added as EMR takes (AddJobFlowSteps, by our own count)"
+        return f"{why}; the next call is at {at_clock(holds.budget_until)}", "budget", False
+    for cluster in free:
+        if hold := holds.place.get(cluster.cluster_uuid):
+            why = f"EMR takes no steps for {cluster.cluster_id}: {_clause(hold.why)}; {hold.again}"
+            return why, ("place", cluster.cluster_uuid, hold.why), True
+    head = "no cluster of its pool is up yet"
+    if usable:
+        slots = sum(cluster.slots for cluster in usable)
+        head = f"every slot of its pool is taken ({slots} on {_counted(len(usable), 'cluster')})"
+    capped = [cluster for cluster in clusters if cluster.state in CAPPED_CLUSTER_STATES]
+    if any(cluster.state is ClusterState.INTENDED for cluster in capped) or pool in launching:
+        return f"{head}; a cluster is being launched", ("launching", bool(usable)), False
+    if hold := holds.launch.get(pool):
+        why = f"{head}, and the last launch failed: {_clause(hold.why)}; {hold.again}"
+        return why, ("launch", hold.why), True
+    most = limits[pool].max_clusters
+    if len(capped) >= most:
+        leaving = sum(not serves(cluster) for cluster in capped)
+        drained = f", {leaving} of them draining" if leaving else ""
+        cap = f"max_clusters is reached ({len(capped)} of {most}{drained})"
+        return f"{head}; {cap}", ("cap", bool(usable)), False
+    return head, ("full", bool(usable)), False
+
+
+# -- what stands on a cluster ------------------------------------------------------------------------
+
+
+def _of_steps(snapshot: Snapshot, ages: Ages, loss_hold_s: float) -> Iterator[Reason]:
+    quiet = [s for s in snapshot.submissions if not _goes_on(s)]
+    if not quiet:
+        return
+    clusters = {cluster.cluster_uuid: cluster for cluster in snapshot.clusters}
+    wanted = {workload.workload_id: workload for workload in snapshot.workloads if workload.is_under_way}
+    ahead = _ahead(snapshot.submissions, {submission.cluster_uuid for submission in quiet})
+    for submission in quiet:
+        cluster, workload = clusters.get(submission.cluster_uuid), wanted.get(submission.workload_id)
+        if cluster is None or workload is None or submission.quarantine is not None:
+            continue
+        held_s = max(0.0, loss_hold_s - ages.of(Fact.ENDED, submission.submission_id))
+        held_until = snapshot.now + timedelta(seconds=held_s)
+        found = _why_step(submission, cluster, snapshot.now, held_until, ahead)
+        if found is not None:
+            kind, why, is_trouble = found
+            yield Reason(
+                workload_id=submission.workload_id,
+                why=why,
+                news=(kind, submission.submission_id),
+                is_trouble=is_trouble,
+            )
+
+
+def _goes_on(submission: Submission) -> bool:
+    """Whether its step runs, as its wrapper says."""
+    runs = submission.state is SubmissionState.RUNNING and submission.record_mark is not None
+    return runs and submission.ended_at is None and submission.step_state not in TERMINAL_STEP_STATES
+
+
+Ahead = Mapping[SubmissionId, tuple[int, datetime | None]]
+
+
+def _ahead(submissions: Sequence[Submission], on: set[ClusterUuid]) -> Ahead:
+    """Of each PENDING step how many of its cluster come before it, and since when the first of them runs."""
+    by_cluster: defaultdict[ClusterUuid, list[Submission]] = defaultdict(list)
+    for submission in submissions:
+        if submission.cluster_uuid in on and submission.state is not SubmissionState.INTENDED:
+            by_cluster[submission.cluster_uuid].append(submission)
+    found: dict[SubmissionId, tuple[int, datetime | None]] = {}
+    for steps in by_cluster.values():
+        running = [one for one in steps if one.state is SubmissionState.RUNNING]
+        first = min((one.started_at for one in running if one.started_at is not None), default=None)
+        pending = [one for one in steps if one.state is SubmissionState.PENDING]
+        pending.sort(key=lambda one: (one.submitted_at or one.intended_at, one.submission_id))
+        for before, one in enumerate(pending, len(running)):
+            found[one.submission_id] = (before, first)
+    return found
+
+
+def _why_step(
+    submission: Submission,
+    cluster: Cluster,
+    now: datetime,
+    held_until: datetime,
+    ahead: Ahead,
+) -> tuple[str, str, bool] | None:
+    """The kind, the sentence, and whether it is trouble."""
+    on = f"cluster {cluster.cluster_id or '(launching)'}"
+    is_over = submission.ended_at is not None or submission.step_state in TERMINAL_STEP_STATES
+    if cluster.state in OVER_CLUSTER_STATES:
+        return "last word", f"{on} is over; EMR's last list of its steps is awaited, then it goes on", False
+    if cluster.state is ClusterState.TERMINATING:
+        return (
+            "ending",
+            f"{on} is TERMINATING; the step runs elsewhere when it is over, unless it ended",
+            False,
+        )
+    if is_over:
+        return _why_held(submission, on, held_until)
+    if submission.cancel_asked_at is not None:
+        return "cancelling", f"CancelSteps was asked for its step on {on}", False
+    since_s = (now - (submission.submitted_at or submission.intended_at)).total_seconds()
+    match submission.state:
+        case SubmissionState.INTENDED if since_s >= QUIET_S:
+            text = f"no answer yet whether {on} has the step: it is looked for by its name, then added again"
+            return "unanswered", text, False
+        case SubmissionState.PENDING if cluster.state not in UP_CLUSTER_STATES and since_s >= STARTING_S:
+            return "starting", f"queued on {on}, which is {cluster.state}", False
+        case SubmissionState.PENDING if cluster.state in UP_CLUSTER_STATES and since_s >= QUIET_S:
+            before, first = ahead.get(submission.submission_id, (0, None))
+            if not before:
+                return "not started", f"EMR has not started the step, which is first on {on}", False
+            text = f"behind {_counted(before, 'step')} on {on}"
+            if first is not None:
+                text += f"; the longest runs for {spoken_duration((now - first).total_seconds())}"
+            return "behind", text, False
+        case SubmissionState.RUNNING if _is_silent(submission, now):
+            text = (
+                f"EMR shows the step RUNNING on {on} and its wrapper has written nothing for a minute: the "
+                "cluster's instance profile probably cannot write staging_uri"
+            )
+            return "silent", text, True
+    return None
+
+
+def _is_silent(submission: Submission, now: datetime) -> bool:
+    if submission.step_state is not StepState.RUNNING or submission.record_mark is not None:
+        return False
+    return submission.started_at is not None and now - submission.started_at >= timedelta(
+        seconds=SILENT_WRAPPER_S
+    )
+
+
+def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[str, str, bool] | None:
+    if submission.wrapper_ended and submission.wrapper_reason != "terminated":
+        return None
+    text = (
+        f"its step on {on} is {submission.step_state or 'over'} without its wrapper's last words, as steps "
+        f"are of a cluster that is being lost: held until {at_clock(held_until)} (loss_hold), and run "
+        "elsewhere if the cluster ends by then"
+    )
+    return "held", text, False
+
+
+def _clause(text: str) -> str:
+    """Somebody else's sentence within one of ours."""
+    return text.rstrip(". ")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
