@@ -150,6 +150,7 @@ _WANTED = {
     "long": "it must be a whole number, without quotes",
     "double": "it must be a number, without quotes",
     "float": "it must be a number, without quotes",
+    "timestamp": "it must be a number of seconds since 1970",
 }
 _PYTHON: dict[str, type | tuple[type, ...]] = {
     "structure": dict,
@@ -161,6 +162,7 @@ _PYTHON: dict[str, type | tuple[type, ...]] = {
     "long": int,
     "double": (int, float),
     "float": (int, float),
+    "timestamp": (int, float),
 }
 
 

@@ -13,6 +13,7 @@ from emr_executor.local.engine import Engine
 from emr_executor.local.faults import LaunchFailureKind
 from emr_executor.local.requests import EmrApiError
 
+DELAY_MAX_S = 3600
 CONTROL_PREFIX = "/_emr_local/"
 
 Body = Mapping[str, Any]
@@ -60,7 +61,7 @@ class ControlApi:
                 return _json({"result": self._posts[name](json.loads(body or b"{}"))}, 200)
         except EmrApiError as error:
             return _json({"error": error.message}, 400)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             return _json({"error": f"{name}: {type(error).__name__}: {error}"}, 400)
         known = ", ".join([*self._gets, *self._posts])
         return _json({"error": f"{method} {path} is not served; there are: {known}"}, 404)
@@ -139,9 +140,15 @@ class ControlApi:
         count = body.get("count")
         self._engine.do(
             lambda model, _now: model.faults.slow(
-                body["operation"], float(body["delay_s"]), None if count is None else int(count)
+                body["operation"], _delay_s(body["delay_s"]), None if count is None else int(count)
             )
         )
+
+
+def _delay_s(value: Any) -> float:
+    if not 0 <= float(value) <= DELAY_MAX_S:
+        raise ValueError(f"delay_s is a number from 0 to {DELAY_MAX_S}")
+    return float(value)
 
 
 def _json(members: Any, status: int) -> Response:

@@ -7,6 +7,7 @@ builds requests in code (the simulator). What follows from the *state* is checke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ Request = Mapping[str, Any]
 Answer = dict[str, Any]
 Operation = Callable[[Lifecycle, Request], Answer]
 Read = Callable[[Lifecycle, Request, float], Answer]
+_MARKER = re.compile(r"[0-9]{1,18}")
 _LIVING = frozenset({"STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"})
 
 
@@ -222,7 +224,9 @@ def remove_auto_termination_policy(life: Lifecycle, request: Request) -> Answer:
 def add_tags(life: Lifecycle, request: Request) -> Answer:
     """Add or overwrite tags; the last writer wins."""
     cluster = _taggable(life, request)
-    cluster.tags.update({tag["Key"]: tag.get("Value", "") for tag in request["Tags"] if "Key" in tag})
+    if not all(tag.get("Key") for tag in request["Tags"]):
+        raise invalid("Every tag needs a Key.")
+    cluster.tags.update({tag["Key"]: tag.get("Value", "") for tag in request["Tags"]})
     return {}
 
 
@@ -360,7 +364,7 @@ def _marker(request: Request, *, default: int) -> int:
     marker = request.get("Marker")
     if not marker:
         return default
-    if not str(marker).isdecimal():
+    if not _MARKER.fullmatch(str(marker)):
         raise invalid(f"Marker '{marker}' is not valid.")
     return int(marker)
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from emr_executor.local.s3_store import S3Error
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _PIECE = 1 << 20
 _LINE_MAX = 8192
+_HEX = re.compile(rb"[0-9a-fA-F]{1,12}")
 
 
 class Readable(Protocol):
@@ -92,13 +94,14 @@ class BodyTaker:
 
     def _chunk_size(self) -> int:
         line = self._stream.readline(_LINE_MAX)
-        with contextlib.suppress(ValueError):
-            return int(line.split(b";", 1)[0], 16)
+        size = line.split(b";", 1)[0].strip()
+        if _HEX.fullmatch(size):
+            return int(size, 16)
         raise S3Error("IncompleteBody", "The aws-chunked body has a chunk without a size.", status=400)
 
     def _check(self, sums: _Sums, declared: str) -> None:
         length = self._headers.get("x-amz-decoded-content-length")
-        if declared.startswith("STREAMING-") and length is not None and int(length) != sums.size:
+        if declared.startswith("STREAMING-") and length is not None and length.strip() != str(sums.size):
             raise S3Error(
                 "IncompleteBody", "The body is not as long as x-amz-decoded-content-length.", status=400
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from emr_executor.local.s3_store import ObjectInfo, S3Error, S3Store
 from emr_executor.local.s3_xml import Child, document
 
 MAX_KEYS = 1000
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Listing:
 
 def _max_keys(query: Mapping[str, str]) -> int:
     wanted = query.get("max-keys", str(MAX_KEYS))
-    if not wanted.isdecimal():
+    if not _NUMBER.fullmatch(wanted):
         raise S3Error("InvalidArgument", "max-keys is a number from 0", status=400)
     return min(int(wanted), MAX_KEYS)
 

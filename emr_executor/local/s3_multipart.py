@@ -19,6 +19,8 @@ from emr_executor.local.s3_xml import Child, document
 
 PART_LIMIT = 10_000
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+_PART_NUMBER = re.compile(r"[0-9]{1,5}")
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _ABOUT = "about.json"
 
 
@@ -45,7 +47,7 @@ class Multipart:
         try:
             folder = self._folder(request)
             number = request.query.get("partNumber", "")
-            if not number.isdecimal() or not 1 <= int(number) <= PART_LIMIT:
+            if not _PART_NUMBER.fullmatch(number) or not 1 <= int(number) <= PART_LIMIT:
                 raise S3Error("InvalidArgument", "Part number must be from 1 to 10000", status=400)
             for earlier in folder.glob(f"{int(number):05d}-*"):
                 earlier.unlink()
@@ -61,10 +63,12 @@ class Multipart:
         root = s3_xml.read(request.read_body(self._store))
         numbers = s3_xml.texts(root, "PartNumber")
         etags = [etag.strip('"') for etag in s3_xml.texts(root, "ETag")]
-        if not numbers or len(numbers) != len(etags) or not all(number.isdecimal() for number in numbers):
+        if not numbers or len(numbers) != len(etags) or not all(map(_PART_NUMBER.fullmatch, numbers)):
             raise S3Error("MalformedXML", "Every part has a PartNumber and an ETag.", status=400)
         if sorted(set(map(int, numbers))) != list(map(int, numbers)):
             raise S3Error("InvalidPartOrder", "The list of parts was not in ascending order.", status=400)
+        if not all(map(_MD5.fullmatch, etags)):
+            raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", status=400)
         parts = [folder / f"{int(number):05d}-{etag}" for number, etag in zip(numbers, etags, strict=True)]
         if not all(part.is_file() for part in parts):
             raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", status=400)

@@ -198,6 +198,8 @@ class S3Store:
         """Keys with a prefix, after a key, in S3's order (by the bytes of the whole key)."""
         base = self.bucket_path(bucket)
         folder = prefix.rpartition("/")[0]
+        if "\0" in folder:
+            return
         start = base / folder if folder else base
         if not start.resolve().is_relative_to(base.resolve()):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
@@ -12,6 +13,7 @@ from emr_executor.local.s3_store import S3Error
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _BODY_MAX = 2 * 1024 * 1024
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Child = tuple[str, "str | int | bool | Sequence[Child] | None"]
 
@@ -41,7 +43,7 @@ def read(body: bytes) -> ET.Element:
         raise S3Error("MalformedXML", "The XML you provided was not well-formed", status=400)
     try:
         return ET.fromstring(body)  # noqa: S314  (no declaration, so no entity)
-    except ET.ParseError:
+    except (ET.ParseError, LookupError, ValueError):  # the latter two of an encoding that is declared
         raise S3Error("MalformedXML", "The XML you provided was not well-formed", status=400) from None
 
 
@@ -66,5 +68,6 @@ def _element(name: str, value: str | int | bool | Sequence[Child] | None) -> str
     if isinstance(value, bool):
         return f"<{name}>{str(value).lower()}</{name}>"
     if isinstance(value, str | int):
-        return f"<{name}>{escape(str(value))}</{name}>"
+        text = _NO_XML.sub("\ufffd", str(value))
+        return f"<{name}>{escape(text)}</{name}>"
     return f"<{name}>{''.join(_element(*child) for child in value)}</{name}>"

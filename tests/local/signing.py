@@ -33,16 +33,36 @@ def by_hand(
     connection: one that is kept
     hang_up: send no more once the body is sent
     """
-    netloc = urlsplit(ready.endpoint_url).netloc
-    now = at or datetime.now(UTC)
-    stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     payload = (headers or {}).get("x-amz-content-sha256") or hashlib.sha256(body).hexdigest()
-    sent = {"host": host or netloc, "x-amz-date": stamp, "x-amz-content-sha256": payload, **(headers or {})}
+    sent = {"host": host or urlsplit(ready.endpoint_url).netloc, "x-amz-content-sha256": payload}
+    target, sent = signed(
+        ready, method, path, sent | (headers or {}), service=service, query=query, at=at or datetime.now(UTC)
+    )
+    connection = connection or http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=10)
+    connection.request(method, target, body if send_body is None else send_body, sent)
+    if hang_up and connection.sock is not None:
+        connection.sock.shutdown(socket.SHUT_WR)
+    return connection.getresponse()
+
+
+def signed(
+    ready: ReadyInfo,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    *,
+    service: str,
+    query: str = "",
+    at: datetime,
+) -> tuple[str, dict[str, str]]:
+    """The request's target and all its headers; those that are given hold host and x-amz-content-sha256."""
+    stamp, day = at.strftime("%Y%m%dT%H%M%SZ"), at.strftime("%Y%m%d")
+    sent = headers | {"x-amz-date": stamp}
     names = ";".join(sorted(sent))
     canonical = "\n".join(
         [method, quote(path, safe="/-_.~"), query]
-        + [f"{name}:{sent[name]}" for name in sorted(sent)]
-        + ["", names, payload]
+        + [f"{name}:{' '.join(sent[name].split())}" for name in sorted(sent)]
+        + ["", names, sent["x-amz-content-sha256"]]
     )
     scope = f"{day}/{ready.region}/{service}/aws4_request"
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
@@ -54,9 +74,4 @@ def by_hand(
         f"AWS4-HMAC-SHA256 Credential={ready.access_key_id}/{scope}, "
         f"SignedHeaders={names}, Signature={signature}"
     )
-    connection = connection or http.client.HTTPConnection(netloc, timeout=10)
-    target = quote(path, safe="/-_.~") + (f"?{query}" if query else "")
-    connection.request(method, target, body if send_body is None else send_body, sent)
-    if hang_up and connection.sock is not None:
-        connection.sock.shutdown(socket.SHUT_WR)
-    return connection.getresponse()
+    return quote(path, safe="/-_.~") + (f"?{query}" if query else ""), sent
