@@ -118,7 +118,6 @@ def compose(around: Surroundings) -> Agent:
         clock=clock,
         settings=settings,
         masks=phases.masks,
-        cancel=acts.cancel,
     )
     steering = Steering(
         store=store,

@@ -18,6 +18,7 @@ import structlog
 from emr_executor.aws.layout import (
     KEPT_AT_LEAST,
     SHARED_PREFIXES,
+    claims_prefix,
     needs_refreshing,
     output_prefix,
     shared_names,
@@ -89,6 +90,8 @@ class Expiry:
         self._kept_s = {
             **dict.fromkeys(SHARED_PREFIXES, shared_s),
             output_prefix(deployment_id): keep_s,
+            # A step that EMR has twice must find the claim, however late it begins.
+            claims_prefix(deployment_id): keep_s,
             state_prefix(deployment_id): min(keep_s, RECORD_KEPT_S),
         }
         if not keep_s:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from emr_executor.aws.step import submission_of_step_name
-from emr_executor.core.model import ClusterId, ClusterUuid, ObservedStep, StepPage, SubmissionId
+from emr_executor.core.model import ClusterId, ClusterUuid, ObservedStep, StepId, StepPage, SubmissionId
+from emr_executor.core.states import TERMINAL_STEP_STATES, StepState
 
 MOST_FAILURES = 3
 """A marker that EMR refuses so often is of no use any more; an answer that got lost is another matter."""
@@ -61,3 +62,20 @@ def by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[Obse
         if submission_id is not None:
             found.setdefault(submission_id, []).append(step)
     return found
+
+
+def one_of(steps: Sequence[ObservedStep], known: StepId | None) -> ObservedStep:
+    """Of all steps with one submission the one that tells how it goes; ``known``: the one taken so far.
+
+    A request that was doubled leaves several, of which the wrapper lets one do the work and fails the others.
+    So the submission is COMPLETED if any is, and else alive if any is.
+    """
+
+    def rank(step: ObservedStep) -> tuple[int, bool]:
+        if step.state is StepState.COMPLETED:
+            return 0, step.step_id != known
+        if step.state in TERMINAL_STEP_STATES:
+            return 3, step.step_id != known
+        return (2 if step.state is StepState.PENDING else 1), step.step_id != known
+
+    return min(reversed(steps), key=rank)

@@ -8,7 +8,7 @@ DescribeStep. News is folded into the desk (``core.observe``) and settled (``cor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -17,16 +17,14 @@ from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.desk import Desk
 from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.step_look import StepLook, by_submission
+from emr_executor.agent.step_look import StepLook, by_submission, one_of
 from emr_executor.agent.tasklog import driver_lines
 from emr_executor.config import Settings
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
     Cluster,
-    ClusterId,
     ClusterUuid,
     ObservedStep,
-    StepId,
     StepRecord,
     Submission,
     SubmissionId,
@@ -35,7 +33,6 @@ from emr_executor.core.model import (
 from emr_executor.core.observe import observe_idleness, observe_record, observe_step
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
     ClusterState,
     StepState,
     SubmissionState,
@@ -65,10 +62,7 @@ log = structlog.get_logger(__name__)
 
 
 class Tracker:
-    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence.
-
-    cancel: asks EMR to cancel steps, for a step that is there twice
-    """
+    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence."""
 
     def __init__(
         self,
@@ -80,10 +74,9 @@ class Tracker:
         clock: Clock,
         settings: Settings,
         masks: Mapping[WorkloadId, tuple[str, ...]],
-        cancel: Callable[[ClusterId, Sequence[StepId]], None],
     ) -> None:
         self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
-        self._clock, self._settings, self._masks, self._cancel = clock, settings, masks, cancel
+        self._clock, self._settings, self._masks = clock, settings, masks
         self._due, self._sweeps = Due(clock), Due(clock)
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
@@ -291,26 +284,12 @@ class Tracker:
             its_steps = shown.get(submission_id)
             with desk.confined(submission):
                 if its_steps:
-                    step = self._one_of(look.cluster_id, submission, its_steps)
+                    step = one_of(its_steps, submission.step_id)
                     self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
                 elif look.is_through and submission_id in look.overdue and _was_never_added(submission, ages):
                     self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
             self._last_looked.add(look.cluster_uuid)
-
-    def _one_of(
-        self, cluster_id: ClusterId, submission: Submission, its_steps: Sequence[ObservedStep]
-    ) -> ObservedStep:
-        """The submission's step. A request that was doubled on its way left another, which is cancelled."""
-        oldest = its_steps[-1]
-        step = next((one for one in its_steps if one.step_id == submission.step_id), oldest)
-        others = [
-            one.step_id for one in its_steps if one is not step and one.state not in TERMINAL_STEP_STATES
-        ]
-        if others:
-            log.error("step_is_there_twice", submission=submission.submission_id, cancelling=others)
-            self._cancel(cluster_id, others)
-        return step
 
 
 def _was_never_added(submission: Submission, ages: Ages) -> bool:

@@ -7,6 +7,7 @@ Pure, without aiobotocore, so that task staging may use it too. Every ``*_key`` 
     specs/<date>/<sha256>.json                     what the step wrapper runs
     wrapper/<date>/<sha256>/emr_step_wrapper.py    the step wrapper itself
     <deployment_id>/state/<cluster>/<submission>   its record, overwritten, deleted when consumed
+    <deployment_id>/claims/<cluster>/<submission>  which step does its work: the first to ask, for ever
     <deployment_id>/output/<submission>/000001     driver output, merged stdout and stderr, from 1
 
 The first three are *shared*: by the tasks of a deployment, and by deployments with one ``staging_uri``.
@@ -142,6 +143,16 @@ def parse_state_key(key: str) -> tuple[ClusterUuid, SubmissionId] | None:
     return ClusterUuid(parts[1]), SubmissionId(parts[2])
 
 
+def claims_prefix(deployment_id: str) -> str:
+    """Which step does the work of which submission."""
+    return f"{deployment_id}/claims/"
+
+
+def claim_key(deployment_id: str, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> str:
+    """Where a submission's claim stands, as the wrapper writes it."""
+    return f"{claims_prefix(deployment_id)}{cluster_uuid}/{submission_id}"
+
+
 def output_prefix(deployment_id: str) -> str:
     """Driver output of all submissions."""
     return f"{deployment_id}/output/"
@@ -150,7 +161,9 @@ def output_prefix(deployment_id: str) -> str:
 def submission_of_key(deployment_id: str, key: str) -> SubmissionId | None:
     """Whose record or output a key of a deployment holds; None for any other key."""
     match key.split("/"):
-        case [owner, "state", _, submission] | [owner, "output", submission, _] if owner == deployment_id:
+        case [owner, "state" | "claims", _, submission] | [owner, "output", submission, _] if (
+            owner == deployment_id
+        ):
             return SubmissionId(submission) if submission else None
     return None
 

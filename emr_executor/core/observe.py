@@ -54,9 +54,15 @@ def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
 
 
 def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) -> Submission:
-    """The submission after ListSteps showed its step."""
+    """The submission after ListSteps showed its step.
+
+    Where a request was doubled, the step shown may be another than the one known so far, and alive after all.
+    """
     if not submission.is_live:
         return submission
+    if submission.step_id not in (None, shown.step_id) and shown.state not in TERMINAL_STEP_STATES:
+        ended_at = submission.ended_at if submission.wrapper_ended else None
+        submission = replace(submission, step_id=shown.step_id, step_state=shown.state, ended_at=ended_at)
     known_over = submission.step_state in TERMINAL_STEP_STATES
     step_state = submission.step_state if known_over or shown.state is None else shown.state
     over = step_state in TERMINAL_STEP_STATES

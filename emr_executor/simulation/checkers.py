@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from emr_executor.aws.launch import cluster_name_prefix
 from emr_executor.aws.step import submission_of_step_name
@@ -38,6 +38,7 @@ class Terms:
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
     person_launched: clusters of other deployments and people, by id
+    stood_back: steps that did nothing, since another step had claimed their submission
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
     fails_after: task instances whose user code fails after a step that ended well
@@ -50,6 +51,7 @@ class Terms:
     max_submissions: int
     person_cancelled: frozenset[str] = frozenset()
     person_launched: frozenset[str] = frozenset()
+    stood_back: frozenset[str] = frozenset()
     ended_well: frozenset[str] = frozenset()
     ended_badly: frozenset[str] = frozenset()
     fails_after: frozenset[str] = frozenset()
@@ -63,6 +65,7 @@ class _StepLife:
 
     step_id: str
     cluster_id: str
+    submission_id: str
     workload_id: str
     added_at: float
     started_at: float | None = None
@@ -91,6 +94,7 @@ def check(emr: Sequence[LedgerEntry], airflow: Sequence[AirflowEntry], terms: Te
     read = _read(emr, airflow, terms)
     return [
         *_never_twice_at_once(read),
+        *_never_doubled(read),
         *_never_too_early(read),
         *_done_once(read),
         *_every_try_ends_once(airflow, terms),
@@ -113,6 +117,8 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
             read.lost.add(entry.cluster_id)
         elif entry.step_id is not None and entry.cluster_name.startswith(ours):
             _read_step(entry, by_step, read)
+    for step_id in by_step.keys() & terms.stood_back:
+        by_step[step_id].started_at = None
     return read
 
 
@@ -123,6 +129,7 @@ def _read_step(entry: LedgerEntry, by_step: dict[str, _StepLife], read: _Read) -
         life = _StepLife(
             step_id=step_id,
             cluster_id=entry.cluster_id,
+            submission_id=submission_id,
             workload_id=submission_id.rpartition("-")[0],
             added_at=entry.at,
         )
@@ -169,16 +176,29 @@ def _started(life: _StepLife) -> float:
     return life.started_at if life.started_at is not None else life.added_at
 
 
+def _never_doubled(read: _Read) -> list[Violation]:
+    """However often EMR was asked to add a submission, one step of it does the work."""
+    found = []
+    for workload_id, lives in read.steps.items():
+        begun = Counter(life.submission_id for life in lives if life.started_at is not None)
+        for submission_id, count in begun.items():
+            if count > 1:
+                text = f"{count} steps of submission {submission_id} did its work"
+                subject = read.task_of.get(workload_id, workload_id)
+                found.append(Violation(promise="never_doubled", subject=subject, text=text))
+    return found
+
+
 def _never_too_early(read: _Read) -> list[Violation]:
     """Invariant 5: added again only when the earlier step is terminal or its cluster over."""
     found = []
     for workload_id, lives in read.steps.items():
-        for earlier, later in pairwise(lives):
+        for earlier, later in combinations(lives, 2):
             dead_at = min(
                 earlier.terminal_at if earlier.terminal_at is not None else float("inf"),
                 read.over_at.get(earlier.cluster_id, float("inf")),
             )
-            if later.added_at < dead_at:
+            if later.added_at < dead_at and later.submission_id != earlier.submission_id:
                 text = f"step {later.step_id} was added before {earlier.step_id} was known dead"
                 subject = read.task_of.get(workload_id, workload_id)
                 found.append(Violation(promise="never_too_early", subject=subject, text=text))
@@ -189,11 +209,16 @@ def _done_once(read: _Read) -> list[Violation]:
     """What EMR showed as COMPLETED is never run again for the same try."""
     found = []
     for workload_id, lives in read.steps.items():
-        done = next((i for i, life in enumerate(lives) if life.completed), None)
-        if done is not None and done + 1 < len(lives):
-            text = (
-                f"step {lives[done].step_id} was COMPLETED, and {lives[done + 1].step_id} was added after it"
-            )
+        again = next(
+            (
+                (done, later)
+                for done, later in combinations(lives, 2)
+                if done.completed and later.submission_id != done.submission_id
+            ),
+            None,
+        )
+        if again is not None:
+            text = f"step {again[0].step_id} was COMPLETED, and {again[1].step_id} was added after it"
             subject = read.task_of.get(workload_id, workload_id)
             found.append(Violation(promise="done_once", subject=subject, text=text))
     return found

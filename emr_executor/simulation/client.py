@@ -34,6 +34,8 @@ LOOK_TIMEOUT_S = 10.0
 """As ``aws.session``: how long a client waits for an answer that never comes."""
 LATEST_ACT_S = 10.0
 """A request that EMR took in and its client gave up on is carried out within this."""
+DOUBLE_LATE_S = 120.0
+"""A request that was doubled on its way arrives again within this."""
 URL = "https://elasticmapreduce.simulated"
 THROTTLED = ("ThrottlingException", "Rate exceeded", 400)
 BROKEN = ("InternalServerException", "simulated", 500)
@@ -67,6 +69,7 @@ class Fate:
 
     acts: how often EMR carries the request out: 0 never, 2 when the way there doubles it
     act_late_s: it does so that long after the caller has heard its error, and nobody hears the answer
+    act_again_s: what is carried out twice is done again so long after, and nobody hears of that
     refusal: code, message and status that the caller hears instead of the answer, whether EMR acted or not
     silence, silence_s: what the caller hears when no answer comes, and after how long
     lag_s: a read shows the state of so long ago
@@ -75,6 +78,7 @@ class Fate:
     delay_s: float = 0.0
     acts: int = 1
     act_late_s: float = 0.0
+    act_again_s: float = 0.0
     refusal: tuple[str, str, int] | None = None
     silence: Silence | None = None
     silence_s: float = 0.0
@@ -153,7 +157,11 @@ class CloudClient:
             asyncio.get_running_loop().call_later(fate.act_late_s, self._act_unheard, operation, request)
         else:
             try:
-                for _ in range(fate.acts):
+                if fate.act_again_s > 0:
+                    asyncio.get_running_loop().call_later(
+                        fate.act_again_s, self._act_unheard, operation, request
+                    )
+                for _ in range(1 if fate.act_again_s > 0 else fate.acts):
                     answer = self._act(operation, request, fate)
             except ClientError as refused:
                 error = refused
@@ -200,6 +208,8 @@ class CloudClient:
             return Fate(acts=0, refusal=BROKEN)
         if weather.happens("dropped_after", "emr", rng):
             return _dropped_after(rng)
+        if operation == "AddJobFlowSteps" and weather.happens("adds_doubled", "emr", rng):
+            return Fate(acts=2, act_again_s=rng.choice((0.0, rng.uniform(0.0, DOUBLE_LATE_S))))
         if operation in READS and weather.happens("stale", "emr", rng):
             return Fate(lag_s=rng.uniform(0.0, weather.stale_s))
         return GOOD

@@ -12,7 +12,7 @@ from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
 from emr_executor.simulation.clock import EPOCH, VirtualClock
 from emr_executor.simulation.records import Bucket
-from emr_executor.simulation.step_process import Machine, StepProcess, StepScript
+from emr_executor.simulation.step_process import EXIT_CLAIMED, Machine, StepProcess, StepScript
 from emr_executor.simulation.weather import Weather
 
 __all__ = ["Cloud", "StepScript"]
@@ -28,6 +28,7 @@ class Cloud:
 
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
+    stood_back: steps whose wrapper found that another step had claimed their submission
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
     """
@@ -43,6 +44,7 @@ class Cloud:
     ) -> None:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
+        self.stood_back: set[str] = set()
         self.ended_well: set[str] = set()
         self.ended_badly: set[str] = set()
         self._loop = asyncio.get_running_loop()
@@ -148,6 +150,8 @@ class Cloud:
 
     def _gone(self, process: StepProcess, exit_code: int) -> None:
         self._processes.pop(process.step_id, None)
+        if exit_code == EXIT_CLAIMED:
+            self.stood_back.add(process.step_id)
         if process.ended_well:
             self.ended_well.add(process.step_id)
         if process.ended_badly:

@@ -30,6 +30,7 @@ class Bucket:
     def __init__(self) -> None:
         self._versions: dict[SubmissionId, list[Version]] = {}
         self._output: dict[tuple[SubmissionId, int], bytes] = {}
+        self._claims: dict[SubmissionId, str] = {}
         self.stale_shown = 0
 
     def write(self, submission_id: SubmissionId, record: StepRecord | None, *, visible_at: float) -> None:
@@ -37,6 +38,10 @@ class Bucket:
         versions = self._versions.setdefault(submission_id, [])
         versions.append(Version(visible_at, record))
         del versions[:-KEPT_VERSIONS]
+
+    def claim(self, submission_id: SubmissionId, step_id: str) -> bool:
+        """Whether a step holds its submission's claim: the first to ask does, for ever."""
+        return self._claims.setdefault(submission_id, step_id) == step_id
 
     def put_output(self, submission_id: SubmissionId, number: int, chunk: bytes) -> None:
         """A chunk of a submission's output, numbered from 1."""
@@ -68,7 +73,7 @@ class Bucket:
         return self._output.get((submission_id, number))
 
     def consume(self, submission_id: SubmissionId) -> None:
-        """Delete a record; its output stays, as in S3."""
+        """Delete a record; its output and its claim stay, as in S3."""
         self._versions.pop(submission_id, None)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """A step's process in virtual time: timers that do what ``wrapper.emr_step_wrapper`` does, seen from outside.
 
-A record when the command starts, with every chunk of output, and as a sign of life; its own end at its
+Its first deed is to claim its submission; when another step has, it ends and writes nothing. A record when
+the command starts, with every chunk of output, and as a sign of life; its own end at its
 deadline; last words after SIGTERM, none after SIGKILL or when the machine is gone. What ended by itself is
 not terminated any more. Between the last words and EMR's own knowledge of the end passes a moment, so
 "terminated" is written by a process that is still there.
@@ -20,7 +21,7 @@ from emr_executor.simulation.clock import VirtualClock
 from emr_executor.simulation.records import Bucket
 from emr_executor.simulation.weather import Weather
 
-EXIT_TIMEOUT, EXIT_TERMINATED, EXIT_KILLED = 124, 143, -9
+EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 143, -9
 """The wrapper's exit codes, and the end of a process that SIGKILL or the loss of its machine ends."""
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL of the command, by the wrapper."""
@@ -140,7 +141,9 @@ class StepProcess:
         """SIGTERM."""
         match self._phase:
             case _Phase.STARTING:
-                self._close(EXIT_TERMINATED, "terminated")
+                # It has no claim, so the record is not its own.
+                self._phase = _Phase.CLOSING
+                self._later(self._machine.rng.uniform(0.0, CLOSING_S), self._leave, EXIT_TERMINATED)
             case _Phase.RUNNING:
                 self._stop(EXIT_TERMINATED, "terminated")
             case _Phase.STOPPING:
@@ -160,6 +163,9 @@ class StepProcess:
 
     def _begin(self) -> None:
         script = self.script
+        if self.submission_id and not self._machine.bucket.claim(self.submission_id, self.step_id):
+            self._leave(EXIT_CLAIMED)
+            return
         self._phase = _Phase.RUNNING
         self._started_at = self._machine.loop.time()
         is_late = script.timeout_s is not None and script.timeout_s < script.duration_s

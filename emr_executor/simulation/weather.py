@@ -20,7 +20,7 @@ class Weather:
     """Probabilities by call, and rates by virtual hour.
 
     crash, refused, answer_lost, slow: by gated call (``gate``)
-    throttled .. stale_s: by call of EMR
+    throttled .. stale_s: by call of EMR; adds_doubled: by AddJobFlowSteps that the network doubles
     records_*: by submission (silent), by write (late_s, unreadable), or by record of a listing (stale)
     api_*: by call of Airflow's Execution API
     *_per_h: events an hour, at random moments
@@ -39,6 +39,7 @@ class Weather:
     stale: float = 0.0
     stale_s: float = 0.0
     buckets: bool = False
+    adds_doubled: float = 0.0
     records_silent: float = 0.0
     records_late_s: float = 0.0
     records_stale: float = 0.0
@@ -170,4 +171,7 @@ def draw(rng: random.Random) -> Weather:
     if weather.stale:
         weather.stale_s = rng.uniform(1.0, STALE_AT_MOST_S)
     weather.buckets = rng.random() < share
+    own_rng = random.Random(f"adds_doubled/{weather.told()}")  # noqa: S311 - a simulation, no secret
+    if own_rng.random() < share:
+        weather.adds_doubled = 0.03 * 20 ** own_rng.random()
     return weather

@@ -10,10 +10,12 @@ keeps true, whatever S3 does:
   retried with backoff, and change neither the command nor its exit code;
 - an output chunk is in S3 before the record that counts it;
 - memory is bounded: output waits in an unlinked file of at most ``max_bytes``;
+- of all steps that carry one submission id a single one does anything: it holds the submission's claim;
 - after an unsuccessful end nothing of the command is left: not its session, not its YARN application.
 
-Exit codes: the command's own (128 + n after signal n), 124 at the deadline, 125 when there is no usable
-spec, 126 or 127 when the command cannot be started, 143 when terminated.
+Exit codes: the command's own (128 + n after signal n), 123 when another step holds the claim, 124 at the
+deadline, 125 when there is no claim or no usable spec, 126 or 127 when the command cannot be started, 143
+when terminated.
 """
 
 import collections
@@ -43,7 +45,8 @@ PARENT_LOOK_S = 2.0
 GATHER_S, BURST_BYTES, BURST_S = 0.5, 16384, 10.0
 DRAIN_S = 2.0  # output of a background process that outlives the command
 YARN_S = 25.0
-DEADLINE_CODE, NO_SPEC_CODE, NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 124, 125, 126, 127, 143
+CLAIMED_CODE, DEADLINE_CODE, NO_SPEC_CODE = 123, 124, 125
+NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 126, 127, 143
 FRAME = re.compile(rb"^\s+(?:at [^\n]*\)|\.\.\. \d+ [^\n]*)\r?\n", re.MULTILINE)
 SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
 LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.MULTILINE)
@@ -274,16 +277,16 @@ class S3:
 
     def get(self, uri: str) -> bytes:
         """The object's bytes."""
-        return self._call("GET", uri, b"")
+        return self._call("GET", uri, b"", {})
 
-    def put(self, uri: str, body: bytes) -> None:
-        """Write the whole object."""
-        self._call("PUT", uri, body)
+    def put(self, uri: str, body: bytes, only_if_absent: bool = False) -> None:
+        """Write the whole object; S3Error 412 where there is one that may not be overwritten."""
+        self._call("PUT", uri, body, {"If-None-Match": "*"} if only_if_absent else {})
 
-    def _call(self, method: str, uri: str, body: bytes) -> bytes:
+    def _call(self, method: str, uri: str, body: bytes, more: "dict[str, str]") -> bytes:
         bucket, key = split_uri(uri)
         for last in (False, True):
-            status, region, answer = self._send(method, bucket, key, body)
+            status, region, answer = self._send(method, bucket, key, body, more)
             if status // 100 == 2:
                 return answer
             if region and region != self._region(bucket) and not last:
@@ -297,11 +300,14 @@ class S3:
     def _region(self, bucket: str) -> str:
         return self.regions.get(bucket) or self.metadata.region()
 
-    def _send(self, method: str, bucket: str, key: str, body: bytes) -> "tuple[int, str, bytes]":
+    def _send(
+        self, method: str, bucket: str, key: str, body: bytes, more: "dict[str, str]"
+    ) -> "tuple[int, str, bytes]":
         region = self._region(bucket)
         scheme, host, path = locate(self.endpoint, region, bucket, key)
         digest = hashlib.sha256(body).hexdigest()
         headers = sign(method, host, path, digest, region, self.metadata.credentials(), time.time())
+        headers.update(more)
         for fresh in (False, True):
             reused = self._connect(scheme, host)
             assert self.connection is not None
@@ -836,21 +842,42 @@ def arguments(argv: "list[str]") -> "dict[str, str]":
     return args
 
 
-def read_spec(s3: S3, uri: str) -> "dict[str, object]":
-    """The spec, tried for a while: nothing can run without it. Raises one of FAULTS."""
+def patiently(what: str, attempt: "collections.abc.Callable[[], bytes]") -> bytes:
+    """What ``attempt`` returns, tried for a while: nothing can run without it. Raises one of FAULTS."""
     deadline = time.monotonic() + setting("SPEC_S", 60.0)
     pause = 0.5
     while True:
         try:
-            text = s3.get(uri).decode()
-            break
+            return attempt()
         except FAULTS as fault:
             if time.monotonic() + pause > deadline:
                 raise
-            say("the step's spec cannot be read yet: {}".format(fault))
+            say("{}, yet: {}".format(what, fault))
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
-    return json.loads(text)
+
+
+def claim_holder(s3: S3, args: "dict[str, str]") -> str:
+    """Which other step holds the submission's claim; '' when this process does. Raises one of FAULTS.
+
+    A claim is never given back: a step that EMR was asked for twice may begin when the first is long over.
+    """
+    uri = "{records}claims/{cluster}/{submission}".format(**args)
+    # EMR starts each step in a folder that is named after it.
+    step = os.path.basename(os.getcwd()) or "?"
+    claim = json.dumps({"v": 1, "step": step, "nonce": os.urandom(16).hex()}).encode()
+
+    def attempt() -> bytes:
+        try:
+            s3.put(uri, claim, only_if_absent=True)
+        except S3Error as fault:
+            if fault.status != 412:
+                raise
+            return s3.get(uri)  # ours after all, when the answer to an earlier attempt got lost
+        return claim
+
+    held = patiently("the submission cannot be claimed", attempt)
+    return "" if held == claim else str(json.loads(held.decode())["step"])
 
 
 def checked(spec: "dict[str, object]") -> "tuple[list[str], dict[str, str], float | None, float, int]":
@@ -876,15 +903,23 @@ def main(argv: "list[str]") -> int:
     args["records"] = args["records"].rstrip("/") + "/"
     s3 = S3(Metadata())
     command = Command()
+    is_claimed = False
     try:
-        spec = read_spec(s3, args["spec"])
+        other = claim_holder(s3, args)
+        if other:
+            say("submission {submission} was begun before, by step {0}: nothing to do".format(other, **args))
+            return CLAIMED_CODE
+        is_claimed = True
+        text = patiently("the step's spec cannot be read", lambda: s3.get(args["spec"]))
+        spec = json.loads(text.decode())
         words, env, timeout_s, interval_s, max_bytes = checked(spec)
     except Stopped:
-        return early_end(
-            command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started"
-        )
+        why = "terminated before the command started"
+        return early_end(command, s3, args, TERMINATED_CODE, "terminated", why, is_claimed)
     except FAULTS as fault:
-        return early_end(command, s3, args, NO_SPEC_CODE, "no_spec", str(fault))
+        is_away = isinstance(fault, OSError) or getattr(fault, "status", 0) >= 500
+        reason = "s3_away" if is_away else "no_spec"
+        return early_end(command, s3, args, NO_SPEC_CODE, reason, str(fault), is_claimed)
     words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
     output = Output(max_bytes)
     reporter = Reporter(s3, args, interval_s, output)
@@ -894,11 +929,10 @@ def main(argv: "list[str]") -> int:
     except OSError as fault:
         reason = "command_not_found" if isinstance(fault, FileNotFoundError) else "command_not_runnable"
         code = NOT_FOUND_CODE if isinstance(fault, FileNotFoundError) else NOT_RUNNABLE_CODE
-        return early_end(command, s3, args, code, reason, "cannot start {}: {}".format(words[0], fault))
+        return early_end(command, s3, args, code, reason, "cannot start {}: {}".format(words[0], fault), True)
     except Stopped:
-        return early_end(
-            command, s3, args, TERMINATED_CODE, "terminated", "terminated before the command started"
-        )
+        why = "terminated before the command started"
+        return early_end(command, s3, args, TERMINATED_CODE, "terminated", why, True)
     reporter.start()
     return follow(command, reporter, timeout_s, mode)
 
@@ -922,10 +956,14 @@ def follow(command: Command, reporter: Reporter, timeout_s: "float | None", mode
     return code
 
 
-def early_end(command: Command, s3: S3, args: "dict[str, str]", code: int, reason: str, text: str) -> int:
-    """The command never ran: say so on stderr and in the record."""
+def early_end(
+    command: Command, s3: S3, args: "dict[str, str]", code: int, reason: str, text: str, is_claimed: bool
+) -> int:
+    """The command never ran: say so on stderr, and in the record if that is certainly ours."""
     command.interruptible = False
     say(text)
+    if not is_claimed:
+        return code
     output = Output(1 << 16)
     output.add(text.encode("utf-8", "replace") + b"\n")
     reporter = Reporter(s3, args, 1.0, output)

@@ -316,7 +316,6 @@ class World:
             clock=self.clock,
             settings=SETTINGS,
             masks=self.masks,
-            cancel=self.acts.cancel,
         )
         self.steering = Steering(
             store=self.store,

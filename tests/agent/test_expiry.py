@@ -58,12 +58,13 @@ def output(n: int, submission: str = MINE, deployment: str = "dep") -> str:
 
 async def test_what_is_old_and_needed_by_nobody_goes(area: Area, dep: Deployment) -> None:
     old = [f"files/2025-12-01/{SHA}/x.py", f"specs/2025-12-01/{SHA}.json", output(1), output(2)]
+    old.append(layout.claim_key("dep", ClusterUuid("c"), MINE))
     area.put(*old, days_ago=14.1)
     young = [f"wrapper/2025-12-19/{SHA}/emr_step_wrapper.py", output(3, "w-2")]
     area.put(*young, days_ago=13.9)
     did = await dep.walk()
     assert set(area.written) == set(young)
-    assert (did.objects, did.refreshed, did.listings) == (4, 0, 5)
+    assert (did.objects, did.refreshed, did.listings) == (5, 0, 6)
 
 
 async def test_a_record_left_over_goes_after_a_day_and_that_of_a_live_step_stays(

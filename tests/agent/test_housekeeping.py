@@ -125,10 +125,10 @@ async def test_the_first_round_waits_and_a_later_walk_comes_a_day_after(world: W
     await world.rounds(1)
     assert world.area.calls == ["page"] * 5
     await world.rounds(60)
-    assert len(world.area.calls) == 5
+    assert len(world.area.calls) == 6
     world.area.passed_s += DAY_S
     await world.rounds(7)
-    assert len(world.area.calls) == 10
+    assert len(world.area.calls) == 12
 
 
 async def test_a_round_deletes_a_bounded_number_of_rows_and_the_next_goes_on(

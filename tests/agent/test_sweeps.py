@@ -70,7 +70,6 @@ class Watched:
             clock=self.clock,
             settings=SETTINGS,
             masks={},
-            cancel=lambda _cluster, _steps: None,
         )
 
     async def look(self, tokens: int | None = A_TICK) -> list[ClusterId]:

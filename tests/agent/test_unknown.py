@@ -83,17 +83,29 @@ async def test_a_doubled_launch_leaves_one_cluster(world: World) -> None:
     assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.STARTING
 
 
-async def test_a_doubled_step_is_cancelled_and_its_twin_goes_on(world: World) -> None:
+@pytest.mark.parametrize("winner", ["s-1", "s-twin"])
+@pytest.mark.parametrize("end", [StepState.COMPLETED, StepState.CANCELLED])
+async def test_of_a_doubled_step_the_one_that_does_the_work_counts(
+    world: World, winner: str, end: StepState
+) -> None:
     await world.begin(ready())
     await world.tick(times=2)
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
     (own,) = world.emr.steps[ClusterId("j-1")]
-    twin = replace(own, step_id=StepId("s-twin"), state=StepState.RUNNING)
-    world.emr.steps[ClusterId("j-1")].insert(0, twin)
-    await world.tick(times=3)
-    states = {step.step_id: step.state for step in world.emr.steps[ClusterId("j-1")]}
-    assert states == {"s-1": StepState.PENDING, "s-twin": StepState.CANCELLED}
-    assert world.submissions("w1")[0].is_live
+    world.emr.steps[ClusterId("j-1")].insert(0, replace(own, step_id=StepId("s-twin")))
+    # Both were started; one found the submission claimed.
+    loser = StepId("s-1" if winner == "s-twin" else "s-twin")
+    world.emr.set_step(loser, StepState.FAILED)
+    world.emr.set_step(StepId(winner), StepState.RUNNING)
+    await world.tick(seconds=40, times=20)
+    (submission,) = world.submissions("w1")
+    assert submission.is_live
+    assert (submission.step_id, submission.step_state) == (winner, StepState.RUNNING)
+    assert world.emr.calls.count("cancel_steps") == 0
+    world.emr.set_step(StepId(winner), end)
+    await world.tick(seconds=40, times=20)
+    ended = SubmissionState.COMPLETED if end is StepState.COMPLETED else SubmissionState.CANCELLED
+    assert [one.state for one in world.submissions("w1")] == [ended]
 
 
 async def test_a_step_that_completed_before_its_cluster_was_lost_does_not_run_again(

@@ -179,6 +179,14 @@ class SwallowsOver(Bent):
 # -- a step is submitted twice -----------------------------------------------------------------------------
 
 
+class ClaimsNothing(Bent):
+    """Records of wrappers that begin whether or not their submission is claimed."""
+
+    def __init__(self, port: Any) -> None:
+        super().__init__(port)
+        port._bucket.claim = lambda _submission_id, _step_id: True
+
+
 class AddsTwice(Bent):
     """A client that repeats AddJobFlowSteps."""
 

@@ -87,6 +87,31 @@ def test_added_again_while_the_cluster_was_only_ending(told: Ledgers) -> None:
     assert told.broken() == {"never_too_early"}
 
 
+def test_two_steps_of_one_submission_do_its_work(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.add(10, "s2", "w1-1")
+    told.start(11, "s1")
+    told.end(20, "s1")
+    told.start(21, "s2")
+    told.end(30, "s2")
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"never_doubled"}
+    told.terms["stood_back"] = frozenset({"s2"})
+    assert told.broken() == set()
+
+
+def test_a_twin_that_is_alive_counts(told: Ledgers) -> None:
+    told.add(10, "s1", "w1-1")
+    told.add(10, "s2", "w1-1")
+    told.step(11, "s2", "step_state", "CANCELLED")
+    told.ran(12, 30, "s3", "w1-2")
+    told.step(31, "s1", "step_state", "CANCELLED")
+    told.reported(40, "success")
+    told.cluster_ends(50)
+    assert told.broken() == {"never_too_early"}
+
+
 def test_a_completed_step_is_run_again(told: Ledgers) -> None:
     told.ran(10, 20, "s1", "w1-1")
     told.ran(21, 30, "s2", "w1-2")

@@ -57,6 +57,22 @@ def test_how_a_step_ends_by_itself(script: StepScript, told: tuple[str, int, str
     in_world(story)
 
 
+def test_of_two_steps_with_one_submission_one_does_the_work() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch(slots=1)
+        first = world.add(cluster_id, "w-1", StepScript(duration_s=5))
+        second = world.add(cluster_id, "w-1")
+        await asyncio.sleep(5 + CLOSING_S)
+        record = await world.record("w-1")
+        assert world.step_state(cluster_id, first) == "COMPLETED"
+        assert world.step_state(cluster_id, second) == "FAILED"
+        assert world.cloud.stood_back == {second}
+        assert record is not None
+        assert (record.exit_code, record.mark.partition("/")[0]) == (0, first)
+
+    in_world(story)
+
+
 def test_output_comes_in_chunks_that_are_there_before_the_record_counts_them() -> None:
     async def story(world: CloudWorld) -> None:
         cluster_id = world.launch()

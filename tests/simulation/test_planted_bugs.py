@@ -40,7 +40,10 @@ BUGS = {
     "an outcome is never read by the executor": Bug(
         promise="no_try_spent", weather=partial(Weather, cleared_per_h=120), faces=_no_outcome_read
     ),
-    "a step is added twice": Bug(promise="never_too_early", around=bend(emr=planted.AddsTwice)),
+    "a doubled step is not claimed": Bug(
+        promise="never_doubled",
+        around=bend(emr=planted.AddsTwice, records=planted.ClaimsNothing),
+    ),
     "a cluster that is ending is taken for over": Bug(
         promise="never_too_early",
         weather=partial(Weather, person_ends_cluster_per_h=60, termination_hangs_per_h=200),
@@ -113,7 +116,8 @@ def test_a_planted_bug_is_found(what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["a step is added twice", "a completed step is run again", "failure is told of a completed step"]
+    "what",
+    ["a doubled step is not claimed", "a completed step is run again", "failure is told of a completed step"],
 )
 def test_a_planted_bug_is_found_in_a_storm_too(what: str) -> None:
     bug = BUGS[what]
@@ -123,6 +127,12 @@ def test_a_planted_bug_is_found_in_a_storm_too(what: str) -> None:
         outcome = run_scenario(scenario, in_memory(DEPLOYMENT), bug.around)
         promises |= {violation.promise for violation in outcome.violations}
     assert bug.promise in promises
+
+
+def test_steps_that_are_added_twice_are_done_once() -> None:
+    for seed in SEEDS:
+        outcome = _with(seed, Bug(promise="", around=bend(emr=planted.AddsTwice)))
+        assert outcome.violations == ()
 
 
 def test_what_heals_breaks_no_promise() -> None:

@@ -15,6 +15,7 @@ from tests.wrapper.s3_server import SmallS3
 
 WRAPPER = Path(__file__).parents[2] / "emr_executor" / "wrapper" / "emr_step_wrapper.py"
 STATE = "/staging/af/dep/state/c-uuid/w-1"
+CLAIM = "/staging/af/dep/claims/c-uuid/w-1"
 OUTPUT = "/staging/af/dep/output/w-1/"
 SPEC = "/staging/af/specs/abc.json"
 
@@ -44,7 +45,11 @@ class Steps:
         self.s3.objects[SPEC] = json.dumps(body).encode()
         return self.start_raw(stdout=stdout)
 
-    def start_raw(self, *, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    def start_raw(
+        self, *, stdout: Any = subprocess.PIPE, is_doubled: bool = False
+    ) -> subprocess.Popen[bytes]:
+        if not is_doubled:  # each is a submission of its own
+            self.s3.objects.pop(CLAIM, None)
         env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | self.settings
         wrapper = [sys.executable, "-S", str(WRAPPER), "--spec", "s3://staging/af/specs/abc.json"]
         wrapper += ["--records", "s3://staging/af/dep/", "--cluster", "c-uuid", "--submission", "w-1"]

@@ -13,7 +13,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 Fault = Callable[[str, str], "int | str | None"]
-"""(method, path) -> an HTTP status to answer with, ``"drop"`` to close the connection, or None."""
+"""(method, path) -> an HTTP status to answer with, ``"drop"`` to close the connection, ``"deaf"`` to do so
+after the deed, or None."""
 
 
 class SmallS3:
@@ -74,6 +75,12 @@ class SmallS3:
                         outer.bad_signatures.append(self.path)
                     if isinstance(fault, int):
                         status, answer = fault, b"<Error><Code>Planned</Code></Error>"
+                    elif (
+                        method == "PUT"
+                        and self.headers.get("If-None-Match") == "*"
+                        and self.path in outer.objects
+                    ):
+                        status, answer = 412, b"<Error><Code>PreconditionFailed</Code></Error>"
                     elif method == "PUT":
                         outer.objects[self.path] = body
                         outer.versions.setdefault(self.path, []).append(body)
@@ -84,6 +91,9 @@ class SmallS3:
                         status, answer = 404, b"<Error><Code>NoSuchKey</Code></Error>"
                     outer.journal.append((method, self.path, status))
                     outer.changed.notify_all()
+                if fault == "deaf":
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wrapper.conftest import STATE, Steps
+from tests.wrapper.conftest import CLAIM, STATE, Steps
 from tests.wrapper.s3_server import SmallS3
 
 pytestmark = pytest.mark.processes
@@ -110,6 +110,7 @@ def test_death_of_the_parent_is_a_termination(steps: Steps, s3: SmallS3, tmp_pat
     steps.start(["true"]).wait(10)
     wrapper = steps.started[0].args
     s3.objects.pop(STATE)
+    s3.objects.pop(CLAIM)
     s3.objects["/staging/af/specs/abc.json"] = s3.objects["/staging/af/specs/abc.json"].replace(
         b'["true"]', b'["sh", "-c", "echo $$; exec sleep 60"]'
     )

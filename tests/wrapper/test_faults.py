@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.wrapper.conftest import OUTPUT, SPEC, STATE, Steps
+from tests.wrapper.conftest import CLAIM, OUTPUT, SPEC, STATE, Steps
 from tests.wrapper.s3_server import SmallS3
 
 pytestmark = pytest.mark.processes
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 @pytest.mark.parametrize("fault", [500, 503, 403, "drop"])
 def test_outage_in_the_middle_loses_no_output(steps: Steps, s3: SmallS3, fault: int | str) -> None:
     refused = itertools.count()
-    s3.fault = lambda method, _path: fault if method == "PUT" and next(refused) < 4 else None
+    s3.fault = lambda method, path: fault if method == "PUT" and path != CLAIM and next(refused) < 4 else None
     source = "import time\nfor i in range(10):\n print(i); time.sleep(0.05)"
     code, _ = steps.run(steps.python(source), interval_s=0.05)
     assert code == 0
@@ -25,7 +25,7 @@ def test_outage_in_the_middle_loses_no_output(steps: Steps, s3: SmallS3, fault: 
 
 def test_s3_that_never_comes_back_changes_no_exit_code(steps: Steps, s3: SmallS3) -> None:
     steps.settings["EMR_STEP_WRAPPER_LAST_WORDS_S"] = "0.6"
-    s3.fault = lambda method, _path: 503 if method == "PUT" else None
+    s3.fault = lambda method, path: 503 if method == "PUT" and path != CLAIM else None
     began = time.monotonic()
     code, out = steps.run(["sh", "-c", "echo said; exit 5"])
     assert (code, out) == (5, b"said\n")
@@ -42,7 +42,7 @@ def test_last_record_is_tried_when_chunks_are_not_taken(steps: Steps, s3: SmallS
 
 def test_s3_that_hangs_does_not_hold_the_output_back(steps: Steps, s3: SmallS3) -> None:
     released = threading.Event()
-    s3.fault = lambda method, _path: released.wait(20) and None if method == "PUT" else None
+    s3.fault = lambda method, path: released.wait(20) and None if method == "PUT" and path != CLAIM else None
     process = steps.start(["sh", "-c", "echo through; exec sleep 60"])
     assert process.stdout is not None
     assert process.stdout.readline() == b"through\n"
@@ -87,7 +87,7 @@ def test_unusable_spec_is_reported(steps: Steps, s3: SmallS3, spec: bytes, said:
 def test_signal_while_the_spec_is_awaited(steps: Steps, s3: SmallS3) -> None:
     steps.settings["EMR_STEP_WRAPPER_SPEC_S"] = "60"
     process = steps.start_raw()
-    s3.wait_for(lambda: s3.journal)
+    s3.wait_for(lambda: [path for _, path, _ in s3.journal if path == SPEC])
     process.terminate()
     assert process.wait(10) == 143
     assert s3.record(STATE)["reason"] == "terminated"
