@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from werkzeug.wrappers import Response
 
-from emr_executor.emr_request import DEEPEST, emr_model, model_problems
+from emr_executor.emr_request import emr_model, model_problems
 from emr_executor.local.faults import CallFate
 from emr_executor.local.http import ConnectionCut
 from emr_executor.local.requests import EmrApiError
@@ -78,16 +78,19 @@ def read_request(operation: str, body: bytes) -> dict[str, Any]:
     """The request, checked against the model. Raises EmrApiError."""
     try:
         request = json.loads(body or b"{}", parse_constant=_no_constant)
+        wrong = model_problems(operation, request)
     except (ValueError, RecursionError):
         raise EmrApiError("SerializationException", "The request body is not JSON.") from None
     if not isinstance(request, dict):
         raise EmrApiError("SerializationException", "The request body is not a JSON object.")
-    if (problem := _unusable(request)) is not None:
-        raise EmrApiError("SerializationException", problem)
-    if wrong := model_problems(operation, request):
+    if wrong:
         count = "1 validation error" if len(wrong) == 1 else f"{len(wrong)} validation errors"
         told = "; ".join(problem.api for problem in wrong[:PROBLEMS_TOLD])
         raise EmrApiError("ValidationException", f"{count} detected: {told}")
+    if any("\0" in text or _SURROGATE.search(text) for text in _texts(request)):
+        raise EmrApiError(
+            "SerializationException", "The request holds NUL or half of a surrogate pair: no argument can."
+        )
     return request
 
 
@@ -95,22 +98,12 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _unusable(request: dict[str, Any]) -> str | None:
-    """What no process can be given as an argument, and what is nested too deep to look at."""
-    level: list[Any] = [request]
-    for _ in range(DEEPEST):
-        texts = [each for each in level if isinstance(each, str)]
-        if any("\0" in text or _SURROGATE.search(text) for text in texts):
-            return "The request holds NUL or half of a surrogate pair, which no argument can hold."
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each if isinstance(each, list) else (*each, *each.values()))
-        ]
-        if not level:
-            return None
-    return f"The request is nested deeper than {DEEPEST} levels."
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value if isinstance(value, list) else (*value, *value.values()):
+            yield from _texts(inner)
 
 
 def _json(members: dict[str, Any], status: int) -> Response:
