@@ -16,6 +16,7 @@ from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.states import TERMINAL_STEP_STATES
 from emr_executor.local.ledger import LedgerEntry, cluster_intervals, most_clusters_at_once
 from emr_executor.simulation.airflow_ledger import AirflowEntry
+from emr_executor.simulation.idle_slots import waited_in_vain
 
 ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "deleted", "killed_externally", "cleared"})
 """Events after which a try is over, whoever ended it."""
@@ -44,6 +45,8 @@ class Terms:
     fails_after: task instances whose user code fails after a step that ended well
     open_tries: task instances that Airflow still held open at the end
     may_be_purged: no agent may have been there to heartbeat for as long as Airflow waits
+    slots: of a cluster, by pool
+    unhindered_from: since when nothing keeps an agent from seeing that a slot is free; None: something may
     """
 
     deployment_id: str
@@ -57,6 +60,8 @@ class Terms:
     fails_after: frozenset[str] = frozenset()
     open_tries: tuple[str, ...] = ()
     may_be_purged: bool = False
+    slots: Mapping[str, int] = field(default_factory=dict)
+    unhindered_from: float | None = None
 
 
 @dataclass(slots=True)
@@ -103,6 +108,7 @@ def check(emr: Sequence[LedgerEntry], airflow: Sequence[AirflowEntry], terms: Te
         *_nothing_left(emr, read, terms),
         *_cap_held(emr, terms),
         *_others_untouched(emr, terms),
+        *_no_idle_slot(emr, terms),
     ]
 
 
@@ -349,6 +355,22 @@ def _cap_held(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
             text = f"{most} clusters at once, max_clusters is {cap}"
             found.append(Violation(promise="cap_held", subject=pool, text=text))
     return found
+
+
+def _no_idle_slot(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
+    """No step waits behind another for longer than a move takes while a slot of its pool is free."""
+    if terms.unhindered_from is None:
+        return []
+    waits = waited_in_vain(emr, terms.slots, deployment_id=terms.deployment_id, since=terms.unhindered_from)
+    return [
+        Violation(
+            promise="no_idle_slot",
+            subject=wait.step_id,
+            text=f"it waited behind others on {wait.cluster_id} from {wait.since:.1f} to {wait.until:.1f}, "
+            "while another cluster of its pool had a free slot",
+        )
+        for wait in waits
+    ]
 
 
 def _others_untouched(emr: Iterable[LedgerEntry], terms: Terms) -> list[Violation]:

@@ -113,6 +113,14 @@ class Weather:
             or self.refused
         )
 
+    @property
+    def may_hinder(self) -> bool:
+        """Whether it may keep an agent from seeing how things are, or from acting on it."""
+        may_fail = self.throttled or self.emr_error or self.dropped_before or self.dropped_after
+        may_be_late = self.slow or self.stale or self.buckets or self.records_silent or self.records_late_s
+        may_be_blind = self.records_stale or self.records_unreadable or self.scheduler_killed_per_h
+        return bool(self.may_silence or may_fail or may_be_late or may_be_blind)
+
     def told(self) -> str:
         """The faults of this weather, for the story."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))

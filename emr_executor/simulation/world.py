@@ -50,6 +50,8 @@ LOOK_S = 20.0
 """How often the world looks whether everything has come to rest."""
 REST_WITHIN_S = 3 * 3600.0
 """Everything must have ended so long after the sky cleared."""
+HINDRANCES_LAST_S = 600.0
+"""Holds, and call budgets that have learnt of throttling, are over so long after the sky cleared."""
 STORIES = 3
 STORY_LINES = 30
 Plant = Callable[[Surroundings], Surroundings]
@@ -133,6 +135,7 @@ class World:
         self.agents: dict[int, SimProcess] = {}
         self.schedulers: dict[int, SimProcess] = {}
         self.phases: set[SimProcess] = set()
+        self._unhindered_from = 0.0
         self._births = 0
         self._is_over = False
 
@@ -162,6 +165,8 @@ class World:
         return outcome
 
     def _clear_the_sky(self, chaos: Any) -> None:
+        if self.weather.may_hinder:
+            self._unhindered_from = self.clock.epoch_s() + HINDRANCES_LAST_S
         self.weather.calm()
         chaos.end()
         self.api_faults.refused = self.api_faults.answer_lost = 0.0
@@ -211,6 +216,9 @@ class World:
             fails_after=frozenset(self._fails_after()),
             open_tries=self.airflow.open_tries(),
             may_be_purged=self.weather.may_silence,
+            slots={pool.name: pool.slots for pool in scenario.settings.cluster_pools},
+            # A slot that a cancelled step blocks is free for the ledger, and for nobody else.
+            unhindered_from=self._unhindered_from if scenario.model.cancelled_step_frees_slot else None,
         )
         violations = check(self.cloud.model.ledger, self.airflow.ledger, terms)
         violations += [

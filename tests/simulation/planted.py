@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 from emr_executor.agent.compose import Surroundings
@@ -77,12 +78,12 @@ def bend(**bends: Callable[[Any], Any]) -> Callable[[Surroundings], Surroundings
 # -- scenarios in which a bug can show ---------------------------------------------------------------------
 
 
-def with_steps_of(duration_s: float) -> Callable[[Scenario], Scenario]:
-    """Every step runs for so long and ends well, and no try has a time limit."""
+def with_steps_of(*durations_s: float) -> Callable[[Scenario], Scenario]:
+    """Every step runs for so long, in turn, and ends well, and no try has a time limit."""
 
     def plan(scenario: Scenario) -> Scenario:
         tasks = []
-        for task in scenario.tasks:
+        for task, duration_s in zip(scenario.tasks, cycle(durations_s), strict=False):
             tries = tuple(
                 replace(one, execution_timeout_s=None, step=StepScript(duration_s=duration_s))
                 for one in task.script.tries
@@ -114,6 +115,12 @@ def with_slots(slots: int, **changes: Any) -> Callable[[Scenario], Scenario]:
         return with_pool(template=template, **changes)(scenario)
 
     return plan
+
+
+def crowded(scenario: Scenario) -> Scenario:
+    """Two clusters of two slots for everybody, and deep queues on them; a cancelled step frees its slot."""
+    model = replace(scenario.model, cancelled_step_frees_slot=True)
+    return with_slots(2, max_clusters=2, prefetch=9)(replace(scenario, model=model))
 
 
 def with_foreign_clusters(scenario: Scenario) -> Scenario:
@@ -374,3 +381,10 @@ class TakesCancelForDone(Bent):
             for step in page.steps
         )
         return replace(page, steps=tuple(bent))
+
+
+class CancelsNothing(Bent):
+    """What waits behind others stays there."""
+
+    async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
+        pass

@@ -80,6 +80,11 @@ BUGS = {
     "a dead scheduler's tries are not adopted": Bug(
         promise="no_try_spent", weather=partial(Weather, scheduler_killed_per_h=60), faces=_no_try_adopted
     ),
+    "a step is left behind others": Bug(
+        promise="no_idle_slot",
+        plan=planted.both(planted.crowded, planted.with_steps_of(300, 300, 10, 10)),
+        around=bend(emr=planted.CancelsNothing),
+    ),
     "a cancelled step is left alive beside the next try's": Bug(
         promise="never_twice_at_once",
         weather=partial(Weather, cleared_per_h=120),

@@ -1,0 +1,58 @@
+"""Placement in whole worlds without faults: who waits, what is launched, how many calls it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from emr_executor.simulation import loop
+from emr_executor.simulation.complaints import heard
+from emr_executor.simulation.scenario import DEPLOYMENT, draw_scenario
+from emr_executor.simulation.stores import in_memory
+from emr_executor.simulation.weather import Weather
+from emr_executor.simulation.world import World
+from tests.simulation import planted
+from tests.simulation.lived import Lived
+
+WORKLOADS = 80
+SEEDS = range(4)
+
+
+@cache
+def _lived(seed: int) -> Lived:
+    """Few slots and many tasks; a quarter of them are long."""
+    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), weather=Weather())
+    plan = planted.both(planted.crowded, planted.with_steps_of(200, 20, 40, 10))
+
+    async def life() -> Lived:
+        world = World(plan(scenario), in_memory(DEPLOYMENT), complaints)
+        return Lived(world, await world.live())
+
+    with heard() as complaints:
+        return loop.run(life(), seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_step_waits_behind_another_while_a_slot_of_its_pool_is_free(seed: int) -> None:
+    assert _lived(seed).outcome.violations == ()
+
+
+def test_a_cluster_that_is_launched_runs_a_step() -> None:
+    for seed in SEEDS:
+        emr = _lived(seed).emr
+        launched = {entry.cluster_id for entry in emr if entry.event == "cluster_launched"}
+        ours = {cluster_id for cluster_id in launched if _lived(seed).world.is_ours(cluster_id)}
+        ran = {entry.cluster_id for entry in emr if entry.event == "process_started"}
+        assert ours <= ran
+
+
+def test_steps_go_eight_to_a_call_while_there_is_a_queue_and_moves_are_few() -> None:
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        counts += _lived(seed).outcome.counts
+    steps = counts["emr/step_added"]
+    assert counts["emr.add_steps"] / steps < 0.2
+    assert counts["emr.cancel_steps"] / steps < 0.05
