@@ -35,7 +35,7 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.moving import Move
 from emr_executor.core.placement import Waiting, WaitKind
-from emr_executor.core.plan import Cancel, Plan, plan
+from emr_executor.core.plan import Cancel, Plan, culprit, plan
 from emr_executor.core.scaling import Launch, Retarget
 from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
 from emr_executor.core.waiting import Holds, reasons
@@ -127,7 +127,7 @@ class Steering:
             stalled=self._tracker.stalled,
             shown=self._tracker.shown,
         )
-        decided = plan(snapshot, self._limits, ages)
+        snapshot, decided = self._decide(desk, snapshot, ages)
         if away := self._held():
             decided = _without_new(decided)
         self._tracker.look_soon(decided.look)
@@ -137,6 +137,18 @@ class Steering:
         await desk.save(self._store, lease_token, self._task_log)
         after.run(lease_token, desk, self._acts, intended_at)
         return bool(desk.submissions or desk.workloads or desk.clusters)
+
+    def _decide(self, desk: Desk, snapshot: Snapshot, ages: Ages) -> tuple[Snapshot, Plan]:
+        """The plan, and of what. A bug that one workload brings out is its quarantine: all others go on."""
+        try:
+            return snapshot, plan(snapshot, self._limits, ages)
+        except Exception as error:
+            bad = culprit(snapshot, self._limits, ages)
+            if bad is None:
+                raise
+            desk.quarantine(bad, error)
+            rest = replace(snapshot, workloads=tuple(one for one in snapshot.workloads if one is not bad))
+            return rest, plan(rest, self._limits, ages)
 
     async def _consume_records(self, desk: Desk) -> None:
         """Those whose end was saved: one that is live still, after a dropped tick, needs its record."""

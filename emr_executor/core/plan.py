@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from emr_executor.core.ages import Ages, Fact
@@ -160,6 +160,23 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         expire=expire,
         waiting=placed.waiting,
     )
+
+
+def culprit(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> Workload | None:
+    """The workload that keeps ``plan`` from an answer; None: leaving out no single one gives it."""
+    suspects = snapshot.workloads
+    while suspects:
+        half = suspects[: (len(suspects) + 1) // 2]
+        left = tuple(one for one in snapshot.workloads if one not in half)
+        try:
+            plan(replace(snapshot, workloads=left), limits, ages)
+        except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
+            suspects = suspects[len(half) :]
+        else:
+            if len(half) == 1:
+                return half[0]
+            suspects = half
+    return None
 
 
 def _load(snapshot: Snapshot, ages: Ages) -> Load:

@@ -171,3 +171,32 @@ async def test_a_cluster_that_never_came_up_gives_its_steps_back_at_once(
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "BOOTSTRAP_FAILURE")
     await world.tick(times=2)
     assert world.submissions("w1")[0].state is SubmissionState.LOST
+
+
+@pytest.mark.parametrize("step_state", [StepState.PENDING, None])
+async def test_a_cluster_that_starts_no_step_is_replaced_also_when_emr_has_a_new_word_for_waiting(
+    engine: Engine, tmp_path: Path, step_state: StepState | None
+) -> None:
+    world = World(engine, tmp_path / "logs")
+    await world.begin(make_workload("w1", ready_at=NOW))
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
+    world.emr.set_step(StepId("s-1"), step_state)
+    await world.tick(seconds=20, times=14)
+    assert len(world.submissions("w1")) == 1
+    await world.tick(seconds=20, times=6)
+    assert [one.cluster_uuid for one in world.submissions("w1")] == ["uuid-1", "uuid-2"]
+
+
+async def test_a_step_in_a_new_state_that_its_wrapper_says_runs_does_not_stall_its_cluster(
+    engine: Engine, tmp_path: Path
+) -> None:
+    world = World(engine, tmp_path / "logs")
+    await world.begin(make_workload("w1", ready_at=NOW))
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
+    begin(world, "w1")
+    world.emr.set_step(StepId("s-1"), None)
+    await world.tick(seconds=20, times=20)
+    assert [one.state for one in world.submissions("w1")] == [SubmissionState.RUNNING]
+    assert world.emr.calls.count("run_job_flow") == 1

@@ -224,6 +224,17 @@ async def test_an_end_without_an_edge_is_a_quarantine_and_then_a_loss(world: Wor
     assert last(world, "w1").n == 2
 
 
+async def test_a_row_that_no_plan_can_be_made_of_stops_no_other(world: World) -> None:
+    await world.begin(ready("w1"), ready("w2"), ready("w3"))
+    plant(world, WORKLOAD, "w2", priority_weight="x")
+    with capture_logs() as logs:
+        await world.tick(times=3)
+    (told,) = [line for line in logs if line["event"] == "quarantined"]
+    assert (told["row"], told["why"].partition(":")[0]) == ("w2", "TypeError")
+    states = [world.workload(name).state for name in ("w1", "w2", "w3")]
+    assert states == [WorkloadState.SUBMITTED, WorkloadState.READY, WorkloadState.SUBMITTED]
+
+
 # -- clusters
 
 

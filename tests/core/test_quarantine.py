@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from emr_executor.core.ages import reckoned
+from emr_executor.core.ages import Ages, reckoned
 from emr_executor.core.contradictions import contradictions
-from emr_executor.core.plan import Plan, plan
+from emr_executor.core.plan import Plan, culprit, plan
 from emr_executor.core.settle import Settled, settle
 from emr_executor.core.states import (
     ClusterState,
@@ -138,3 +139,18 @@ def test_what_cannot_be_true_together(workload: dict[str, Any], live: int, why: 
     submissions = [make_submission(n=n) for n in range(1, live + 1)]
     found = contradictions([make_workload(**workload)], [*submissions, make_submission("other")])
     assert [str(bug) for _, bug in found] == ([] if why is None else [why])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17])
+def test_the_workload_that_keeps_all_others_from_a_plan_is_found(count: int) -> None:
+    rows = [make_workload(f"w{i:02}") for i in range(count)]
+    for bad in rows:
+        broken = replace(bad, priority_weight=None)  # type: ignore[arg-type]
+        snapshot = make_snapshot(*(broken if row is bad else row for row in rows))
+        assert culprit(snapshot, {"default": make_limits()}, Ages()) is broken
+
+
+def test_no_workload_is_blamed_for_what_it_does_not_cause() -> None:
+    broken = make_cluster(slots=None)
+    snapshot = make_snapshot(broken, make_workload("w1"), make_workload("w2"))
+    assert culprit(snapshot, {"default": make_limits()}, Ages()) is None
