@@ -114,7 +114,7 @@ class NotTranslatable(WorkloadRejected):
 
 
 class StepTooLong(WorkloadRejected):
-    """The strings of one HadoopJarStep would exceed EMR's 10,240 characters."""
+    """More than one HadoopJarStep holds (10,240 characters), or than Linux starts a process with."""
 
 
 class SecretInStep(WorkloadRejected):

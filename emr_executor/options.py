@@ -144,7 +144,7 @@ OPTIONS: tuple[Option, ...] = (
         kind="text",
         default="client",
         example="cluster",
-        description="client or cluster, where neither the operator nor its connection names one.",
+        description="client or cluster, where neither task, connection nor the template's spark-defaults say.",
     ),
     Option(
         name="yarn_queue",

@@ -21,8 +21,9 @@ hookimpl = HookimplMarker("airflow.policy")
 
 EXECUTOR_PATHS = ("emr_executor.EmrExecutor", "emr_executor.executor.EmrExecutor")
 """Module paths under which ``[core] executor`` may name the executor."""
-OPERATORS = ("SparkSubmitOperator",)
-"""Classes, with their subclasses, that the translators of this package turn into steps."""
+OPERATORS = ("airflow.providers.apache.spark.operators.spark_submit.SparkSubmitOperator",)
+"""Classes, with their subclasses, that the translators of this package turn into steps, by module and name:
+another class of the same name is not meant."""
 TRANSLATORS_GROUP = "emr_executor.translators"
 DEFAULT_QUEUE = "emr"
 
@@ -118,7 +119,7 @@ def _similar_queue(task: Any, configured: _Configured) -> str | None:
 
     spelt = {queue.lower(): queue for queue in configured.queues}
     near = difflib.get_close_matches(str(task.queue).strip().lower(), spelt, n=1, cutoff=0.8)
-    if not near or {cls.__name__ for cls in _operator(task).__mro__}.isdisjoint(OPERATORS):
+    if not near or _classes(_operator(task)).isdisjoint(OPERATORS):
         return None
     problem = (
         f"no cluster pool serves queue {task.queue!r}, so its spark-submit would run on a host of Airflow's,"
@@ -132,6 +133,10 @@ def _similar_queue(task: Any, configured: _Configured) -> str | None:
 
 def _operator(task: Any) -> Any:
     return task.operator_class if getattr(task, "is_mapped", False) else type(task)
+
+
+def _classes(operator: Any) -> set[str]:
+    return {f"{cls.__module__}.{cls.__qualname__}" for cls in operator.__mro__}
 
 
 def _impersonation_problem(task: Any) -> str | None:
@@ -148,15 +153,18 @@ def _impersonation_problem(task: Any) -> str | None:
 
 def _translation_problem(task: Any) -> str | None:
     operator = _operator(task)
-    names = {cls.__name__ for cls in operator.__mro__}
+    names = _classes(operator)
     if not names.isdisjoint(OPERATORS):
         return None
     known = sorted({*OPERATORS, *_foreign_operators()})
     if not names.isdisjoint(known):
         return None
     name = getattr(operator, "custom_operator_name", operator.__name__)
+    can = ", ".join(path.rpartition(".")[2] for path in known)
+    if name in can.split(", "):
+        name, can = f"{name} of {operator.__module__}", ", ".join(known)
     return (
-        f"{name} cannot run as an EMR step; queue {task.queue!r} takes {', '.join(known)} and"
+        f"{name} cannot run as an EMR step; queue {task.queue!r} takes {can} and"
         " subclasses: set queue on the Spark tasks only, not in default_args of the whole DAG"
     )
 

@@ -139,8 +139,9 @@ class Phases:
         verdict = outcome.verdict if outcome else "unknown"
         text = (
             f"the step ended ({verdict}), but the task could not be finished in "
-            f"{self._settings.finish_attempts} attempts, mostly because its DAG file is gone or does not "
-            "parse; the try is failed without a retry, so that the step does not run again"
+            f"{self._settings.finish_attempts} attempts, because its DAG file is gone or does not parse, or "
+            "for what the lines above say; the try is failed without a retry, so that the step does not run"
+            " again"
         )
         now = self._clock.now()
         await self._task_log.append(workload.log_path, [agent_line(now, text, level="error")])

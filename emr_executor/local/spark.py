@@ -40,6 +40,7 @@ _FLAGS = frozenset(
     {"--verbose", "-v", "--supervise", "--help", "-h", "--version", "--usage-error", "--load-spark-defaults"}
     | {"-S", "--silent"}  # of spark-sql
 )
+# Not --properties-file: spark-submit reads it from the disk alone, on EMR as here.
 _FILE_OPTIONS = frozenset({"--files", "--jars", "--py-files", "--archives"})
 _FILE_CONF = frozenset(
     {"spark.files", "spark.jars", "spark.submit.pyFiles", "spark.archives"}

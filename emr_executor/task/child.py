@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +17,40 @@ from typing import Any
 
 from airflow.sdk.execution_time import task_runner
 
+from emr_executor.config import ClusterPool
 from emr_executor.core.model import Workload
 from emr_executor.errors import WorkloadRejected
 
+_SPARK_SUBMIT = re.compile(r"(?:^|[\s;&|(/])spark[23]?-submit(?=\s|$)")
 _REEXECUTED = "_AIRFLOW__REEXECUTED_PROCESS"
 """Set, Airflow's task runner does not start itself again through sudo (task_runner.startup)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSetup:
-    """What a phase's child knows. deploy_mode, yarn_queue: the cluster pool's defaults."""
+    """What a phase's child knows. master, deploy_mode, yarn_queue: see ``Seam``."""
 
     workload: Workload
+    master: str | None = "yarn"
     deploy_mode: str = "client"
     yarn_queue: str | None = None
+
+    @classmethod
+    def of(cls, workload: Workload, pool: ClusterPool | None) -> ChildSetup:
+        """The pool's defaults, but for what a cluster of its template says itself."""
+        if pool is None:
+            return cls(workload=workload)
+        said: dict[str, str] = {}
+        for entry in pool.template.get("Configurations") or ():
+            if entry.get("Classification") == "spark-defaults":
+                said |= entry.get("Properties") or {}
+        return cls(
+            workload=workload,
+            master=None if "spark.master" in said else "yarn",
+            # The same as the cluster's, said again: the wrapper follows the driver of cluster mode by it.
+            deploy_mode=said.get("spark.submit.deployMode", pool.deploy_mode),
+            yarn_queue=None if "spark.yarn.queue" in said else pool.yarn_queue,
+        )
 
 
 def warm_up() -> None:
@@ -39,6 +61,29 @@ def warm_up() -> None:
     cached = functools.cache(task_runner.TypeAdapter)
     cached(task_runner.JsonValue)
     task_runner.TypeAdapter = cached
+
+
+def refuse_local_spark() -> None:
+    """From here on this process starts no spark-submit, which would run beside the scheduler."""
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen":
+            words = args[1] if isinstance(args[1], list | tuple) else [args[1]]
+        elif event in {"os.system", "os.exec", "os.posix_spawn"}:
+            words = [args[0], *(args[1] if len(args) > 1 else ())]
+        else:
+            return
+        texts = [os.fsdecode(word) for word in words]
+        # The program itself, or the script that a shell is given.
+        script = texts[2] if texts[1:2] == ["-c"] else texts[0] if event == "os.system" else ""
+        program = Path(texts[0]).name if texts else ""
+        if _SPARK_SUBMIT.fullmatch(program) or _SPARK_SUBMIT.search(script):
+            raise WorkloadRejected(
+                "the task starts spark-submit on Airflow's host; a task of this queue runs Spark as an"
+                " EMR step: call super().execute(context), or take the task out of this queue"
+            )
+
+    sys.addaudithook(audit)
 
 
 def wrap(name: str, wrapper: Callable[..., Any]) -> None:

@@ -9,9 +9,11 @@ listener event and metric of the start, rendered fields, asset checks, XCom clea
 from __future__ import annotations
 
 import copy
+import os
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from airflow.sdk.definitions._internal.templater import Templater
 from airflow.sdk.execution_time import task_runner
 
 from emr_executor.core.model import StepOutcome, StepPlan
+from emr_executor.core.states import Verdict
 from emr_executor.errors import Bug, NotTranslatable, WorkloadRejected
 from emr_executor.task import child
 from emr_executor.task.messages import FinishBegan
@@ -31,6 +34,7 @@ from emr_executor.task.translators import StepParts, Translator, registry, trans
 if TYPE_CHECKING:
     from emr_executor.task.child import ChildSetup
 
+_EXIT_HELD = 75
 XCOM_KEY = "emr_step"
 _STAGED = re.compile(r"s3://[^\s,#]*?/files/(?:[0-9-]{10}/)?[0-9a-f]{64}/([^\s,#]+)")
 
@@ -43,10 +47,11 @@ def main(setup: ChildSetup) -> None:
     for translator in registry():
         translator.install(seam)
     child.hold_impersonation()
+    child.refuse_local_spark()
     child.wrap("run", seam.run)
     child.wrap("_prepare", _prepare_once)
     child.wrap("_execute_task", seam.execute_task)
-    _reuse_rendering(setup)
+    _reuse_rendering(setup, seam)
     task_runner.main()
 
 
@@ -56,6 +61,7 @@ class FinishSeam:
     def __init__(self, setup: ChildSetup) -> None:
         if setup.workload.outcome is None or setup.workload.step is None:
             raise Bug(f"workload {setup.workload.workload_id} has no outcome to finish with")
+        self.master = setup.master
         self.deploy_mode = setup.deploy_mode
         self.yarn_queue = setup.yarn_queue
         self._outcome: StepOutcome = setup.workload.outcome
@@ -76,7 +82,8 @@ class FinishSeam:
         translator = self._translator_of(task)
         _set(task, "_pre_execute_hook", None)
         _set(task, "on_execute_callback", [])
-        self._push_step(ti)
+        with self.held("the step's ids could not be pushed to XCom"):
+            self._push_step(ti)
         if translator is not None and translator.is_replayed(task):
             log.info("Running execute again; its call of Spark is answered with the step's outcome.")
             result = original(context=context, ti=ti, log=log)
@@ -86,7 +93,12 @@ class FinishSeam:
         # `pre_execute` of a class that is replayed may set what its `execute` needs; here nothing needs it.
         _set(task, "pre_execute", types.MethodType(BaseOperator.pre_execute, task))
         finish = raise_unless_succeeded if translator is None else partial(translator.finish, task)
-        _set(task, "execute", lambda context: finish(self._outcome))  # noqa: ARG005 - Airflow names the argument
+
+        def execute(context: Any) -> Any:  # noqa: ARG001 - Airflow names the argument
+            with self.held("what follows the step failed"):
+                return finish(self._outcome)
+
+        _set(task, "execute", execute)
         ti._ti_context_from_server.next_method = None
         return original(context=context, ti=ti, log=log)
 
@@ -105,6 +117,23 @@ class FinishSeam:
         self._compare(translate)
         after()
         raise_unless_succeeded(self._outcome)
+
+    @contextmanager
+    def held(self, what: str) -> Iterator[None]:
+        """A step that succeeded is not run again because code of ours failed after it.
+
+        The process ends without a word, so that finish is run again, and after ``finish_attempts`` the try
+        fails without a retry (``agent.phases``). What user code raises is Airflow's to judge.
+        """
+        try:
+            yield
+        except Exception:
+            if self._outcome.verdict is not Verdict.SUCCEEDED:
+                raise
+            log.exception(
+                "The step succeeded; the task is finished again, its step is not run again.", why=what
+            )
+            os._exit(_EXIT_HELD)
 
     @staticmethod
     def _translator_of(task: Any) -> Translator | None:
@@ -184,7 +213,7 @@ def _prepare_once(original: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         vars(task_runner).update(kept)
 
 
-def _reuse_rendering(setup: ChildSetup) -> None:
+def _reuse_rendering(setup: ChildSetup, seam: FinishSeam) -> None:
     """Template fields get the values that prepare rendered; what was not stored is rendered again."""
     stored = setup.workload.step.rendered_fields if setup.workload.step else {}
     task_id = setup.workload.key.task_id
@@ -203,7 +232,8 @@ def _reuse_rendering(setup: ChildSetup) -> None:
                 _set(self, name, copy.deepcopy(stored[name]))
                 continue
             try:
-                original(self, parent, (name,), context, jinja_env, seen_oids)
+                with nullcontext() if tolerant else seam.held(f"{name} cannot be rendered again"):
+                    original(self, parent, (name,), context, jinja_env, seen_oids)
             except Exception:
                 if not tolerant:
                     raise

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import structlog
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time import task_runner
 
 from emr_executor import errors
-from emr_executor.errors import Bug, WorkloadRejected
+from emr_executor.errors import Bug, StepTooLong, WorkloadRejected
 from emr_executor.task import child, masking
 from emr_executor.task.messages import Park
 from emr_executor.task.translators import StepParts, registry, translator_of
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emr_executor.task.child import ChildSetup
+
+_LONGEST_ARGUMENT = 128 * 1024 - 1
+"""Bytes of one argument or variable of a process (Linux, MAX_ARG_STRLEN, with the byte that ends it)."""
+_LONGEST_COMMAND = 2_000_000
+"""Bytes of all of them: a quarter of the stack's 8 MiB, less what the cluster's own environment takes."""
+
+log = structlog.get_logger("task")
 
 REJECTION = "emr_rejection"
 """Key in an error answer's detail: the name of our exception class."""
@@ -38,6 +46,8 @@ def main(setup: ChildSetup) -> None:
     for translator in registry():
         translator.install(seam)
     child.hold_impersonation()
+    child.refuse_local_spark()
+    masking.remember_origins()
     child.wrap("_execute_task", seam.execute_task)
     task_runner.main()
 
@@ -46,6 +56,7 @@ class PrepareSeam:
     """Parks the task at its call of Spark (``translators.Seam``)."""
 
     def __init__(self, setup: ChildSetup) -> None:
+        self.master = setup.master
         self.deploy_mode = setup.deploy_mode
         self.yarn_queue = setup.yarn_queue
         self._ti: Any = None
@@ -54,7 +65,7 @@ class PrepareSeam:
     def execute_task(self, original: Callable[..., Any], context: Any, ti: Any, log: Any) -> Any:
         """Wraps the task runner's ``_execute_task``: refuse what cannot park, remember the rendering."""
         child.refuse_impersonation(ti.task)
-        translator_of(ti.task)
+        translator_of(ti.task).check(ti.task)
         self._ti = ti
         # Taken before execute: an operator may change its own fields there.
         self._rendered_fields = masking.storable_fields(ti.task)
@@ -69,7 +80,11 @@ class PrepareSeam:
         del after
         task = self._bound().task
         parts = translate()
+        _refuse_long(parts)
         masking.refuse_secrets(parts)
+        for warning in parts.warnings:
+            log.warning(warning)
+        log.info("spark-submit: %s", parts.shown)
         timeout = task.execution_timeout
         park = Park(
             translator=parts.translator,
@@ -90,6 +105,25 @@ class PrepareSeam:
         if self._ti is None:
             raise Bug("Spark was called outside of a task's execute")
         return self._ti
+
+
+def _refuse_long(parts: StepParts) -> None:
+    """Raises StepTooLong for what Linux would not start a process with ("Argument list too long")."""
+    way_out = "put it into a file and name that in files, or write it to S3 and pass its address"
+    for name, text in parts.named_values:
+        # A conf entry is one argument with its key, a variable stands in the environment with its name.
+        size = len(f"{name}={text}".encode(errors="replace"))
+        if size > _LONGEST_ARGUMENT:
+            raise StepTooLong(
+                f"{name} is {size:,} bytes long, and Linux takes {_LONGEST_ARGUMENT:,} for one argument:"
+                f" {way_out}"
+            )
+    total = sum(len(word.encode(errors="replace")) + 9 for word in (*parts.command, *parts.env.values()))
+    if total > _LONGEST_COMMAND:
+        raise StepTooLong(
+            f"the command is {total:,} bytes long, and Linux takes about {_LONGEST_COMMAND:,} for all"
+            f" arguments: {way_out}"
+        )
 
 
 @contextmanager

@@ -1,53 +1,51 @@
 """``SparkSubmitOperator`` and its subclasses as EMR steps.
 
 The official hook is changed in the task runner's process alone, so that every way through
-``SparkSubmitOperator.execute`` ends at ``hook.submit`` (fact 20): the master is YARN, the
-branches that follow a driver from outside are off, and ``submit`` hands the command over.
-The command itself is built by the hook's own code. Kerberos is refused: a keytab or ticket
-would have to travel to the cluster (fact 21).
+``SparkSubmitOperator.execute`` ends at ``hook.submit`` (fact 20): the branches that follow a driver
+from outside are off, and ``submit`` hands the command over (``spark_call``). What a subclass
+overrides is called as the provider's own code would call it, or refused by the method's name.
+Kerberos is refused: a keytab or ticket would have to travel to the cluster (fact 21).
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from emr_executor.core.model import StepOutcome
 from emr_executor.errors import WorkloadRejected
-from emr_executor.task.local_files import LocalFiles
-from emr_executor.task.properties import properties_of
-from emr_executor.task.translators import Seam, StepParts
+from emr_executor.task import spark_call
+from emr_executor.task.spark_call import NAME, kerberos_text
+from emr_executor.task.translators import Seam, name_of
 
-NAME = "spark_submit"
-OPERATORS = ("SparkSubmitOperator",)
-CONTEXT_PREFIX = "AIRFLOW_CTX_"
+OPERATORS = ("airflow.providers.apache.spark.operators.spark_submit.SparkSubmitOperator",)
+HOOK = "airflow.providers.apache.spark.hooks.spark_submit.SparkSubmitHook"
 
-_WAIT = "spark.yarn.submit.waitAppCompletion"
-_DEPLOY_MODE = "spark.submit.deployMode"
-_YARN_QUEUE = "spark.yarn.queue"
-_FILE_CONF = (
-    "spark.jars",
-    "spark.files",
-    "spark.archives",
-    "spark.submit.pyFiles",
-    "spark.yarn.dist.files",
-    "spark.yarn.dist.archives",
-    "spark.yarn.dist.jars",
-    "spark.yarn.dist.pyFiles",
+_NOT_CALLED = frozenset(
+    {
+        # Of the hook: they read the output of, follow or end a process or driver that is not here.
+        "_process_spark_submit_log",
+        "_process_spark_status_log",
+        "_start_driver_status_tracking",
+        "_start_yarn_application_status_tracking",
+        "_query_yarn_application_status",
+        "_poll_k8s_driver_via_api",
+        "_build_track_driver_status_command",
+        "_build_spark_driver_kill_command",
+        "_should_track_driver_via_k8s_api",
+        # Of the operator.
+        "execute_resumable",
+        "submit_job",
+        "get_job_status",
+        "is_job_active",
+        "is_job_succeeded",
+        "poll_until_complete",
+        "get_job_result",
+    }
 )
-"""Spark properties that hold comma lists of files."""
-_NO_FILE = frozenset({"", "spark-internal", "spark-shell", "pyspark-shell", "sparkr-shell"})
-"""Names in the application's place that are no file (Spark's SparkSubmit)."""
-_KERBEROS_CONF = (
-    "spark.kerberos.keytab",
-    "spark.kerberos.principal",
-    "spark.yarn.keytab",
-    "spark.yarn.principal",
-)
+"""Methods of the provider's classes that are not called when Spark runs as a step."""
 
 
 class SparkSubmitTranslator:
@@ -61,18 +59,21 @@ class SparkSubmitTranslator:
         from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
         from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 
-        _replace(SparkSubmitHook, "__init__", functools.partial(_init, seam))
-        _replace(SparkSubmitHook, "_resolve_connection", functools.partial(_resolve_connection, seam))
+        _replace(SparkSubmitHook, "__init__", _init)
+        _replace(SparkSubmitHook, "_resolve_connection", _resolve_connection)
         _replace(SparkSubmitHook, "_create_keytab_path_from_base64_keytab", _refuse_keytab)
         _replace(SparkSubmitHook, "_validate_track_driver_via_k8s_api_config", _nothing)
         _replace(SparkSubmitHook, "submit", functools.partial(_submit, seam))
         # What there is to kill runs on a cluster and is the control plane's to cancel.
         _replace(SparkSubmitOperator, "on_kill", _nothing)
 
+    def check(self, task: Any) -> None:
+        """See ``Translator``."""
+        _refuse_overrides(type(task), OPERATORS[0])
+
     def is_replayed(self, task: Any) -> bool:
-        """See ``Translator``: replayed if a subclass brings an ``execute`` of its own."""
-        owner = next(cls for cls in type(task).__mro__ if "execute" in vars(cls))
-        return owner.__name__ not in OPERATORS
+        """See ``Translator``: replayed if a subclass brings an ``execute`` or a hook of its own."""
+        return any(_owner(type(task), method, OPERATORS[0]) for method in ("execute", "_get_hook"))
 
     def finish(self, task: Any, outcome: StepOutcome) -> None:
         """See ``Translator``: None, as the operator itself returns."""
@@ -103,140 +104,78 @@ def _nothing(_original: Callable[..., Any], _hook: Any, *_args: Any, **_kwargs: 
 
 
 def _refuse_keytab(_original: Callable[..., Any], _hook: Any, *_args: Any, **_kwargs: Any) -> str:
-    raise WorkloadRejected(_kerberos_text("the connection's keytab"))
+    raise WorkloadRejected(kerberos_text("the connection's keytab"))
 
 
-def _init(seam: Seam, original: Callable[..., Any], hook: Any, *args: Any, **kwargs: Any) -> None:
-    del seam
+def _owner(cls: type, method: str, provider: str) -> type | None:
+    """The class nearer than the provider's that brings ``method``, or None."""
+    for nearer in cls.__mro__:
+        if name_of(nearer) == provider:
+            return None
+        if method in vars(nearer):
+            return nearer
+    return None
+
+
+def _refuse_overrides(cls: type, provider: str) -> None:
+    for method in sorted(_NOT_CALLED):
+        if owner := _owner(cls, method, provider):
+            raise WorkloadRejected(
+                f"{owner.__name__} overrides {method}, which is not called when Spark runs as an EMR step:"
+                " remove the override, or take the task out of this queue"
+            )
+
+
+def _init(original: Callable[..., Any], hook: Any, *args: Any, **kwargs: Any) -> None:
     if kwargs.get("use_krb5ccache"):
-        raise WorkloadRejected(_kerberos_text("use_krb5ccache"))
+        raise WorkloadRejected(kerberos_text("use_krb5ccache"))
     original(hook, *args, **kwargs)
     # With the branches that track a driver off, `execute` always ends at `hook.submit`.
+    hook._is_yarn = True
     hook._is_yarn_cluster_mode = False
     hook._is_kubernetes = False
     hook._should_track_driver_status = False
     hook._track_driver_via_k8s_api = False
     hook._yarn_track_via_rm_api = False
+    if owner := _owner(type(hook), "submit", HOOK):
+        hook.submit = functools.partial(_own_submit, hook, owner, hook.submit)
 
 
-def _resolve_connection(seam: Seam, original: Callable[..., dict[str, Any]], hook: Any) -> dict[str, Any]:
+def _resolve_connection(original: Callable[..., dict[str, Any]], hook: Any) -> dict[str, Any]:
     connection = original(hook)
     for field in ("keytab", "principal"):
         if connection.get(field):
-            raise WorkloadRejected(_kerberos_text(field))
-    conf = hook._conf
-    return connection | {
-        "master": "yarn",
-        # An operator's value is lost by the hook where its connection does not exist.
-        "deploy_mode": hook._deploy_mode
-        or connection.get("deploy_mode")
-        or conf.get(_DEPLOY_MODE)
-        or seam.deploy_mode,
-        "queue": hook._yarn_queue or connection.get("queue") or conf.get(_YARN_QUEUE) or seam.yarn_queue,
-        "namespace": None,
-        "rest_endpoint": None,
-    }
+            raise WorkloadRejected(kerberos_text(field))
+    # A Kubernetes master asks for libraries already when the hook is made.
+    return connection | {"master": "yarn", "namespace": None, "rest_endpoint": None}
 
 
-def _kerberos_text(what: str) -> str:
-    return (
-        f"{what}: Kerberos credentials cannot travel with an EMR step; remove keytab, principal and"
-        " use_krb5ccache from the operator and its connection, and give the cluster itself a"
-        " security configuration"
-    )
+def _own_submit(hook: Any, owner: type, submit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A subclass's ``submit``: it may act before and after the provider's, and not instead of it."""
+    method = f"{owner.__name__}.submit"
+    way_out = "call super().submit(application), or take the task out of this queue"
+    code = getattr(inspect.unwrap(vars(owner)["submit"]), "__code__", None)
+    names = set(code.co_names) if code else set()
+    if "submit" not in names or names.isdisjoint({"super", "SparkSubmitHook"}):
+        raise WorkloadRejected(
+            f"{method} does not call SparkSubmitHook.submit; whatever it starts would run on Airflow's host,"
+            f" and not as an EMR step: {way_out}"
+        )
+    hook._emr_called = False
+    result = submit(*args, **kwargs)
+    if not hook._emr_called:
+        raise WorkloadRejected(
+            f"{method} returned without a call of SparkSubmitHook.submit, so no step ran: {way_out}"
+        )
+    return result
 
 
 def _submit(
-    seam: Seam, _original: Callable[..., Any], hook: Any, application: str = "", **_kwargs: Any
+    seam: Seam, _original: Callable[..., Any], hook: Any, application: str = "", **popen: Any
 ) -> None:
+    hook._emr_called = True
+    _refuse_overrides(type(hook), HOOK)
     seam.call(
-        functools.partial(parts_of, hook, application, seam.folders()),
+        functools.partial(spark_call.parts_of, seam, hook, application, popen),
         hook._run_post_submit_commands,
     )
-
-
-def parts_of(hook: Any, application: str, folders: tuple[str, ...]) -> StepParts:
-    """The spark-submit call of a hook, its local files replaced by tokens. Raises WorkloadRejected."""
-    files = LocalFiles(folders)
-    given, hook = hook, copy.copy(hook)
-    conf = _conf_of(hook, files)
-    _localize(hook, conf, files)
-    target = application if application in _NO_FILE else files.one("application", application)
-    arguments = [str(argument) for argument in hook._application_args or ()]
-    # The pieces of `_build_spark_submit_command`, without its log line: the command stands in the
-    # log once its files have their places.
-    command = [*hook._get_spark_binary_path(), *hook._build_spark_common_args(), target, *arguments]
-    env = {str(key): str(value) for key, value in (hook._env_vars or {}).items()}
-    context = {key: value for key, value in os.environ.items() if key.startswith(CONTEXT_PREFIX)}
-    return StepParts(
-        translator=NAME,
-        command=tuple(str(word) for word in command),
-        env=context | env,
-        files=tuple(files.files),
-        named_values=tuple(_named_values(given, application, conf, arguments)),
-    )
-
-
-def _conf_of(hook: Any, files: LocalFiles) -> dict[str, str]:
-    """The hook's conf over its properties file, free of what does not fit a step."""
-    conf: dict[str, str] = {}
-    if hook._properties_file:
-        text = files.read("properties_file", hook._properties_file)
-        if text is not None:
-            # spark-submit reads --properties-file from the local disk alone, so its content travels as conf.
-            conf |= {key: value for key, value in properties_of(text).items() if key.startswith("spark.")}
-            hook._properties_file = None
-    conf |= {str(key): str(value) for key, value in hook._conf.items()}
-    for key in _KERBEROS_CONF:
-        if conf.get(key):
-            raise WorkloadRejected(_kerberos_text(f"conf {key}"))
-    if conf.get(_WAIT, "").strip().lower() == "false":
-        # A step would be COMPLETED while its application still runs.
-        del conf[_WAIT]
-    return conf
-
-
-def _localize(hook: Any, conf: dict[str, str], files: LocalFiles) -> None:
-    """Put tokens in the place of local files in the hook's arguments and conf."""
-    for argument in ("files", "py_files", "archives", "jars"):
-        value = getattr(hook, f"_{argument}")
-        if value:
-            setattr(hook, f"_{argument}", files.many(argument, value))
-    if hook._driver_class_path:
-        _localize_class_path(hook, files)
-    hook._conf = {
-        key: files.many(f"conf {key}", value) if key in _FILE_CONF and value else value
-        for key, value in conf.items()
-    }
-
-
-def _localize_class_path(hook: Any, files: LocalFiles) -> None:
-    """Local jars of the class path travel as ``--jars``; the class path keeps their names.
-
-    A class path cannot hold s3:// locations; YARN puts each jar beside the driver by its name.
-    Entries that are no file here are taken for paths on the cluster.
-    """
-    entries, jars = [], [hook._jars] if hook._jars else []
-    for entry in hook._driver_class_path.split(":"):
-        token = files.existing("driver_class_path", entry)
-        entries.append(entry if token is None else Path(entry).name)
-        if token is not None and token not in jars:
-            jars.append(token)
-    hook._driver_class_path = ":".join(entries)
-    hook._jars = ",".join(jars) or None
-
-
-def _named_values(
-    hook: Any, application: str, conf: dict[str, str], arguments: list[str]
-) -> Iterator[tuple[str, str]]:
-    yield "application", application
-    for index, argument in enumerate(arguments):
-        yield f"application_args[{index}]", argument
-    for key, value in conf.items():
-        yield f"conf {key}", value
-    for key, value in (hook._env_vars or {}).items():
-        yield f"env_vars {key}", str(value)
-    for name in ("name", "java_class", "packages", "repositories", "proxy_user", "files", "py_files", "jars"):
-        value = getattr(hook, f"_{name}")
-        if value:
-            yield name, str(value)

@@ -110,9 +110,7 @@ def _start(
     if not is_finish and workload.state is not WorkloadState.PREPARING:
         raise Bug(f"workload {workload.workload_id} is {workload.state}: there is no such phase")
     pool = settings.pool_named(workload.cluster_pool) or settings.pool_of_queue(workload.queue)
-    setup = ChildSetup(workload=workload)
-    if pool is not None:
-        setup = ChildSetup(workload=workload, deploy_mode=pool.deploy_mode, yarn_queue=pool.yarn_queue)
+    setup = ChildSetup.of(workload, pool)
     return PhaseProcess.start(
         what=TaskInstance.model_validate(workload.workload["ti"]),
         dag_rel_path=workload.workload["dag_rel_path"],

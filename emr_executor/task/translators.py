@@ -20,8 +20,10 @@ class StepParts:
     """A call of Spark as a step, before its files are staged.
 
     command: argv; where a local file stands, its ``LocalFile.token``
-    named_values: (the user's name for it, its text) of everything that would travel, so that a
-        refusal can name the field
+    named_values: (the user's name for it, its text) of everything that the user wrote and that would
+        travel, so that a refusal can name the field
+    shown: the command on one line for the task's log, passwords masked
+    warnings: sentences for the task's log
     """
 
     translator: str
@@ -29,11 +31,18 @@ class StepParts:
     env: dict[str, str]
     files: tuple[LocalFile, ...] = ()
     named_values: tuple[tuple[str, str], ...] = ()
+    shown: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Seam(Protocol):
-    """What a translator's interception hands the call to, in the task runner of one phase."""
+    """What a translator's interception hands the call to, in the task runner of one phase.
 
+    master, deploy_mode, yarn_queue: what holds when nobody says otherwise; None where the cluster's own
+        spark-defaults decide
+    """
+
+    master: str | None
     deploy_mode: str
     yarn_queue: str | None
 
@@ -56,10 +65,14 @@ class Translator(Protocol):
 
     name: str
     operators: tuple[str, ...]
-    """Class names; a task is matched along its class's MRO, subclasses first."""
+    """Classes as ``name_of`` gives them; a task is matched along its class's MRO, subclasses first."""
 
     def install(self, seam: Seam) -> None:
         """Intercept, in this process, the place where these operators call Spark."""
+        ...
+
+    def check(self, task: Any) -> None:
+        """Raises WorkloadRejected for a class that overrides what would not be called."""
         ...
 
     def is_replayed(self, task: Any) -> bool:
@@ -69,6 +82,11 @@ class Translator(Protocol):
     def finish(self, task: Any, outcome: StepOutcome) -> Any:
         """What ``execute`` would have returned; raises for everything but success."""
         ...
+
+
+def name_of(cls: type) -> str:
+    """A class by the module and name under which it is defined: another one of the same name is not it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 @cache
@@ -81,12 +99,16 @@ def registry() -> tuple[Translator, ...]:
 def translator_of(task: Any, translators: Iterable[Translator] | None = None) -> Translator:
     """The translator for a task, the one of its nearest class first. Raises NotTranslatable."""
     known = tuple(registry() if translators is None else translators)
-    for name in (cls.__name__ for cls in type(task).__mro__):
+    for name in map(name_of, type(task).__mro__):
         for translator in known:
             if name in translator.operators:
                 return translator
-    can = ", ".join(sorted(name for translator in known for name in translator.operators))
+    paths = sorted(name for translator in known for name in translator.operators)
+    can = [name.rpartition(".")[2] for name in paths]
+    own = type(task).__name__
+    if own in can:
+        own, can = f"{own} of {type(task).__module__}", paths
     raise NotTranslatable(
-        f"{type(task).__name__} cannot run as an EMR step: use one of {can} or a subclass of it,"
+        f"{own} cannot run as an EMR step: use one of {', '.join(can)} or a subclass of it,"
         " or take the task out of this queue"
     )

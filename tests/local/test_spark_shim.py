@@ -49,6 +49,12 @@ def written(folder: Path, s3_root: Path, *configurations: dict[str, Any], cores:
     return {key: value.replace("\\", "") for key, _, value in (line.partition(" ") for line in lines)}
 
 
+def test_a_properties_file_on_s3_fails_as_it_does_on_emr(s3_root: Path) -> None:
+    """The real spark-submit reads it from its own disk alone, and says so."""
+    words = rewritten(s3_root, "--properties-file", "s3://code/a.properties", "s3://code/job.py")
+    assert words[words.index("--properties-file") + 1] == "s3://code/a.properties"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

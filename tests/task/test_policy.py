@@ -136,6 +136,15 @@ def test_what_nothing_translates_is_refused_by_name() -> None:
         applied(BashOperator.partial(task_id="b", queue="emr").expand(bash_command=["x"]))
 
 
+def test_a_class_is_known_by_its_module_and_not_by_its_name() -> None:
+    namesake = type("SparkSubmitOperator", (EmptyOperator,), {"__module__": "dags.own"})
+    with pytest.raises(
+        AirflowClusterPolicyViolation,
+        match=r"SparkSubmitOperator of dags\.own cannot run as an EMR step; .* takes airflow\.providers",
+    ):
+        applied(namesake(task_id="t", queue="emr"))
+
+
 def test_our_executor_with_a_queue_that_no_pool_serves_is_refused() -> None:
     with pytest.raises(AirflowClusterPolicyViolation, match="queue 'default' is served by no cluster pool"):
         applied(spark(queue="default", executor=OURS))

@@ -16,10 +16,16 @@ from emr_executor.task import translators
 from emr_executor.task.wire import Phase, PhaseReply, Replies, phase_line, phase_of, reply_line, report_lines
 
 
+class Provided: ...
+
+
+Provided.__module__, Provided.__qualname__ = policy.OPERATORS[0].rsplit(".", 1)
+
+
+class Daily(Provided): ...
+
+
 class SparkSubmitOperator: ...
-
-
-class Daily(SparkSubmitOperator): ...
 
 
 class BashOperator: ...
@@ -40,6 +46,13 @@ def test_what_nothing_translates_is_told_what_is() -> None:
         NotTranslatable, match="BashOperator cannot run as an EMR step: use one of SparkSubmit"
     ):
         translators.translator_of(BashOperator())
+
+
+def test_a_class_of_the_same_name_is_another_one() -> None:
+    with pytest.raises(
+        NotTranslatable, match=rf"SparkSubmitOperator of {__name__} cannot .* use one of airflow\."
+    ):
+        translators.translator_of(SparkSubmitOperator())
 
 
 def test_a_phase_and_its_reply_travel_unchanged() -> None:

@@ -64,7 +64,8 @@ def test_properties_class_path_and_archives_travel_in_a_form_that_spark_takes(be
     assert second.startswith("s3://")
     assert second.endswith("/tool.jar")
     assert words["--archives"].endswith("/table.csv#table")
-    assert words["--deploy-mode"] == "cluster"
+    assert "--deploy-mode" not in words, "conf says it"
+    assert "spark.submit.deployMode=cluster" in step.command
     assert step.command[-1].endswith("/average.py")
 
 
