@@ -144,7 +144,7 @@ OPTIONS: tuple[Option, ...] = (
         kind="text",
         default="client",
         example="cluster",
-        description="client or cluster, where neither task, connection nor the template's spark-defaults say.",
+        description="client or cluster, where neither task, connection nor the cluster's defaults say.",
     ),
     Option(
         name="yarn_queue",
