@@ -106,6 +106,7 @@ class PoolFacts:
     clusters: tuple[ClusterRow, ...]
     failed_launches: int = 0
     last_failure: str | None = None
+    last_failed_at: datetime | None = None
     held_until: datetime | None = None
 
 
@@ -171,7 +172,7 @@ def read_ours(
     if current is None:
         return OurFacts(**shared, earlier=facts, story=_story(conn, told, submissions))  # type: ignore[arg-type]
     is_ready = current.state is WorkloadState.READY
-    pool = _pool(loads, current.cluster_pool, settings)
+    pool = pool_facts(loads, current.cluster_pool, settings)
     return OurFacts(
         **shared,  # type: ignore[arg-type]
         workload=facts,
@@ -252,7 +253,8 @@ def _waiting(
     return Waiting(why=why or f"its turn is not among the first {READY_LOOKED_AT}", launch=launch)
 
 
-def _pool(loads: list[queries.ClusterLoad], name: str, settings: Settings | None) -> PoolFacts:
+def pool_facts(loads: list[queries.ClusterLoad], name: str, settings: Settings | None) -> PoolFacts:
+    """What is known of a pool, from its clusters that are not over and the last that are."""
     configured = settings.pool_named(name) if settings else None
     alive = [load for load in loads if load.cluster.state not in OVER_CLUSTER_STATES]
     failed = _failed_launches([load.cluster for load in loads])
@@ -268,6 +270,7 @@ def _pool(loads: list[queries.ClusterLoad], name: str, settings: Settings | None
         clusters=tuple(map(cluster_row, alive)),
         failed_launches=len(failed),
         last_failure=why_failed(last) if last else None,
+        last_failed_at=last.ended_at if last else None,
         held_until=held_until,
     )
 

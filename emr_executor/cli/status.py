@@ -20,6 +20,7 @@ from emr_executor.cli.health import (
     safety,
     wrong_health,
 )
+from emr_executor.cli.stuck import wrong_again, wrong_ends, wrong_launches
 from emr_executor.cli.tables import clock, counted, labelled, since, span, table
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey
@@ -131,6 +132,9 @@ def read_status(
     wrong = (
         *_wrong_agent(status, health, traces, SILENT_BEATS * interval_s, now),
         *wrong_health(health, status.steering.holder, now),
+        *wrong_launches(conn, status, settings, now),
+        *wrong_ends(conn, now),
+        *wrong_again(conn, history),
     )
     return StatusFacts(
         now=now,

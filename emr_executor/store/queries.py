@@ -320,6 +320,13 @@ def workloads_of(
     return tuple(map(workload_from, conn.execute(asked).mappings()))
 
 
+def live_workloads(conn: Connection, workload_ids: Iterable[str]) -> tuple[Workload, ...]:
+    """Those of the workloads that are not over."""
+    w = WORKLOAD.c
+    asked = select(WORKLOAD).where(w.workload_id.in_(set(workload_ids)), w.state.in_(LIVE_WORKLOAD_STATES))
+    return tuple(map(workload_from, conn.execute(asked).mappings()))
+
+
 def ahead_of(conn: Connection, waiting: Workload) -> int:
     """How many workloads in its state have their turn before it; for a READY one, of its cluster pool."""
     w = WORKLOAD.c
