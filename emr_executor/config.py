@@ -18,6 +18,8 @@ EMR_STEP_CHARACTERS = 10_240
 AUTO_TERMINATION_MIN_S = 60
 AUTO_TERMINATION_MAX_S = 604_800
 """Bounds of AutoTerminationPolicy.IdleTimeout (botocore emr)."""
+EMR_IDLE_TIMEOUT_S = 3_600
+"""EMR's own IdleTimeout of a policy that names none."""
 
 CLUSTER_TAG_PREFIX = "airflow-emr:"
 """Tags of this executor's own on its clusters."""
@@ -29,7 +31,7 @@ KEEP_STAGING_AT_LEAST_S = 7 * 86_400.0
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrNever = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""0 means never."""
+"""0 has a meaning of its own."""
 
 
 class _Frozen(BaseModel):
@@ -108,6 +110,7 @@ class Settings(_Frozen):
         it counts as failed: EMR shows the loss of a cluster a minute or two after its steps
     tick_interval_s: pause between two looks at the store while there is work
     finish_attempts: how often a finish phase is tried before the try fails terminally
+    refusal_hold_s: how long a task stays queued while the configuration cannot be used; 0 fails it at once
     keep_history_s: how long rows are kept of what is over; 0 for ever
     keep_staging_s: how long objects are kept in S3 that no live step needs; 0 for ever
     """
@@ -131,6 +134,7 @@ class Settings(_Frozen):
     loss_hold_s: Seconds = 150.0
     tick_interval_s: Seconds = 1.0
     finish_attempts: Annotated[int, Field(ge=1)] = 60
+    refusal_hold_s: SecondsOrNever = 600.0
     keep_history_s: SecondsOrNever = 30 * 86_400.0
     keep_staging_s: SecondsOrNever = 14 * 86_400.0
 

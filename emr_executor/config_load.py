@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from emr_executor.cluster_template import read_template
 from emr_executor.config import (
     EMR_ACTIVE_STEP_LIMIT,
+    EMR_IDLE_TIMEOUT_S,
     KEEP_HISTORY_AT_LEAST_S,
     KEEP_STAGING_AT_LEAST_S,
     AwsAccess,
@@ -27,12 +28,15 @@ from emr_executor.config import (
 )
 from emr_executor.errors import ConfigError
 from emr_executor.options import OPTIONS, SECTION, Option
+from emr_executor.policy import EXECUTOR_PATHS
 
 _M = TypeVar("_M", bound=BaseModel)
 _ENV_PREFIX = f"AIRFLOW__{SECTION.upper()}__"
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _S3_PREFIX = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
+_STAGING_URI = "it must be s3://bucket/prefix/ with a prefix of its own."
+_COMMENT = re.compile(r"\s[#;]")
 _HTTP = re.compile(r"^https?://[^/\s]+/?$")
 
 
@@ -54,7 +58,40 @@ def load_settings() -> Settings:
         source=lambda name: sources.get(name, str(AIRFLOW_CONFIG)),
         base_dir=Path(AIRFLOW_HOME),
         airflow_heartbeat_timeout_s=conf.getfloat("scheduler", "task_instance_heartbeat_timeout"),
+        default_queue=conf.get("operators", "default_queue"),
     )
+
+
+def executor_problem() -> str | None:
+    """Why ``[core] executor`` cannot work with this executor, and the line to write; None when it can."""
+    from airflow.configuration import conf
+
+    # Parsed here and not by ExecutorLoader, which would look teams up in the database.
+    named = [part.strip() for part in conf.get("core", "executor", fallback="").split(";")[0].split(",")]
+    ours = [part for part in named if part.rpartition(":")[2] in EXECUTOR_PATHS]
+    others = [part for part in named if part and part not in ours] or ["LocalExecutor"]
+    if not ours:
+        line = ",".join((*others, EXECUTOR_PATHS[0]))
+        return f"[core] executor does not name {EXECUTOR_PATHS[0]}; write: executor = {line}"
+    if named[0] in ours:
+        how = "alone" if len(named) == 1 else "first"
+        line = ",".join((*others, *ours))
+        return (
+            f"[core] executor names {ours[0]} {how}, so every task without an executor of its own would come "
+            f"to it, and it runs only the tasks of its EMR queues; write: executor = {line}"
+        )
+    return None
+
+
+def refusal_hold_s() -> float:
+    """The option of that name alone, since it counts when others cannot be used; else its default."""
+    from airflow.configuration import conf
+
+    default_s = float(Settings.model_fields["refusal_hold_s"].default)
+    try:
+        return duration_s(conf.get(SECTION, "refusal_hold", fallback=""))
+    except ValueError:
+        return default_s
 
 
 def load_settings_from(
@@ -63,12 +100,14 @@ def load_settings_from(
     source: str | Callable[[str], str] = "given values",
     base_dir: Path | None = None,
     airflow_heartbeat_timeout_s: float | None = None,
+    default_queue: str | None = None,
 ) -> Settings:
     """The settings that these options say; pure but for the template file that they name.
 
     raw: option name to its text, as in airflow.cfg; empty text is an option left out
     source: where an option came from, for the messages
     base_dir: where a relative path starts; None is the current directory
+    airflow_heartbeat_timeout_s, default_queue: Airflow's own options that ours must go with
     Raises ConfigError with every problem.
     """
     reading = _Reading(
@@ -78,9 +117,8 @@ def load_settings_from(
     )
     values = reading.values()
     settings = reading.build(values)
-    if settings is not None:
-        reading.check_together(settings, airflow_heartbeat_timeout_s)
-    if reading.problems or settings is None:
+    reading.check_together(settings, airflow_heartbeat_timeout_s, default_queue)
+    if reading.problems:
         raise ConfigError(reading.problems)
     if airflow_heartbeat_timeout_s is None:
         return settings
@@ -95,10 +133,14 @@ class _Reading:
     source: Callable[[str], str]
     base_dir: Path
     problems: list[str] = field(default_factory=list)
+    wrong: set[str] = field(default_factory=set)
 
     def problem(self, name: str, allowed: str) -> None:
         """Note what is wrong with one option."""
+        self.wrong.add(name)
         said = f"{name} = {self.raw[name]}" if name in self.raw else f"{name} is not set"
+        if _COMMENT.search(self.raw.get(name, "")):
+            allowed += " Airflow takes no comment behind a value: give it a line of its own."
         self.problems.append(f"[{SECTION}] {said} ({self.source(name)}): {allowed}")
 
     def values(self) -> dict[str, dict[str, Any]]:
@@ -135,72 +177,124 @@ class _Reading:
                 template, problems = read_template(path if path.is_absolute() else self.base_dir / path)
                 for problem in problems:
                     self.problem(option.name, problem)
-                return template if template is not None else {}
+                return template or {}
             case "text":
                 return text
 
-    def build(self, values: dict[str, dict[str, Any]]) -> Settings | None:
-        """The settings, or None when a part of them could not be made."""
-        values["pool"].setdefault("template", {})  # its absence has been reported
+    def build(self, values: dict[str, dict[str, Any]]) -> Settings:
+        """The settings, with a stand-in where an option cannot be used, so that the others are judged too."""
+        values["pool"].setdefault("template", {})
         values["settings"].setdefault("staging_uri", "s3://absent/absent/")
         pool = self._make(ClusterPool, "pool", values["pool"])
+        if "prefetch" not in self.raw and _slots(pool):
+            fits = max(0, EMR_ACTIVE_STEP_LIMIT - pool.slots)
+            pool = pool.model_copy(update={"prefetch": min(pool.prefetch, fits)})
         aws = self._make(AwsAccess, "aws", values["aws"])
-        top = {**values["settings"], "cluster_pools": () if pool is None else (pool,)}
+        top = {**values["settings"], "cluster_pools": (pool,), "aws": aws}
         settings = self._make(Settings, "settings", top)
-        if pool is None or aws is None or settings is None:
-            return None
         staging_uri = settings.staging_uri.rstrip("/") + "/"
-        return settings.model_copy(update={"aws": aws, "staging_uri": staging_uri})
+        return settings.model_copy(update={"staging_uri": staging_uri})
 
-    def _make(self, model: type[_M], part: str, values: Mapping[str, Any]) -> _M | None:
+    def _make(self, model: type[_M], part: str, values: dict[str, Any]) -> _M:
         names = {option.field: option.name for option in OPTIONS if option.part == part}
         try:
             return model.model_validate(values)
         except ValidationError as e:
-            for error in e.errors():
-                self.problem(
-                    names[str(error["loc"][0])], error["msg"].replace("Input should", "it must") + "."
-                )
-            return None
+            wrong = {str(error["loc"][0]): error["msg"] for error in e.errors()}
+        for name, message in wrong.items():
+            self.problem(names[name], message.replace("Input should", "it must") + ".")
+        return model.model_validate({name: value for name, value in values.items() if name not in wrong})
 
-    def check_together(self, settings: Settings, airflow_heartbeat_timeout_s: float | None) -> None:
-        """What no single field can know."""
-        pool = settings.cluster_pools[0]
-        if not _S3_PREFIX.match(settings.staging_uri):
-            self.problem("staging_uri", "it must be s3://bucket/prefix/ with a prefix of its own.")
-        if settings.aws.endpoint_url is not None and not _HTTP.match(settings.aws.endpoint_url):
-            self.problem("endpoint_url", "it must be http://host:port or https://host, without a path.")
-        if pool.min_clusters > pool.max_clusters:
-            self.problem("min_clusters", f"it must not exceed max_clusters ({pool.max_clusters}).")
-        if pool.slots + pool.prefetch > EMR_ACTIVE_STEP_LIMIT:
-            self.problem(
-                "prefetch",
-                f"with StepConcurrencyLevel {pool.slots} of the template it must not exceed "
-                f"{EMR_ACTIVE_STEP_LIMIT - pool.slots}: EMR holds at most {EMR_ACTIVE_STEP_LIMIT} a cluster.",
-            )
-        if 0 < settings.keep_history_s < KEEP_HISTORY_AT_LEAST_S:
-            self.problem("keep_history", "it must be at least 1d, or 0 to keep for ever.")
-        if 0 < settings.keep_staging_s < KEEP_STAGING_AT_LEAST_S:
-            self.problem(
-                "keep_staging",
-                "it must be at least 7d, on which deployments with the same staging_uri rely, "
-                "or 0 to keep for ever.",
-            )
-        own_idle_s = pool.template.get("AutoTerminationPolicy", {}).get("IdleTimeout")
-        if isinstance(own_idle_s, int) and own_idle_s <= pool.idle_timeout_s:
-            self.problem(
-                "idle_timeout",
-                f"it must be below the IdleTimeout of the template's AutoTerminationPolicy ({own_idle_s} s), "
-                "which ends clusters that the executor can no longer see to.",
-            )
+    def check_together(
+        self, settings: Settings, airflow_heartbeat_timeout_s: float | None, default_queue: str | None
+    ) -> None:
+        """What no single field can know. A check of two options is made where both can be used."""
+        pool, slots = settings.cluster_pools[0], _slots(settings.cluster_pools[0])
+        self.check("staging_uri", _S3_PREFIX.match(settings.staging_uri), _STAGING_URI)
+        endpoint = settings.aws.endpoint_url
+        self.check(
+            "endpoint_url",
+            endpoint is None or _HTTP.match(endpoint),
+            "it must be http://host:port or https://host, without a path.",
+        )
+        self.check(
+            "min_clusters",
+            pool.min_clusters <= pool.max_clusters,
+            f"it must not exceed max_clusters ({pool.max_clusters}).",
+            "max_clusters",
+        )
+        self.check(
+            "prefetch",
+            not slots or slots + pool.prefetch <= EMR_ACTIVE_STEP_LIMIT,
+            f"with StepConcurrencyLevel {slots} of the template it must not exceed "
+            f"{EMR_ACTIVE_STEP_LIMIT - (slots or 0)}: EMR holds at most {EMR_ACTIVE_STEP_LIMIT} a cluster.",
+        )
+        self.check(
+            "keep_history",
+            not 0 < settings.keep_history_s < KEEP_HISTORY_AT_LEAST_S,
+            "it must be at least 1d, or 0 to keep for ever.",
+        )
+        self.check(
+            "keep_staging",
+            not 0 < settings.keep_staging_s < KEEP_STAGING_AT_LEAST_S,
+            "it must be at least 7d, on which deployments with the same staging_uri rely, "
+            "or 0 to keep for ever.",
+        )
+        policy = pool.template.get("AutoTerminationPolicy")
+        own_idle_s = policy.get("IdleTimeout", EMR_IDLE_TIMEOUT_S) if isinstance(policy, dict) else None
+        self.check(
+            "idle_timeout",
+            not isinstance(own_idle_s, int) or own_idle_s > pool.idle_timeout_s,
+            f"it must be below the IdleTimeout of the template's AutoTerminationPolicy ({own_idle_s} s), "
+            "which ends clusters that the executor can no longer see to.",
+        )
         if airflow_heartbeat_timeout_s is not None:
             limit_s = airflow_heartbeat_timeout_s / 3
-            if settings.task_heartbeat_interval_s > limit_s:
-                self.problem(
-                    "task_heartbeat_interval",
-                    f"it must be at most {limit_s:g} s, "
-                    "a third of [scheduler] task_instance_heartbeat_timeout.",
-                )
+            self.check(
+                "task_heartbeat_interval",
+                settings.task_heartbeat_interval_s <= limit_s,
+                f"it must be at most {limit_s:g} s, a third of [scheduler] task_instance_heartbeat_timeout.",
+            )
+        self._check_queues(pool.queues, default_queue)
+
+    def _check_queues(self, queues: tuple[str, ...], default_queue: str | None) -> None:
+        """A queue that is nearly another one is one by mistake: its tasks would go where nobody looks."""
+        folded = [queue.casefold() for queue in queues]
+        self.check(
+            "queue",
+            len(set(folded)) == len(folded),
+            "two of the names differ in case only, which are two queues to Airflow: keep one.",
+        )
+        near = [] if default_queue is None else _nearly(default_queue, queues)
+        self.check(
+            "queue",
+            not near,
+            f"{', '.join(near)} is nearly [operators] default_queue ({default_queue}), whose tasks another "
+            "executor runs: write both alike, or rename one.",
+        )
+
+    def check(self, name: str, is_right: object, allowed: str, *others: str) -> None:
+        """Note a problem with an option unless it, or another that the check needs, cannot be used anyway."""
+        if not is_right and not self.wrong & {name, *others}:
+            self.problem(name, allowed)
+
+
+def _slots(pool: ClusterPool) -> int | None:
+    """The slots of a cluster, or None where the template's number is none that EMR takes."""
+    level = pool.template.get("StepConcurrencyLevel", 1)
+    return level if isinstance(level, int) and 1 <= level <= EMR_ACTIVE_STEP_LIMIT else None
+
+
+def _nearly(name: str, queues: tuple[str, ...]) -> list[str]:
+    """The queues that a name is meant to be, most likely, and is not."""
+    if name in queues:
+        return []
+    return [
+        queue
+        for queue in queues
+        if queue.casefold() == name.strip().casefold()
+        or difflib.get_close_matches(name, [queue], cutoff=0.85)
+    ]
 
 
 def duration_s(text: str) -> float:

@@ -2,8 +2,8 @@
 
 It runs inside the scheduler's loop, where anything raised ends the scheduler for every executor:
 so it only reads and writes a few rows, starts nothing before ``start``, and lets nothing escape.
-A configuration that cannot be used puts it in a *refusing* state: tasks fail with its text, the
-scheduler and the other executors go on.
+A configuration that cannot be used puts it in a *refusing* state: tasks stay queued for a while and
+then fail with its text, the scheduler and the other executors go on.
 
 Parked tries are not in ``running`` and occupy no slot of ``[core] parallelism``: the base class
 would stop queueing at that number, and a parked try costs the scheduler nothing.
@@ -19,8 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from airflow.configuration import conf
-from airflow.exceptions import AirflowConfigException
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
@@ -29,12 +27,12 @@ from sqlalchemy.orm import object_session
 
 from emr_executor.agent_process import AgentProcess
 from emr_executor.config import Settings
-from emr_executor.config_load import load_settings
+from emr_executor.config_load import executor_problem, load_settings, refusal_hold_s
 from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.executor_watch import ExecutorWatch, tell_failure
 from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
-from emr_executor.refusal import tell_refused
+from emr_executor.refusal import Refusal, tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
 
@@ -73,7 +71,7 @@ class EmrExecutor(BaseExecutor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings: Settings | None = None
-        self._refusal: str | None = None
+        self._refusal: Refusal | None = None
         self._agent: AgentProcess | None = None
         self._parked: dict[WorkloadId, TaskInstanceKey | None] = {}
         # What the scheduler was promised and the store does not have yet: made in ``sync``.
@@ -87,8 +85,9 @@ class EmrExecutor(BaseExecutor):
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the configuration and start the agent. Raises only where no other executor is configured."""
-        self._refuse_alone()
+        """Read the configuration and start the agent. Ends a scheduler that would give us all tasks."""
+        if problem := executor_problem():
+            raise SystemExit(problem)  # an Exception would be shown as a traceback
         try:
             self._refuse_unknown_airflow()
             self._refuse_other_tables()
@@ -115,7 +114,7 @@ class EmrExecutor(BaseExecutor):
     @property
     def refusal(self) -> str | None:
         """Why this executor takes no task, or None."""
-        return self._refusal
+        return self._refusal.problems if self._refusal else None
 
     # -- from the scheduler ----------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ class EmrExecutor(BaseExecutor):
                 f"EmrExecutor runs tasks only; {type(workload).__name__} belongs to the executor before it"
             )
         if self._settings is None:
-            self._fail_refused(workload)
+            self._hold(workload)
             return
         try:
             accepted = to_workload(workload, self._settings, self._job_id, datetime.now(tz=UTC))
@@ -164,7 +163,8 @@ class EmrExecutor(BaseExecutor):
         Before that come what could not be written earlier; nothing of it holds up anything behind it. Raises
         the first error when all was tried.
         """
-        if self._settings is None:
+        if self._refusal is not None:
+            self._fail_refused(self._refusal)
             return
         self._revoked.clear()
         errors: list[Exception] = []
@@ -237,14 +237,6 @@ class EmrExecutor(BaseExecutor):
     def _job_id(self) -> int | None:
         return int(self.job_id) if self.job_id is not None else None
 
-    def _refuse_alone(self) -> None:
-        configured = conf.get("core", "executor")
-        if "," not in configured.split(";", 1)[0]:
-            raise AirflowConfigException(
-                "EmrExecutor runs only the tasks of its EMR queues, so another executor must run the rest. "
-                "Write in airflow.cfg:\n\n    [core]\n    executor = LocalExecutor,emr_executor.EmrExecutor\n"
-            )
-
     def _refuse_unknown_airflow(self) -> None:
         from airflow import __version__
 
@@ -258,14 +250,21 @@ class EmrExecutor(BaseExecutor):
         if problem := self._in_own_transaction(lambda session: tables_problem(session.connection())):
             raise ConfigError([problem])
 
-    def _refuse(self, text: str) -> None:
-        self._refusal = text
-        self.log.error(
-            "EmrExecutor refuses all tasks until this is fixed and the scheduler restarted:\n%s", text
-        )
+    def _refuse(self, text: str) -> Refusal:
+        self._refusal = Refusal(text, hold_s=refusal_hold_s())
+        self.log.error("%s", self._refusal.announcement)
+        return self._refusal
 
-    def _fail_refused(self, workload: workloads.ExecuteTask) -> None:
-        self._fail(workload.key, workload.log_path, self._refusal or "EmrExecutor has not been started")
+    def _hold(self, workload: workloads.ExecuteTask) -> None:
+        refusal = self._refusal or self._refuse("EmrExecutor has not been started")
+        workload_id = WorkloadId(str(workload.ti.id))
+        self._parked[workload_id] = workload.key
+        refusal.hold(workload_id, workload.key, workload.log_path)
+
+    def _fail_refused(self, refusal: Refusal) -> None:
+        for workload_id, key, log_path in refusal.due():
+            self._forget(WorkloadId(workload_id))
+            self._fail(key, log_path, refusal.last_words)
 
     def _fail(self, key: TaskInstanceKey, log_path: str | None, text: str) -> None:
         tell_refused(log_path, text)
@@ -277,6 +276,8 @@ class EmrExecutor(BaseExecutor):
         for debt in (self._parked, self._late, self._to_cancel, self._revoked, self._failures):
             debt.pop(workload_id, None)
         self._to_adopt.discard(workload_id)
+        if self._refusal is not None:
+            self._refusal.forget(workload_id)
 
     def _store_late(self) -> None:
         """All in one statement, or one by one where that fails, so that each fails for itself alone."""

@@ -64,7 +64,7 @@ OPTIONS: tuple[Option, ...] = (
         required=True,
         example="config/clusters/spark.yaml",
         description=(
-            "A YAML file that holds a plain RunJobFlow request: how a cluster of the pool is launched.\n"
+            "A YAML or JSON file with a plain RunJobFlow request: how a cluster of the pool is launched.\n"
             "Its StepConcurrencyLevel is the number of steps that one cluster runs at once. Name and Steps\n"
             "are set by the executor. A relative path starts at AIRFLOW_HOME."
         ),
@@ -327,6 +327,19 @@ OPTIONS: tuple[Option, ...] = (
         default="60",
         example="60",
         description="How often the work after a step is tried before the task fails without it.",
+    ),
+    Option(
+        name="refusal_hold",
+        part="settings",
+        field="refusal_hold_s",
+        kind="duration",
+        default="10m",
+        example="1h",
+        description=(
+            "How long tasks stay queued while this configuration cannot be used, before they fail: time to\n"
+            "correct it and restart the scheduler. 0 fails them at once. Airflow itself takes a task back\n"
+            "after [scheduler] task_queued_timeout and queues it again, twice by default."
+        ),
     ),
     Option(
         name="keep_history",

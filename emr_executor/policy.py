@@ -78,7 +78,7 @@ def _apply(task: Any) -> str | None:
         _set_executor(task, configured.name)
     if os.environ.get(_IN_TASK_RUNNER):
         return None  # It runs already; the prepare phase judges it.
-    return _impersonation_problem(task) or _translation_problem(task)
+    return _impersonation_problem(task) or _translation_problem(task) or _executor_config_problem(task)
 
 
 def _configured() -> _Configured | None:
@@ -137,6 +137,18 @@ def _operator(task: Any) -> Any:
 
 def _classes(operator: Any) -> set[str]:
     return {f"{cls.__module__}.{cls.__qualname__}" for cls in operator.__mro__}
+
+
+def _executor_config_problem(task: Any) -> str | None:
+    """It is for another executor, such as Kubernetes' pod_override; its author would wait for an effect."""
+    config = getattr(task, "executor_config", None)
+    if not config:
+        return None
+    keys = ", ".join(sorted(map(str, config)))
+    return (
+        f"executor_config has {keys}, and EmrExecutor knows no key: remove it from the tasks of queue"
+        f" {task.queue!r}; machines are chosen in the cluster template, Spark's resources by the operator"
+    )
 
 
 def _impersonation_problem(task: Any) -> str | None:

@@ -1,11 +1,63 @@
-"""Writes why the executor refuses all tasks into the log of a task that it refused."""
+"""SCHEDULER PROCESS. A configuration that cannot be used, and the tasks that wait for a better one."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from emr_executor.agent.tasklog import FileTaskLog, agent_line
+
+
+class Refusal:
+    """Why the executor takes no task.
+
+    Tasks stay QUEUED for ``hold_s`` each, so that a scheduler that is started with a corrected configuration
+    meanwhile adopts them. Airflow may take one back and queue it again: that does not begin anew.
+    """
+
+    def __init__(
+        self, problems: str, *, hold_s: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.problems, self._hold_s, self._monotonic = problems, hold_s, monotonic
+        self._since: dict[str, float] = {}
+        self._held: dict[str, tuple[Any, str | None]] = {}
+
+    @property
+    def announcement(self) -> str:
+        """For the scheduler's log."""
+        return (
+            "EmrExecutor refuses all tasks until this is fixed and the scheduler restarted; each stays "
+            f"queued for {self._hold_s:g} s ([emr_executor] refusal_hold) and then fails:\n{self.problems}"
+        )
+
+    @property
+    def last_words(self) -> str:
+        """For the log of a task that fails."""
+        return (
+            f"{self.problems}\nThe task stayed queued for {self._hold_s:g} s ([emr_executor] refusal_hold), "
+            "in which no scheduler was started with a configuration that can be used."
+        )
+
+    def hold(self, workload_id: str, key: Any, log_path: str | None) -> None:
+        """Airflow queued a task."""
+        self._since.setdefault(workload_id, self._monotonic())
+        self._held[workload_id] = key, log_path
+
+    def forget(self, workload_id: str) -> None:
+        """Airflow took a task back."""
+        self._held.pop(workload_id, None)
+
+    def due(self) -> list[tuple[str, Any, str | None]]:
+        """(workload id, key, log path) of the tasks that waited for too long."""
+        now = self._monotonic()
+        return [
+            (workload_id, key, log_path)
+            for workload_id, (key, log_path) in self._held.items()
+            if now - self._since[workload_id] >= self._hold_s
+        ]
 
 
 def tell_refused(log_path: str | None, text: str) -> None:

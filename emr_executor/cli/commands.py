@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy import Engine
 
-_EXECUTOR = "emr_executor.EmrExecutor"
 _WITHOUT_DATABASE = (
     "So nothing can be said of agents and tasks. Steps that run on EMR go on without it; schedulers and "
     "agents go on by themselves when it is back."
@@ -146,16 +145,10 @@ def _answer(
 
 def _executor_problems() -> list[str]:
     """What is wrong with ``[core] executor`` for us."""
-    from airflow.configuration import conf
+    from emr_executor.config_load import executor_problem
 
-    named = [part.strip().rpartition(":")[2] for part in conf.get_mandatory_list_value("core", "executor")]
-    ours = {_EXECUTOR, "emr_executor.executor.EmrExecutor"}
-    if not ours & set(named):
-        return [f"[core] executor does not name {_EXECUTOR}; write: executor = {named[0]},{_EXECUTOR}"]
-    if len(named) == 1 or named[0] in ours:
-        line = f"executor = LocalExecutor,{_EXECUTOR}"
-        return [f"[core] executor names {_EXECUTOR} first, so nothing would run other tasks; write: {line}"]
-    return []
+    problem = executor_problem()
+    return [problem] if problem else []
 
 
 def _settings_problems() -> list[str]:

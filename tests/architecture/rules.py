@@ -47,7 +47,7 @@ RULES: dict[str, Rule] = {
         ours=_names("config emr_request launch_rules"), theirs=_names("yaml")
     ),
     "emr_executor.config_load": Rule(
-        ours=_names("config errors options cluster_template"), theirs=_names("airflow pydantic")
+        ours=_names("config errors options policy cluster_template"), theirs=_names("airflow pydantic")
     ),
     "emr_executor.store": Rule(
         ours=_names("core errors config"), theirs=_names("sqlalchemy alembic structlog")

@@ -70,6 +70,7 @@ def test_every_option_reaches_its_field(home: Path) -> None:
         loss_hold="2m",
         tick_interval="0.5",
         finish_attempts="9",
+        refusal_hold="1h",
         keep_history="2d",
         keep_staging="0",
     )
@@ -106,6 +107,7 @@ def test_every_option_reaches_its_field(home: Path) -> None:
         loss_hold_s=120,
         tick_interval_s=0.5,
         finish_attempts=9,
+        refusal_hold_s=3600,
         keep_history_s=172_800,
         keep_staging_s=0,
     )
@@ -147,6 +149,54 @@ def test_all_problems_come_at_once_with_value_and_source(home: Path) -> None:
     assert "task_runner_parallelism = many (airflow.cfg): it must be a whole number." in text
 
 
+def test_an_option_that_cannot_be_read_hides_no_other_problem(home: Path) -> None:
+    """Nor does it cause one: min_clusters is not judged by a max_clusters that cannot be used."""
+    (home / "cluster.yaml").write_text(yaml.safe_dump({**TEMPLATE, "StepConcurrencyLevel": 300}))
+    found = problems(
+        home, max_clusters="0", min_clusters="2", staging_uri="/tmp/x", aws_conn_id="c", keep_history="1h"
+    )
+    told = [problem.removeprefix("[emr_executor] ").split()[0] for problem in found]
+    assert sorted(told) == ["cluster_template", "keep_history", "max_clusters", "staging_uri"]
+
+
+@pytest.mark.parametrize("level", [300, 0, "four", [4], None, True])
+def test_a_wrong_level_of_step_concurrency_names_itself_alone(home: Path, level: object) -> None:
+    (home / "cluster.yaml").write_text(yaml.safe_dump({**TEMPLATE, "StepConcurrencyLevel": level}))
+    (problem,) = problems(home)
+    assert "StepConcurrencyLevel" in problem
+    assert "prefetch" not in problem
+
+
+def test_prefetch_that_nobody_set_fits_beside_the_slots(home: Path) -> None:
+    (home / "cluster.yaml").write_text(yaml.safe_dump({**TEMPLATE, "StepConcurrencyLevel": 255}))
+    assert load(home).cluster_pools[0].prefetch == 1
+    assert "prefetch = 2 " in problems(home, prefetch="2")[0]
+
+
+def test_a_comment_behind_a_value_is_told_as_one(home: Path) -> None:
+    (problem,) = problems(home, max_clusters="4    # never more")
+    assert problem == (
+        "[emr_executor] max_clusters = 4    # never more (airflow.cfg): it must be a whole number. "
+        "Airflow takes no comment behind a value: give it a line of its own."
+    )
+
+
+@pytest.mark.parametrize("default_queue", ["EMR", "emrr", " emr"])
+def test_a_default_queue_that_is_nearly_ours_is_refused(home: Path, default_queue: str) -> None:
+    raw = {"cluster_template": "cluster.yaml", "staging_uri": "s3://bucket/airflow/", "queue": " emr "}
+    with pytest.raises(ConfigError) as caught:
+        load_settings_from(raw, source="airflow.cfg", base_dir=home, default_queue=default_queue)
+    assert caught.value.problems == (
+        (
+            f"[emr_executor] queue = emr (airflow.cfg): emr is nearly [operators] default_queue ({default_queue}), "
+            "whose tasks another executor runs: write both alike, or rename one."
+        ),
+    )
+    for other in ("default", "emr", "spark"):
+        settings = load_settings_from(raw, base_dir=home, default_queue=other)
+        assert settings.cluster_pools[0].queues == ("emr",)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -157,6 +207,7 @@ def test_all_problems_come_at_once_with_value_and_source(home: Path) -> None:
         ({"prefetch": "253"}, "it must not exceed 252"),
         ({"queue": "emr,"}, "an empty name"),
         ({"queue": "emr,emr"}, "each name may stand there once"),
+        ({"queue": "emr,EMR"}, "two of the names differ in case only, which are two queues to Airflow"),
         ({"output_max_size": "1 TB"}, "bytes, or a whole number with KiB"),
         ({"keep_history": "1h"}, "it must be at least 1d, or 0 to keep for ever"),
         (

@@ -261,15 +261,6 @@ def test_what_could_not_be_stored_is_forgotten_when_airflow_takes_it_back(execut
         assert connection.execute(select(WORKLOAD)).all() == []
 
 
-def test_a_refusing_executor_fails_its_tasks_with_the_text(executor: EmrExecutor) -> None:
-    executor._settings, executor._refusal = None, "max_clusters must be a number"
-    task = execute_task()
-    with create_session() as session:
-        executor.queue_workload(task, session)
-    assert executor.event_buffer == {task.key: (TaskInstanceState.FAILED, "max_clusters must be a number")}
-    executor.heartbeat()
-
-
 def test_a_refusal_is_written_into_the_task_log_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,24 @@ def test_our_executor_with_a_queue_that_no_pool_serves_is_refused() -> None:
         applied(spark(queue="default", executor=OURS))
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_an_executor_config_of_another_executor_is_refused_with_its_keys(mapped: bool) -> None:
+    config = {"pod_override": {}, "KubernetesExecutor": {"image": "x"}}
+    task = spark(executor_config=config)
+    if mapped:
+        options = {"task_id": "m", "application": "s3://x", "queue": "emr", "executor_config": config}
+        task = SparkSubmitOperator.partial(**options).expand(name=["a"])
+    with pytest.raises(AirflowClusterPolicyViolation) as refused:
+        applied(task)
+    assert (
+        "executor_config has KubernetesExecutor, pod_override, and EmrExecutor knows no key: remove it "
+        "from the tasks of queue 'emr'; machines are chosen in the cluster template, "
+        "Spark's resources by the operator."
+    ) in str(refused.value)
+    assert applied(spark(executor_config={})) == OURS
+    assert applied(spark(executor_config=config, queue="default")) is None
+
+
 def test_impersonation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AirflowClusterPolicyViolation, match="run as user 'somebody'"):
         applied(spark(run_as_user="somebody"))

@@ -1,4 +1,4 @@
-"""A configuration that cannot be used: its tasks fail with the text, all else goes on; and the alias."""
+"""A configuration that cannot be used: tasks wait, then fail with the text; all else goes on; the alias."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
             "cluster_template": "no-such-file.yaml",
             "staging_uri": "bucket-without-scheme",
             "max_clusters": "many",
+            "refusal_hold": "4s",
         },
     }
     with LocalStack(folder / "home", dags=[folder / "dags"], with_emr=False, sections=sections) as stack:
@@ -50,6 +51,7 @@ def test_the_task_fails_with_every_problem_in_its_log(stack: LocalStack) -> None
     log = stack.task_log("refused", run_id, "spark")
     for problem in ("no-such-file.yaml", "bucket-without-scheme", "max_clusters"):
         assert problem in log
+    assert "stayed queued for 4 s ([emr_executor] refusal_hold)" in log
 
 
 def test_the_scheduler_and_the_other_executor_go_on(stack: LocalStack) -> None:
@@ -57,10 +59,15 @@ def test_the_scheduler_and_the_other_executor_go_on(stack: LocalStack) -> None:
     assert run.states() == {"local": "success"}
 
 
-def test_alone_it_refuses_at_start_with_the_line_to_write(stack: LocalStack) -> None:
-    stack.env["AIRFLOW__CORE__EXECUTOR"] = "emr_executor.EmrExecutor"
+@pytest.mark.parametrize("executors", ["emr_executor.EmrExecutor", "emr_executor.EmrExecutor,LocalExecutor"])
+def test_where_it_would_get_all_tasks_the_scheduler_ends_with_the_line_to_write(
+    stack: LocalStack, executors: str
+) -> None:
+    stack.env["AIRFLOW__CORE__EXECUTOR"] = executors
     try:
-        with pytest.raises(StackError, match=r"executor = LocalExecutor,emr_executor\.EmrExecutor"):
+        with pytest.raises(StackError) as ended:
             stack.airflow("scheduler", "-n", "1")
     finally:
         del stack.env["AIRFLOW__CORE__EXECUTOR"]
+    assert "executor = LocalExecutor,emr_executor.EmrExecutor" in str(ended.value)
+    assert "Traceback" not in str(ended.value)
