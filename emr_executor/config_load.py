@@ -40,22 +40,28 @@ _COMMENT = re.compile(r"\s[#;]")
 _HTTP = re.compile(r"^https?://[^/\s]+/?$")
 
 
+def options_set() -> dict[str, tuple[str, str]]:
+    """Each option of our section that is set, with its text and where that comes from."""
+    from airflow.configuration import AIRFLOW_CONFIG, conf
+
+    found: dict[str, tuple[str, str]] = {}
+    if conf.has_section(SECTION):
+        found = {name: (str(value), str(AIRFLOW_CONFIG)) for name, value in conf.items(SECTION)}
+    for variable in sorted(os.environ):
+        if variable.startswith(_ENV_PREFIX):
+            name = variable.removeprefix(_ENV_PREFIX).lower()
+            found[name] = os.environ[variable], f"environment variable {variable}"
+    return {name: (text, source) for name, (text, source) in found.items() if text.strip()}
+
+
 def load_settings() -> Settings:
     """The settings as Airflow's configuration has them now. Raises ConfigError with every problem."""
     from airflow.configuration import AIRFLOW_CONFIG, AIRFLOW_HOME, conf
 
-    raw: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    if conf.has_section(SECTION):
-        for name, value in conf.items(SECTION):
-            raw[name], sources[name] = str(value), str(AIRFLOW_CONFIG)
-    for variable in sorted(os.environ):
-        if variable.startswith(_ENV_PREFIX):
-            name = variable.removeprefix(_ENV_PREFIX).lower()
-            raw[name], sources[name] = os.environ[variable], f"environment variable {variable}"
+    found = options_set()
     return load_settings_from(
-        raw,
-        source=lambda name: sources.get(name, str(AIRFLOW_CONFIG)),
+        {name: text for name, (text, _) in found.items()},
+        source=lambda name: found[name][1] if name in found else str(AIRFLOW_CONFIG),
         base_dir=Path(AIRFLOW_HOME),
         airflow_heartbeat_timeout_s=conf.getfloat("scheduler", "task_instance_heartbeat_timeout"),
         default_queue=conf.get("operators", "default_queue"),

@@ -2,8 +2,7 @@
 
 It runs inside the scheduler's loop, where anything raised ends the scheduler for every executor:
 so it only reads and writes a few rows, starts nothing before ``start``, and lets nothing escape.
-A configuration that cannot be used puts it in a *refusing* state: tasks stay queued for a while and
-then fail with its text, the scheduler and the other executors go on.
+A configuration that cannot be used puts it in a *refusing* state (``refusal``); all else goes on.
 
 Parked tries are not in ``running`` and occupy no slot of ``[core] parallelism``: the base class
 would stop queueing at that number, and a parked try costs the scheduler nothing.
@@ -87,7 +86,8 @@ class EmrExecutor(BaseExecutor):
     def start(self) -> None:
         """Read the configuration and start the agent. Ends a scheduler that would give us all tasks."""
         if problem := executor_problem():
-            raise SystemExit(problem)  # an Exception would be shown as a traceback
+            self._refuse(problem, ends_scheduler=True)
+            return
         try:
             self._refuse_unknown_airflow()
             self._refuse_other_tables()
@@ -250,8 +250,8 @@ class EmrExecutor(BaseExecutor):
         if problem := self._in_own_transaction(lambda session: tables_problem(session.connection())):
             raise ConfigError([problem])
 
-    def _refuse(self, text: str) -> Refusal:
-        self._refusal = Refusal(text, hold_s=refusal_hold_s())
+    def _refuse(self, text: str, *, ends_scheduler: bool = False) -> Refusal:
+        self._refusal = Refusal(text, hold_s=refusal_hold_s(), ends_scheduler=ends_scheduler)
         self.log.error("%s", self._refusal.announcement)
         return self._refusal
 

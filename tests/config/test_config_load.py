@@ -188,8 +188,8 @@ def test_a_default_queue_that_is_nearly_ours_is_refused(home: Path, default_queu
         load_settings_from(raw, source="airflow.cfg", base_dir=home, default_queue=default_queue)
     assert caught.value.problems == (
         (
-            f"[emr_executor] queue = emr (airflow.cfg): emr is nearly [operators] default_queue ({default_queue}), "
-            "whose tasks another executor runs: write both alike, or rename one."
+            "[emr_executor] queue = emr (airflow.cfg): emr is nearly [operators] default_queue "
+            f"({default_queue}), whose tasks another executor runs: write both alike, or rename one."
         ),
     )
     for other in ("default", "emr", "spark"):

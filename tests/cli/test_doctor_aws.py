@@ -1,0 +1,144 @@
+"""What ``doctor`` shows of what it read, and what it refuses because AWS or an example says so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from emr_executor.cli import doctor_aws
+from tests.config.test_cluster_template import TEMPLATE
+
+KEYS = {"aws_access_key_id": "AKIATESTING000000001", "aws_secret_access_key": "secret-canary"}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **KEYS).create_bucket(Bucket="staging")
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3: str) -> Any:
+    """Sets the options; those given as None are left out."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(TEMPLATE))
+
+    def set_options(template: dict[str, Any] | None = None, **options: str | None) -> None:
+        if template is not None:
+            (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(template))
+        defaults = {
+            "cluster_template": str(tmp_path / "cluster.yaml"),
+            "staging_uri": "s3://staging/airflow/",
+            "region_name": "us-east-1",
+            "endpoint_url": s3,
+        }
+        for name, text in {**defaults, **options}.items():
+            if text is not None:
+                monkeypatch.setenv(f"AIRFLOW__EMR_EXECUTOR__{name.upper()}", text)
+
+    return set_options
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch, configure: Any) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name.upper(), value)
+
+
+@pytest.mark.usefixtures("keys")
+def test_what_was_read_is_shown_with_its_source_and_without_a_secret(configure: Any, s3: str) -> None:
+    configure()
+    found = doctor_aws.look_at_configuration()
+    assert found.problems == ()
+    assert (
+        "read staging_uri = s3://staging/airflow/ (environment variable AIRFLOW__EMR_EXECUTOR__STAGING_URI)"
+        in found.notes
+    )
+    assert f"Amazon S3: region us-east-1, {s3}" in found.notes
+    assert "AWS access key AKIA...0001, found by env" in found.notes
+    assert "secret-canary" not in "\n".join(found.notes)
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_bucket_that_is_not_there_is_found_by_one_request(configure: Any) -> None:
+    configure(staging_uri="s3://no-such-bucket-here/airflow/")
+    assert doctor_aws.look_at_configuration().problems == (
+        (
+            "[emr_executor] staging_uri = s3://no-such-bucket-here/airflow/: "
+            "bucket no-such-bucket-here does not exist"
+        ),
+    )
+
+
+@pytest.mark.usefixtures("keys")
+def test_examples_that_nobody_changed_are_named_and_aws_is_not_asked_for_them(configure: Any) -> None:
+    instances = {**TEMPLATE["Instances"], "Ec2SubnetId": "subnet-11111111111111111"}
+    configure({**TEMPLATE, "Instances": instances}, staging_uri="s3://my-bucket/airflow-emr/")
+    assert doctor_aws.look_at_configuration().problems == (
+        "[emr_executor] staging_uri = s3://my-bucket/airflow-emr/ is an example: write your own bucket",
+        (
+            "[emr_executor] cluster_template: Instances.Ec2SubnetId is 'subnet-11111111111111111', which is "
+            "an example: write your own."
+        ),
+    )
+
+
+def test_no_credentials_is_a_problem(configure: Any) -> None:
+    configure()
+    (problem,) = doctor_aws.look_at_configuration().problems
+    assert problem.startswith("no AWS credentials are found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID")
+
+
+def test_an_unknown_connection_is_a_problem(configure: Any) -> None:
+    configure(aws_conn_id="absent")
+    (problem,) = doctor_aws.look_at_configuration().problems
+    assert problem == (
+        "[emr_executor] aws_conn_id = absent: Airflow knows no connection 'absent', which aws_conn_id names; "
+        "add it to Airflow"
+    )
+
+
+def test_a_connection_gives_region_endpoint_and_identity(
+    configure: Any, monkeypatch: pytest.MonkeyPatch, s3: str
+) -> None:
+    configure(aws_conn_id="aws_emr", endpoint_url=None, region_name=None)
+    services = {"s3": {"endpoint_url": s3}, "sts": {"endpoint_url": s3}}
+    connection = {
+        "conn_type": "aws",
+        "login": KEYS["aws_access_key_id"],
+        "password": KEYS["aws_secret_access_key"],
+        "extra": {"region_name": "us-east-1", "service_config": services},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_EMR", json.dumps(connection))
+    found = doctor_aws.look_at_configuration()
+    assert found.problems == ()
+    assert "Amazon EMR: region us-east-1, the endpoint of AWS" in found.notes
+    assert f"Amazon S3: region us-east-1, {s3}" in found.notes
+    assert found.notes[-1].startswith(
+        "AWS access key AKIA...0001, found by connection aws_emr: arn:aws:sts::123456789012"
+    )
+
+
+@pytest.mark.usefixtures("keys")
+def test_every_problem_of_the_options_is_told_with_what_was_read(configure: Any) -> None:
+    configure(max_clusters="many", staging_uri="/tmp/x")
+    found = doctor_aws.look_at_configuration()
+    assert len(found.problems) == 2
+    assert any(note.startswith("read max_clusters = many (environment variable") for note in found.notes)
