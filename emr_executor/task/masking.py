@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from airflow.sdk._shared.secrets_masker import _secrets_masker, redact
+from airflow.sdk._shared.secrets_masker import _secrets_masker, redact, should_hide_value_for_key
 from airflow.sdk.execution_time import context
 
 from emr_executor.errors import SecretInStep
@@ -31,6 +32,8 @@ _origins: dict[str, str] = {}
 
 RENDERED_FIELD_BYTES = 64 * 1024
 """A rendered field larger than this is not stored; finish renders it again."""
+LOGGED_LENGTH = 4000
+"""Characters of a command that a log line holds."""
 
 
 def known_secrets() -> tuple[str, ...]:
@@ -88,6 +91,21 @@ def refuse_secrets(parts: StepParts) -> None:
                 f"{redact(name)} holds a password in clear, by the name {match['key']}. {_WAY_OUT}"
             )
         before = text if text.startswith("-") and "=" not in text else ""
+
+
+def in_one_line(command: Sequence[str]) -> str:
+    """A command for a log, as a shell would take it; values behind sensitive names masked, its end cut."""
+    words, before = [], ""
+    for word in command:
+        name, equals, _ = word.partition("=")
+        if equals and should_hide_value_for_key(name):
+            words.append(f"{name}=***")
+        else:
+            is_value = before.startswith("-") and "=" not in before
+            words.append("***" if is_value and should_hide_value_for_key(before) else shlex.quote(word))
+        before = word
+    line = redact(" ".join(words)).replace("\n", "\\n")
+    return line if len(line) <= LOGGED_LENGTH else f"{line[:LOGGED_LENGTH]}... ({len(line)} characters)"
 
 
 def _holds(text: str, secret: str) -> bool:

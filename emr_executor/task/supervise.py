@@ -40,7 +40,7 @@ from emr_executor.lossy import LossyFile
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, is_outage, reason_of
 from emr_executor.task.child import ChildSetup
-from emr_executor.task.masking import known_secrets
+from emr_executor.task.masking import in_one_line, known_secrets
 from emr_executor.task.messages import FinishBegan, Park
 from emr_executor.task.results import PhaseResults, ResultsFactory, backoff_s
 from emr_executor.task.staging import Staging
@@ -316,6 +316,7 @@ class PhaseProcess(sdk.ActivitySubprocess):
                 self.phase.settings, self._s3_client(), beat=self._beat, sleep=self.ticker.sleep
             )
             step = staging.complete(park)
+            self.process_log.info(f"The step's command: {in_one_line(step.command)}")
             self.ticker.write(functools.partial(self.results.parked, step), meanwhile=self._beat)
             self.parked = True
             self.process_log.info(

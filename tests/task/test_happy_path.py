@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +42,8 @@ def test_an_unmodified_operator_is_parked_and_then_succeeds(bench: Bench) -> Non
     assert (bench.api.state, bench.api.states()) == ("running", [])
     assert bench.marks == ["execute"]
     assert not after.exists()
+    told = [json.loads(line)["event"] for line in prepared.log.splitlines()]
+    assert told.count(f"The step's command: {shlex.join(prepared.step.command)}") == 1
     assert "Parked" in prepared.log
 
     bench.api.xcoms["average", "pushed-by-prepare"] = "1"

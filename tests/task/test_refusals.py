@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from emr_executor.task.masking import in_one_line
 from tests.task.conftest import BUCKET, DAGS, Bench
 
 pytestmark = pytest.mark.processes
@@ -78,3 +79,13 @@ def test_staging_that_fails_is_raised_in_user_code(bench: Bench) -> None:
     ended = bench.prepare("plain", "simple")
     assert ended.results[0]["state"] == "failed"
     assert "cannot be written to s3://no-such-bucket/x/" in bench.marks[-1]
+
+
+def test_a_command_in_the_log_is_one_line_without_what_a_name_calls_sensitive() -> None:
+    command = ("spark-submit", "--conf", "spark.token=t0", "--api-key", "k0", "--name", "two\nlines", "x.py")
+    assert in_one_line(command) == (
+        "spark-submit --conf spark.token=*** --api-key *** --name 'two\\nlines' x.py"
+    )
+    long = in_one_line(("x.py", "a" * 200_000))
+    assert len(long) < 5_000
+    assert long.endswith("a... (200005 characters)")
