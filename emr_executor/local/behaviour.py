@@ -20,6 +20,7 @@ from typing import Any
 
 from emr_executor.core.states import StepState
 from emr_executor.local import views
+from emr_executor.local.bootstrap import bootstrap_ended
 from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
 from emr_executor.local.entities import OLDEST_READ_S, ClusterEntry, ModelOptions
 from emr_executor.local.faults import ApiFaults, LaunchFailureKind, launch_failure
@@ -116,7 +117,10 @@ class EmrModel:
         """
         self._life.advance(now)
         cluster = self._life.clusters[cluster_id]
-        self._life.process_ended(cluster, cluster.by_id[step_id], exit_code, failure)
+        if step_id in cluster.by_id:
+            self._life.process_ended(cluster, cluster.by_id[step_id], exit_code, failure)
+        else:
+            bootstrap_ended(self._life, cluster, step_id, exit_code)
         self._life.advance(now)
 
     def mark_busy(self, cluster_id: str, now: float) -> None:
@@ -252,11 +256,10 @@ class EmrModel:
     def _apply_launch_failure(self, cluster: ClusterEntry) -> None:
         if not self._launch_failures:
             return
-        primary = next(instance for instance in cluster.instances if instance.role == "MASTER")
         cluster.launch_failure = launch_failure(
             self._launch_failures.pop(0),
-            instance_type=primary.instance_type or DEFAULT_INSTANCE_TYPE,
-            instance_id=primary.ec2_instance_id,
+            instance_type=cluster.primary.instance_type or DEFAULT_INSTANCE_TYPE,
+            instance_id=cluster.primary.ec2_instance_id,
         )
 
     def _cluster(self, cluster_id: str) -> ClusterEntry:

@@ -11,8 +11,10 @@ from typing import Any
 class StartProcess:
     """Start the process of a step; its end must come back as ``EmrModel.process_ended``, exactly once.
 
+    step_id: of a bootstrap action: an id of the model's own
     config: the StepConfig as it was sent (Name, ActionOnFailure, HadoopJarStep)
     log_uri: the cluster's LogUri, or None
+    log_folder: where below the cluster's folder there its logs go
     configurations: those of the cluster
     """
 
@@ -21,6 +23,7 @@ class StartProcess:
     step_id: str
     config: Mapping[str, Any]
     log_uri: str | None
+    log_folder: str = ""
     configurations: Sequence[Mapping[str, Any]] = ()
 
 

@@ -34,6 +34,7 @@ class ModelOptions:
         as long as StepConcurrencyLevel stays; against common sense, so True by default
     running_steps_are_busy: False is EMR's auto-termination at its word: work that YARN does not know is idle
     auto_termination_reason: code and message after an idle timeout; not documented
+    bootstrap_timeout_s: of one bootstrap action; an hour in EMR
     steps_a_page: of ListSteps, 50 in EMR (botocore emr 2009-03-31); fewer bring about long looks
     """
 
@@ -41,6 +42,7 @@ class ModelOptions:
     account_id: str = "123456789012"
     start_delay_s: float = 0.0
     bootstrap_delay_s: float = 0.0
+    bootstrap_timeout_s: float = 3600.0
     terminate_delay_s: float = 0.0
     step_start_delay_s: float = 0.0
     running_step_on_terminate: StepState = StepState.CANCELLED
@@ -130,6 +132,8 @@ class ClusterEntry:
 
     number: of its launch, from 1; 0 until it is launched
     story: the states it had lately, oldest first, for reads that are stale
+    bootstraps_over: how many of its bootstrap actions ended well
+    bootstrap_delay_over: it is ready once its bootstrap actions are
     lost: its instances are gone; until EMR notices, the API shows the old state
     end: what TERMINATING leads to
     termination_hangs: TERMINATING stays, and its steps live on, until released
@@ -163,6 +167,8 @@ class ClusterEntry:
     """When the next look at its idleness is due: one timer for a cluster, however often it becomes idle."""
     launch_failure: LaunchFailure | None = None
     provisioning_held: bool = False
+    bootstraps_over: int = 0
+    bootstrap_delay_over: bool = False
     lost: bool = False
     end: ClusterState = ClusterState.TERMINATED
     termination_hangs: bool = False
@@ -203,6 +209,21 @@ class ClusterEntry:
     def active_steps(self) -> int:
         """Steps in PENDING, RUNNING and CANCEL_PENDING, which EMR's limit of 256 counts."""
         return len(self.pending) + len(self.running)
+
+    @property
+    def primary(self) -> InstanceEntry:
+        """The instance of the primary node."""
+        return next(instance for instance in self.instances if instance.role == "MASTER")
+
+    @property
+    def bootstrap_actions(self) -> list[dict[str, Any]]:
+        """As the request had them."""
+        return list(self.request.get("BootstrapActions", ()))
+
+    @property
+    def bootstrap_id(self) -> str:
+        """The id under which the process of the bootstrap action that is next, or runs, is known."""
+        return f"{self.cluster_id}-bootstrap-{self.bootstraps_over + 1}"
 
     @property
     def uses_fleets(self) -> bool:

@@ -62,8 +62,18 @@ class LaunchFailure:
     stage: Literal["provision", "bootstrap"] = "provision"
 
 
-def launch_failure(kind: LaunchFailureKind, *, instance_type: str, instance_id: str) -> LaunchFailure:
-    """The failure of one launch, worded for its primary instance."""
+def launch_failure(
+    kind: LaunchFailureKind,
+    *,
+    instance_type: str,
+    instance_id: str,
+    action: int = 1,
+    how: str = "returned a non-zero return code",
+) -> LaunchFailure:
+    """The failure of one launch, worded for its primary instance.
+
+    action, how: the number of the bootstrap action that failed, and in which way
+    """
     match kind:
         case LaunchFailureKind.CAPACITY:
             return LaunchFailure(
@@ -82,12 +92,9 @@ def launch_failure(kind: LaunchFailureKind, *, instance_type: str, instance_id: 
         case LaunchFailureKind.BOOTSTRAP:
             return LaunchFailure(
                 code="BOOTSTRAP_FAILURE",
-                message=(
-                    f"On the master instance ({instance_id}), "
-                    "bootstrap action 1 returned a non-zero return code"
-                ),
+                message=f"On the master instance ({instance_id}), bootstrap action {action} {how}",
                 error_code="BOOTSTRAP_FAILURE_PRIMARY_WITH_NON_ZERO_CODE",
-                error_data=({"primary-instance-id": instance_id, "bootstrap-action": "1"},),
+                error_data=({"primary-instance-id": instance_id, "bootstrap-action": str(action)},),
                 stage="bootstrap",
             )
         case LaunchFailureKind.VALIDATION:

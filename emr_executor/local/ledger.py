@@ -18,7 +18,7 @@ class LedgerEntry(NamedTuple):
     A tuple, since there are some seven to a step and the simulator makes them by the million.
 
     event: cluster_launched, cluster_state, cluster_lost, cluster_held, node_lost, step_added, step_state,
-        process_started, kill_sent, process_ended, auto_termination_policy
+        process_started, kill_sent, process_ended, bootstrap_started, bootstrap_ended, auto_termination_policy
     state: the new state for ``*_state``, else empty
     """
 

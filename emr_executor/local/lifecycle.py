@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from emr_executor.core.states import ClusterState, StepState
+from emr_executor.local.bootstrap import kill_bootstrap, start_bootstrap
 from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
 from emr_executor.local.entities import (
     OLDEST_READ_S,
@@ -95,25 +96,31 @@ class Lifecycle:
             return
         failure = cluster.launch_failure
         if failure is not None and failure.stage == "provision":
-            self._fail_launch(cluster)
+            self.fail_launch(cluster)
             return
         for instance in cluster.instances:
             instance.state = "BOOTSTRAPPING"
         self._enter(cluster, ClusterState.BOOTSTRAPPING)
-        self.at(self.now + self.options.bootstrap_delay_s, lambda: self._bootstrapped(cluster))
+        start_bootstrap(self, cluster)
+        self.at(self.now + self.options.bootstrap_delay_s, lambda: self.bootstrapped(cluster))
 
-    def _bootstrapped(self, cluster: ClusterEntry) -> None:
+    def bootstrapped(self, cluster: ClusterEntry) -> None:
+        """Its delay is over, or its last bootstrap action: it is ready when both are."""
         if cluster.state is not ClusterState.BOOTSTRAPPING or cluster.lost:
             return
         if cluster.launch_failure is not None:
-            self._fail_launch(cluster)
+            self.fail_launch(cluster)
+            return
+        cluster.bootstrap_delay_over = True
+        if cluster.bootstraps_over < len(cluster.bootstrap_actions):
             return
         cluster.ready_at = cluster.idle_since = self.now
         for instance in cluster.instances:
             instance.state, instance.ready_at = "RUNNING", self.now
         self.schedule(cluster)
 
-    def _fail_launch(self, cluster: ClusterEntry) -> None:
+    def fail_launch(self, cluster: ClusterEntry) -> None:
+        """End a cluster as its launch failure says."""
         failure = cluster.launch_failure
         if failure is None:
             return
@@ -140,7 +147,7 @@ class Lifecycle:
         held, self.hold_provisioning = self.hold_provisioning, False
         cluster.provisioning_held = False
         self._provisioned(cluster)
-        self._bootstrapped(cluster)
+        self.bootstrapped(cluster)
         self.hold_provisioning = held
 
     # -- steps ----------------------------------------------------------------------------------------
@@ -188,6 +195,7 @@ class Lifecycle:
                 step_id=step.step_id,
                 config=step.config,
                 log_uri=cluster.request.get("LogUri"),
+                log_folder=f"steps/{step.step_id}",
                 configurations=cluster.request.get("Configurations", ()),
             )
         )
@@ -202,6 +210,10 @@ class Lifecycle:
         self.record("process_ended", cluster, step, detail={"exit_code": exit_code})
         if not step.is_over and not cluster.lost:
             self._end_step(cluster, step, exit_code, failure)
+        self.finish_if_due(cluster)
+
+    def finish_if_due(self, cluster: ClusterEntry) -> None:
+        """A cluster whose time to terminate came is over once none of its processes lives."""
         if cluster.termination_due:
             self._finish_termination(cluster)
 
@@ -320,6 +332,7 @@ class Lifecycle:
                 self.kill(cluster, step, force=False)
             else:
                 self.close_step(cluster, step, StepState.CANCELLED, "Job terminated")
+        kill_bootstrap(self, cluster)
         self.at(self.now + self.options.terminate_delay_s, lambda: self._termination_due(cluster))
 
     def _termination_due(self, cluster: ClusterEntry) -> None:

@@ -23,6 +23,7 @@ _DESCRIPTION = """\
 A local stand-in for Amazon EMR and S3 on 127.0.0.1, for development and tests. Steps really run, as
 processes of this machine; spark-submit runs PySpark in local mode. It runs any command that a client with
 its access key asks for; the key is new at each start and stands in the ready file alone.
+Bootstrap actions run too, once for a cluster, as the user who started it: mind what they install.
 
 Clusters and steps are kept in memory: a restart loses them. S3 objects are files below
 ROOT/s3/<bucket>/ and stay; so a key must be a path without empty parts, and cannot exist beside a key that

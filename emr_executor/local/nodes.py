@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emr_executor.core.states import StepState
+from emr_executor.local.bootstrap import kill_bootstrap
 from emr_executor.local.entities import ClusterEntry, InstanceEntry
 from emr_executor.local.lifecycle import Lifecycle
 
@@ -27,6 +28,7 @@ def lose_cluster(
     life.record("cluster_lost", cluster)
     for step in list(cluster.running.values()):
         life.kill(cluster, step, force=True)
+    kill_bootstrap(life, cluster)
 
     def notice_steps() -> None:
         for step in [*cluster.running.values(), *cluster.pending]:

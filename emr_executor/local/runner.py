@@ -217,6 +217,7 @@ class StepRunner:
         with _writing_or_forking:
             shim_dir = self._shim_dir
         spark.write_conf(step.spark_conf, self._spark_config, step.effect.configurations, str(step.tmp))
+        packages = self._root / "run" / "clusters" / step.effect.cluster_id / "python"
         path = f"{shim_dir}:{Path(sys.executable).parent}:{_SYSTEM_PATH}"
         env = {
             "PATH": path,
@@ -230,6 +231,9 @@ class StepRunner:
             "EMR_CLUSTER_ID": step.effect.cluster_id,
             STEP_MARK: step.effect.step_id,
             ROOT_MARK: str(self._root),
+            # What a bootstrap action or a step installs is the cluster's, and leaves this Python alone.
+            "PIP_TARGET": str(packages),
+            "PYTHONPATH": str(packages),
             **self._aws_env,
         }
         return env | spark.environment(self._spark_config, step.spark_conf)
@@ -279,7 +283,7 @@ class StepRunner:
         if not log_uri or "://" not in log_uri:
             return None
         bucket, _, prefix = log_uri.partition("://")[2].partition("/")
-        parts = [prefix.strip("/"), step.effect.cluster_id, "steps", step.effect.step_id]
+        parts = [prefix.strip("/"), step.effect.cluster_id, step.effect.log_folder]
         folder = "/".join(part for part in parts if part)
         for name in LOG_NAMES:
             packed = gzip.compress((step.logs / name).read_bytes())

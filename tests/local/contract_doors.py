@@ -8,6 +8,7 @@ environment. One cluster is launched; it is terminated whatever happens, and end
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -52,6 +53,8 @@ SCRIPTS = {
     "long": StepScript(duration_s=900.0),
 }
 """The same in virtual time."""
+_SUBMISSIONS = itertools.count(1)
+"""A submission is claimed by the first step that starts with its id."""
 
 
 class Refused(Exception):
@@ -81,7 +84,7 @@ class Door(Protocol):
 def step(kind: str, name: str = "contract", action: str = "CONTINUE") -> dict[str, Any]:
     """A step; its Name looks like one of ours, so that the simulator finds its script."""
     return {
-        "Name": f"airflow-emr/{kind}-1/{name}",
+        "Name": f"airflow-emr/{kind}-{next(_SUBMISSIONS)}/{name}",
         "ActionOnFailure": action,
         "HadoopJarStep": {"Jar": "command-runner.jar", "Args": COMMANDS[kind]},
     }

@@ -198,7 +198,7 @@ def test_steps_are_listed_newest_first_by_fifty(door: Door, up: str) -> None:
     second = door.call("ListSteps", ClusterId=up, Marker=first["Marker"])
     listed = [s["Id"] for s in first["Steps"] + second["Steps"]]
     assert listed[:60] == list(reversed(ids))
-    assert first["Steps"][0]["Name"] == "airflow-emr/long-1/59"
+    assert first["Steps"][0]["Name"].endswith("/59")
     assert first["Steps"][0]["Config"]["Args"] == ["sleep", "900"]
     door.until(lambda: states_of(door, up, ids[:2]) == ["RUNNING", "RUNNING"], "two running steps")
     running = steps_of(door, up, StepStates=["RUNNING"])
