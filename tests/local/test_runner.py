@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
 import signal
 import subprocess
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,53 +22,13 @@ from emr_executor.local.process import ReadyInfo
 from emr_executor.local.runner import StepRunner
 from emr_executor.local.s3_store import S3Store
 from emr_executor.local.server import LocalEndpoint
-from tests.local.waiting import step_state, until, until_step
+from tests.local.step_cluster import OVER, SCRIPT_RUNNER, Cluster
+from tests.local.waiting import until, until_step
 from tests.local.world import launch_request
 
 pytestmark = pytest.mark.processes
 
-SCRIPT_RUNNER = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
 STEPS_AT_ONCE = 20
-OVER = ("COMPLETED", "FAILED", "CANCELLED")
-
-
-class Cluster:
-    """One cluster of a running endpoint, with short words for what tests do to it."""
-
-    def __init__(self, ready: ReadyInfo) -> None:
-        self.ready = ready
-        self.emr: Any = boto3.client("emr", **ready.client_args())
-        self.s3: Any = boto3.client("s3", **ready.client_args())
-        self.s3.create_bucket(Bucket="runner")
-        request = launch_request(StepConcurrencyLevel=8, LogUri="s3://runner/logs/")
-        self.cluster_id = str(self.emr.run_job_flow(**request)["JobFlowId"])
-
-    def step(self, jar: str, *args: str) -> str:
-        config = {
-            "Name": "s",
-            "ActionOnFailure": "CONTINUE",
-            "HadoopJarStep": {"Jar": jar, "Args": list(args)},
-        }
-        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=[config])["StepIds"][0])
-
-    def script(self, text: str, *args: str, key: str = "jobs/script") -> str:
-        """A step that runs a script from S3."""
-        self.s3.put_object(Bucket="runner", Key=key, Body=textwrap.dedent(text).lstrip().encode())
-        return self.step(SCRIPT_RUNNER, f"s3://runner/{key}", *args)
-
-    def state(self, step_id: str) -> str:
-        return step_state(self.emr, self.cluster_id, step_id)
-
-    def ends(self, step_id: str) -> str:
-        return until_step(self.emr, self.cluster_id, step_id, *OVER)
-
-    def log(self, step_id: str, name: str) -> str:
-        key = f"logs/{self.cluster_id}/steps/{step_id}/{name}.gz"
-        return gzip.decompress(self.s3.get_object(Bucket="runner", Key=key)["Body"].read()).decode()
-
-    def failure(self, step_id: str) -> dict[str, str]:
-        step = self.emr.describe_step(ClusterId=self.cluster_id, StepId=step_id)["Step"]
-        return dict(step["Status"]["FailureDetails"])
 
 
 @pytest.fixture
@@ -327,56 +285,6 @@ def test_a_cluster_without_log_uri_keeps_its_logs_on_its_own_disk(
     assert until_step(emr, cluster_id, step_id, *OVER) == "COMPLETED"
     log = endpoint.options.root.resolve() / "logs" / cluster_id / step_id / "stdout"
     assert log.read_text() == "hello\n"
-
-
-BOOTSTRAP = """
-    #!/bin/bash
-    echo "$1" of $EMR_CLUSTER_ID
-    aws s3 cp s3://runner/jobs/module.py . && mkdir -p "$PIP_TARGET" && cp module.py "$PIP_TARGET"
-    exit $2
-"""
-
-
-@pytest.mark.parametrize("code", ["0", "3"])
-def test_bootstrap_actions_run_before_the_first_step_or_end_their_cluster(
-    cluster: Cluster, code: str
-) -> None:
-    text = textwrap.dedent(BOOTSTRAP).lstrip().encode()
-    cluster.s3.put_object(Bucket="runner", Key="jobs/bootstrap", Body=text)
-    cluster.s3.put_object(Bucket="runner", Key="jobs/module.py", Body=b"VALUE = 'of the bootstrap action'\n")
-    action = {"Path": "s3://runner/jobs/bootstrap", "Args": ["arguments", code]}
-    step = {
-        "Name": "s",
-        "ActionOnFailure": "CONTINUE",
-        "HadoopJarStep": {
-            "Jar": "command-runner.jar",
-            "Args": ["python3", "-c", "import module; print(module.VALUE)"],
-        },
-    }
-    request = launch_request(
-        LogUri="s3://runner/logs/",
-        Steps=[step],
-        BootstrapActions=[{"Name": "b", "ScriptBootstrapAction": action}],
-    )
-    cluster.cluster_id = cluster.emr.run_job_flow(**request)["JobFlowId"]
-    (step_id,) = [each["Id"] for each in cluster.emr.list_steps(ClusterId=cluster.cluster_id)["Steps"]]
-    ended = cluster.ends(step_id)
-    status = cluster.emr.describe_cluster(ClusterId=cluster.cluster_id)["Cluster"]["Status"]
-    prefix = f"logs/{cluster.cluster_id}/node/"
-    (key,) = [
-        each["Key"]
-        for each in cluster.s3.list_objects_v2(Bucket="runner", Prefix=prefix)["Contents"]
-        if each["Key"].endswith("/bootstrap-actions/1/stdout.gz")
-    ]
-    log = gzip.decompress(cluster.s3.get_object(Bucket="runner", Key=key)["Body"].read()).decode()
-    assert log.startswith(f"arguments of {cluster.cluster_id}\n")
-    if code == "0":
-        assert (ended, cluster.log(step_id, "stdout")) == ("COMPLETED", "of the bootstrap action\n")
-    else:
-        assert ended == "CANCELLED"
-        reason = status["StateChangeReason"]
-        assert reason["Code"] == "BOOTSTRAP_FAILURE"
-        assert reason["Message"].endswith("bootstrap action 1 returned a non-zero return code")
 
 
 class _Slowly(io.BytesIO):
