@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from emr_executor.core.cause import driver_level
+
 AGENT_LOGGER = "emr_executor"
 DRIVER_LOGGER = "spark.driver"
 KEPT_BYTES = 8 * 1024 * 1024
@@ -29,15 +31,16 @@ def agent_line(at: datetime, text: str, *, level: str = "info", **facts: Any) ->
 
 
 def driver_lines(at: datetime, output: bytes, *, masks: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The driver's output line by line, values in ``masks`` redacted."""
+    """The driver's output line by line, each with the level that it says itself, ``masks`` redacted."""
     text = output.decode("utf-8", errors="replace")
     for mask in sorted(masks, key=len, reverse=True):
         text = text.replace(mask, "***")
-    return [
-        {"timestamp": _stamp(at), "event": line, "level": "info", "logger": DRIVER_LOGGER}
-        for line in text.splitlines()
-        if line.strip()
-    ]
+    found, level = [], "info"
+    for line in text.splitlines():
+        level = driver_level(line, level)
+        if line.strip():
+            found.append({"timestamp": _stamp(at), "event": line, "level": level, "logger": DRIVER_LOGGER})
+    return found
 
 
 class FileTaskLog:

@@ -18,6 +18,24 @@ _LOG_PREFIX = re.compile(
     r"^\[?\d{2,4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?\s+"
     r"(?P<level>TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\s+(?P<logger>[\w.$]+):\s*"
 )
+_AT = r"[\[(]?\d{2,4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[\])]?"
+_WORD = r"(?P<level>TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL|SEVERE|CRITICAL)"
+_LEVELLED = (
+    # log4j as Spark, Hadoop and people set it; Python's logging with its usual formats; Spark's JSON
+    re.compile(rf"^{_AT}\s+(?:\S+\s+)?(?:-\s+)?(?:\S+\s+-\s+)?[\[(]?{_WORD}\b"),
+    re.compile(rf"^[\[(]?{_WORD}[\])]?(?::|\s+-|\s+{_AT})"),
+    re.compile(rf'^\{{.*"level"\s*:\s*"{_WORD}"'),
+)
+_LEVELS = {
+    "TRACE": "debug",
+    "DEBUG": "debug",
+    "WARN": "warning",
+    "WARNING": "warning",
+    "ERROR": "error",
+    "SEVERE": "error",
+    "FATAL": "critical",
+    "CRITICAL": "critical",
+}
 _FRAME = re.compile(
     r"^\s*(at [\w.$/<>@]+\(.*\)|\.\.\. \d+ (more|common frames omitted)|Driver stacktrace:)\s*$"
 )
@@ -70,6 +88,19 @@ def cause_of(output_tail: str, exit_code: int | None) -> str:
         return _short(_with_meaning(said, exit_code) if strength == _HINT else said)
     said = said or next((line.strip() for line in reversed(lines) if not _NOISE.match(line)), "")
     return _short(_with_meaning(said, exit_code))
+
+
+def driver_level(line: str, before: str) -> str:
+    """The log level of a line of a driver's output, in Airflow's words.
+
+    before: the level of the line before, which a stack trace shares
+    """
+    for pattern in _LEVELLED:
+        if found := pattern.match(line):
+            return _LEVELS.get(found["level"], "info")
+    if _TRACEBACK.search(line) or line.startswith(("Exception in thread", "Caused by:")):
+        return "error"
+    return before if line[:1].isspace() or _EXCEPTION.match(line) else "info"
 
 
 def _telling(output_tail: str) -> Iterator[str]:
@@ -131,6 +162,8 @@ def _with_meaning(said: str, exit_code: int | None) -> str:
     meaning = _MEANINGS.get(exit_code) if exit_code is not None else None
     if not said:
         return f"{meaning} ({code})" if meaning else f"the command ended without output ({code})"
+    if exit_code is not None and code in said.lower():
+        return f"{said} ({meaning})" if meaning else said
     return f"{said} ({code}: {meaning})" if meaning else f"{said} ({code})"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,7 @@ from emr_executor.core.states import Verdict
 from emr_executor.errors import Bug, NotTranslatable, WorkloadRejected
 from emr_executor.task import child
 from emr_executor.task.messages import FinishBegan
-from emr_executor.task.step_errors import raise_unless_succeeded
+from emr_executor.task.step_errors import ENDS_OF_STEPS, raise_unless_succeeded
 from emr_executor.task.translators import StepParts, Translator, registry, translator_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class FinishSeam:
         """Wraps the task runner's ``run``: the DAG is parsed, from here on user code decides."""
         task_runner.SUPERVISOR_COMMS.send(FinishBegan())
         task_runner.stats = _StatsWithoutStart(task_runner.stats)
-        return original(*args, **kwargs)
+        ti, context, its_log = args
+        return original(ti, context, _CausesInOneLine(its_log), **kwargs)
 
     def execute_task(self, original: Callable[..., Any], context: Any, ti: Any, log: Any) -> Any:
         """Wraps the task runner's ``_execute_task``."""
@@ -172,6 +174,22 @@ class FinishSeam:
             ti.xcom_push(key=XCOM_KEY, value=value)
         except Exception:
             log.warning("The XCom of the step's ids could not be written.", key=XCOM_KEY, exc_info=True)
+
+
+class _CausesInOneLine:
+    """The task's log, in which the end of a step is one line: the frames below it are Airflow's and ours."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def exception(self, event: str, *args: Any, **kwargs: Any) -> Any:
+        error = sys.exception()
+        if isinstance(error, ENDS_OF_STEPS):
+            return self._log.error(str(error))
+        return self._log.exception(event, *args, **kwargs)
 
 
 class _StatsWithoutStart:

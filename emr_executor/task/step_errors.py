@@ -29,18 +29,29 @@ class EmrStepCancelled(AirflowFailException):
         super().__init__(message)
 
 
+class EmrStepTimedOut(AirflowTaskTimeout):
+    """The step ran longer than the task's ``execution_timeout``."""
+
+
+ENDS_OF_STEPS = (EmrStepFailed, EmrStepCancelled, EmrStepTimedOut)
+"""What ``raise_unless_succeeded`` raises: the message says all; the frames that it comes through are ours."""
+
+
 def raise_unless_succeeded(outcome: StepOutcome) -> None:
     """Returns for SUCCEEDED; raises the outcome's exception, its cause in the message, otherwise."""
-    place = f"EMR step {outcome.step_id or '(none)'} on cluster {outcome.cluster_id or '(none)'}"
+    place = f"EMR step {outcome.step_id} on cluster {outcome.cluster_id}"
+    if outcome.step_id is None:
+        place = "the step"
     cause = outcome.cause or "no cause is known; see the driver's output above"
     match outcome.verdict:
         case Verdict.SUCCEEDED:
             return
         case Verdict.FAILED:
-            code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
+            is_said = outcome.exit_code is None or f"exit code {outcome.exit_code}" in cause
+            code = "" if is_said else f" with exit code {outcome.exit_code}"
             raise EmrStepFailed(f"{place} failed{code}: {cause}", outcome=outcome)
         case Verdict.TIMED_OUT:
-            raise AirflowTaskTimeout(f"{place} ran longer than the task's execution_timeout: {cause}")
+            raise EmrStepTimedOut(f"{place} ran longer than the task's execution_timeout: {cause}")
         case Verdict.CANCELLED:
             raise EmrStepCancelled(f"{place} was cancelled: {cause}", outcome=outcome)
         case Verdict.LOST:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from emr_executor.agent.tasklog import FileTaskLog, agent_line, driver_lines
 from tests.builders import NOW
 
@@ -74,6 +76,8 @@ def test_a_line_that_was_torn_is_repeated_on_a_line_of_its_own(tmp_path: Path) -
     script = """
 import resource, signal, sys
 from pathlib import Path
+import pytest
+
 from emr_executor.agent.tasklog import FileTaskLog
 log = FileTaskLog(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
@@ -84,3 +88,41 @@ log.write("t.log", [{"event": "three"}])
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     lines = (tmp_path / "t.log").read_text().splitlines()
     assert lines == ['{"event": "one"}', '{"e', '{"event": "two"}', '{"event": "three"}']
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("26/11/30 12:00:00 WARN NativeCodeLoader: Unable to load native-hadoop library", "warning"),
+        ("26/11/30 12:00:00 INFO SparkContext: Running Spark version 4.3.0", "info"),
+        ("26/11/30 12:00:00 ERROR TaskSetManager: Task 0 in stage 0.0 failed 4 times", "error"),
+        ("2026-11-30 12:00:00,123 FATAL org.apache.hadoop.Daemon: out of space", "critical"),
+        ("2026-11-30T12:00:00.123Z DEBUG BlockManager: got it", "debug"),
+        ("2026-11-30 12:00:00,123 - salaries - WARNING - no rows today", "warning"),
+        ("2026-11-30 12:00:00,123 root ERROR no rows today", "error"),
+        ("[2026-11-30 12:00:00] ERROR in app: no rows today", "error"),
+        ("WARNING:root:no rows today", "warning"),
+        ("[ERROR] - no rows today", "error"),
+        ('{"ts":"2026-11-30T12:00:00Z","level":"WARN","msg":"no rows","logger":"X"}', "warning"),
+        ("ERROR", "info"),
+        ("ERRORS: 0 of 15", "info"),
+        ("INFO says the user", "info"),
+        ("the average salary is 4100", "info"),
+        ("Traceback (most recent call last):", "error"),
+        ('Exception in thread "main" java.lang.NullPointerException', "error"),
+    ],
+)
+def test_a_line_of_the_driver_has_the_level_that_it_says(line: str, level: str) -> None:
+    (told,) = driver_lines(NOW, line.encode())
+    assert (told["level"], told["logger"], told["event"]) == (level, "spark.driver", line)
+
+
+def test_a_stack_trace_has_the_level_of_its_first_line() -> None:
+    output = (
+        b"26/11/30 12:00:00 WARN Executor: Issue communicating\n"
+        b"java.util.concurrent.TimeoutException: 10 s\n\tat a.B.c(D.java:1)\n"
+        b'before\nTraceback (most recent call last):\n  File "job.py", line 7, in <module>\n'
+        b"ValueError: no such column\nafter\n"
+    )
+    levels = [line["level"] for line in driver_lines(NOW, output)]
+    assert levels == ["warning"] * 3 + ["info"] + ["error"] * 3 + ["info"]
