@@ -34,7 +34,7 @@ from xml.sax.saxutils import escape
 S3_SCHEMES = ("s3://", "s3a://", "s3n://")
 SPARK_COMMANDS = ("spark-submit", "spark-sql", "spark-shell", "pyspark")
 HADOOP_COMMANDS = {"hadoop": "fs", "hdfs": "dfs"}
-ABSENT_COMMANDS = ("s3-dist-cp", "run-example", "spark-example", "yarn", "hive", "beeline")
+ABSENT_COMMANDS = ("s3-dist-cp", "run-example", "spark-example")
 # Options of spark-submit without a value (Spark 4.2, SparkSubmitOptionParser).
 _FLAGS = frozenset(
     {"--verbose", "-v", "--supervise", "--help", "-h", "--version", "--usage-error", "--load-spark-defaults"}
