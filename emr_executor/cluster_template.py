@@ -49,7 +49,8 @@ def read_template(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
         json.dumps(data, default=str)  # raises for an anchor that holds itself
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         kind = "JSON" if _is_json(text) else "YAML"
-        return None, [f"{path} is not {kind}: {' '.join(str(e).split())}."]
+        told = " ".join(str(e).split()).replace('in "<unicode string>", ', "at ")
+        return None, [f"{path} is not {kind}: {told}."]
     if not isinstance(data, dict):
         return None, [f"{path} must hold a RunJobFlow request: keys such as ReleaseLabel and Instances."]
     return data, [f"{path}: {problem}" for problem in (*twice, *template_problems(data))]

@@ -179,8 +179,7 @@ class _Reading:
             case "size":
                 return _size_bytes(text)
             case "template":
-                path = Path(text).expanduser()
-                template, problems = read_template(path if path.is_absolute() else self.base_dir / path)
+                template, problems = read_template(self.base_dir / Path(text).expanduser())
                 for problem in problems:
                     self.problem(option.name, problem)
                 return template or {}

@@ -172,7 +172,11 @@ OPTIONS: tuple[Option, ...] = (
         field="aws_conn_id",
         kind="text",
         example="aws_default",
-        description="The Airflow connection with the AWS credentials; unset means the AWS SDK's own chain.",
+        description=(
+            "The Airflow connection to AWS, for agent and staged files alike: its credentials or role,\n"
+            "region, endpoints (service_config too), verify and config_kwargs. Unset means the AWS SDK's\n"
+            "own chain. region_name and endpoint_url here win over the connection's."
+        ),
     ),
     Option(
         name="region_name",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -24,7 +24,7 @@ _ASK = {"connect_timeout": 5, "read_timeout": 10, "retries": {"total_max_attempt
 
 def look_at_configuration() -> Found:
     """Every problem with the options, the template and the way to AWS."""
-    read = tuple(f"read {name} = {_plain(text)} ({source})" for name, (text, source) in options_set().items())
+    read = tuple(_read_lines())
     try:
         settings = load_settings()
     except ConfigError as error:
@@ -32,23 +32,33 @@ def look_at_configuration() -> Found:
     problems = list(example_problems(settings))
     try:
         way = way_of(settings.aws)
-        key = way.find_credentials()
+        found = way.find_credentials()
+        key_id = str(found.get_frozen_credentials().access_key) if found else None
     except ConfigError as error:
         return Found(problems=(*problems, *error.problems), notes=read)
     except (CredentialsMissing, BotoCoreError, ClientError) as error:
         return Found(problems=(*problems, f"AWS credentials cannot be read: {error}"), notes=read)
     notes = [*read, *_places(way)]
-    if key is None:
+    if key_id is None:
         problems.append(
             "no AWS credentials are found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "where the agent runs, give its host a role, or name an Airflow connection in [emr_executor] "
             "aws_conn_id"
         )
         return Found(problems=tuple(problems), notes=tuple(notes))
-    notes.append(identity_note(way, settings.aws, key))
+    notes.append(identity_note(way, settings.aws, key_id, getattr(found, "method", "botocore")))
     if not is_example(settings.staging_uri) and (problem := bucket_problem(way, settings.staging_uri)):
         problems.append(problem)
     return Found(problems=tuple(problems), notes=tuple(notes))
+
+
+def _read_lines() -> Iterator[str]:
+    from airflow.configuration import AIRFLOW_HOME
+
+    for name, (text, source) in options_set().items():
+        yield f"read {name} = {_plain(text)} ({source})"
+        if name == "cluster_template":
+            yield f"read {Path(AIRFLOW_HOME) / Path(text).expanduser()}"
 
 
 def example_problems(settings: Settings) -> Iterator[str]:
@@ -59,12 +69,9 @@ def example_problems(settings: Settings) -> Iterator[str]:
         yield from (f"[emr_executor] cluster_template: {told}" for told in left_as_examples(pool.template))
 
 
-def identity_note(way: Way, access: AwsAccess, key: Any) -> str:
+def identity_note(way: Way, access: AwsAccess, key_id: str, method: str) -> str:
     """Who the agent is to AWS, without a secret."""
-    key_id = str(key.get_frozen_credentials().access_key)
-    found_by = (
-        f"connection {access.aws_conn_id}" if access.aws_conn_id else getattr(key, "method", "botocore")
-    )
+    found_by = f"connection {access.aws_conn_id}" if access.aws_conn_id else method
     whose = f"AWS access key {key_id[:4]}...{key_id[-4:]}, found by {found_by}"
     if access.endpoint_url is not None:
         return whose

@@ -119,6 +119,13 @@ def test_verify_and_config_of_the_connection_count_and_never_loosen_what_must_ho
     assert client.meta.config.retries["total_max_attempts"] == 1
 
 
+async def test_verify_of_the_connection_counts_for_the_agent(connect: Any, clock: VirtualClock) -> None:
+    connect(region_name="eu-south-1", verify=False)
+    async with open_aws(BY_CONNECTION, clock) as aws:
+        sessions = [aws.emr._client._endpoint.http_session, aws.objects._client._endpoint.http_session]
+        assert [session._verify for session in sessions] == [False, False]
+
+
 def test_a_role_of_the_connection_is_assumed_where_the_connection_says(connect: Any, s3: Service) -> None:
     sts = Service(ASSUMED)
     connect(

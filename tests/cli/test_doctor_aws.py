@@ -63,10 +63,13 @@ def keys(monkeypatch: pytest.MonkeyPatch, configure: Any) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-def test_what_was_read_is_shown_with_its_source_and_without_a_secret(configure: Any, s3: str) -> None:
+def test_what_was_read_is_shown_with_its_source_and_without_a_secret(
+    configure: Any, s3: str, tmp_path: Path
+) -> None:
     configure()
     found = doctor_aws.look_at_configuration()
     assert found.problems == ()
+    assert f"read {tmp_path / 'cluster.yaml'}" in found.notes
     assert (
         "read staging_uri = s3://staging/airflow/ (environment variable AIRFLOW__EMR_EXECUTOR__STAGING_URI)"
         in found.notes
@@ -104,6 +107,16 @@ def test_no_credentials_is_a_problem(configure: Any) -> None:
     configure()
     (problem,) = doctor_aws.look_at_configuration().problems
     assert problem.startswith("no AWS credentials are found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID")
+
+
+def test_credentials_that_cannot_be_had_are_a_problem(
+    configure: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configure()
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    assert doctor_aws.look_at_configuration().problems == (
+        "AWS credentials cannot be read: The config profile (absent) could not be found",
+    )
 
 
 def test_an_unknown_connection_is_a_problem(configure: Any) -> None:

@@ -52,7 +52,7 @@ def test_json_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     [
         ("- a list\n", "must hold a RunJobFlow request: keys such as ReleaseLabel and Instances."),
         ("", "must hold a RunJobFlow request: keys such as ReleaseLabel and Instances."),
-        ("a: [unclosed\n", "is not YAML: while parsing a flow sequence"),
+        ("a: [unclosed\n", "is not YAML: while parsing a flow sequence at line 1, column 4:"),
         ("{'a':\n\t1", "is not JSON: Expecting property name enclosed in double quotes"),
         ("a: &a {b: *a}\n", "is not YAML: Circular reference detected."),
     ],
