@@ -22,6 +22,7 @@ __all__ = ["pid_file"]
 
 SUBMISSION = "0197-1"
 RECORD = "stage/d1/state/c1/0197-1"
+CLAIM = "stage/d1/claims/c1/0197-1"
 
 
 class Wrapped:
@@ -34,7 +35,8 @@ class Wrapped:
         self.s3.create_bucket(Bucket="wrapped")
         script = Path(wrapper.__file__).with_name("emr_step_wrapper.py").read_bytes()
         self.s3.put_object(Bucket="wrapped", Key="stage/wrapper/abc/emr_step_wrapper.py", Body=script)
-        self.s3.delete_object(Bucket="wrapped", Key=RECORD)
+        for key in (RECORD, CLAIM):
+            self.s3.delete_object(Bucket="wrapped", Key=key)
         self.cluster_id = str(self.emr.run_job_flow(**launch_request())["JobFlowId"])
 
     def step(self, *command: str) -> str:
@@ -85,6 +87,13 @@ def test_the_wrapper_reports_a_command_that_ends(wrapped: Wrapped) -> None:
     assert (record["phase"], record["exit_code"], record["submission"]) == ("ENDED", 5, SUBMISSION)
     chunk = f"stage/d1/output/{SUBMISSION}/000001"
     assert b"out by the spec" in wrapped.s3.get_object(Bucket="wrapped", Key=chunk)["Body"].read()
+
+
+def test_of_two_steps_of_one_submission_the_second_does_nothing(wrapped: Wrapped, tmp_path: Path) -> None:
+    command = ("bash", "-c", f"echo ran >> {tmp_path}/ran")
+    first, second = wrapped.step(*command), wrapped.step(*command)
+    assert (wrapped.ends(first), wrapped.ends(second)) == ("COMPLETED", "FAILED")
+    assert (tmp_path / "ran").read_text() == "ran\n"
 
 
 def test_a_cancelled_step_says_so_and_leaves_nothing(wrapped: Wrapped, pid_file: PidFile) -> None:
