@@ -118,7 +118,9 @@ class StepRecords(Protocol):
         """Records whose mark differs from ``known``; one listing covers a thousand live steps."""
         ...
 
-    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+    async def output(
+        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
+    ) -> bytes | None:
         """One chunk of driver output, from 1; None when it does not exist (yet)."""
         ...
 

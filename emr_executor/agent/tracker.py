@@ -177,9 +177,8 @@ class Tracker:
     async def _new_output(self, submission: Submission, chunks: int) -> list[bytes]:
         output: list[bytes] = []
         while submission.output_chunks + len(output) < chunks:
-            chunk = await self._records.output(
-                submission.submission_id, submission.output_chunks + len(output) + 1
-            )
+            number = submission.output_chunks + len(output) + 1
+            chunk = await self._records.output(submission.cluster_uuid, submission.submission_id, number)
             if chunk is None:
                 break
             output.append(chunk)

@@ -3,14 +3,16 @@
 Pure, without aiobotocore, so that task staging may use it too. Every ``*_key`` is relative to
 ``staging_uri``; ``uri_of`` joins the two::
 
-    files/<date>/<sha256>/<basename>               a file that a task names
-    specs/<date>/<sha256>.json                     what the step wrapper runs
-    wrapper/<date>/<sha256>/emr_step_wrapper.py    the step wrapper itself
-    <deployment_id>/state/<cluster>/<submission>   its record, overwritten, deleted when consumed
-    <deployment_id>/claims/<cluster>/<submission>  which step does its work: the first to ask, for ever
-    <deployment_id>/output/<submission>/000001     driver output, merged stdout and stderr, from 1
+    files/<date>/<sha256>/<basename>                         a file that a task names
+    specs/<date>/<sha256>.json                               what the step wrapper runs
+    wrapper/<date>/<sha256>/emr_step_wrapper.py              the step wrapper itself
+    <deployment_id>/state/<cluster>/<submission>             its record, overwritten, deleted when consumed
+    <deployment_id>/claims/<cluster>/<submission>            which step does its work: the first to ask
+    <deployment_id>/output/<cluster>/<submission>/000001     driver output, merged stdout and stderr, from 1
 
-The first three are *shared*: by the tasks of a deployment, and by deployments with one ``staging_uri``.
+Clusters only read the first three and write only the others, so a short policy keeps a job from changing
+what other steps run (docs/staging.md). The first three are *shared*: by the tasks of a deployment, and by
+deployments with one ``staging_uri``.
 How nobody takes a shared object away from another, without a lock and without comparing clocks closely:
 
 - ``<date>`` is the first day of a span of ``REUSED_FOR``. Staging looks for an object under the present
@@ -161,15 +163,22 @@ def output_prefix(deployment_id: str) -> str:
 def submission_of_key(deployment_id: str, key: str) -> SubmissionId | None:
     """Whose record or output a key of a deployment holds; None for any other key."""
     match key.split("/"):
-        case [owner, "state" | "claims", _, submission] | [owner, "output", submission, _] if (
-            owner == deployment_id
-        ):
+        case (
+            [owner, "state" | "claims", _, submission]
+            | [owner, "output", _, submission, _]
+            | [owner, "output", submission, _]  # of a step that began under an older release
+        ) if owner == deployment_id:
             return SubmissionId(submission) if submission else None
     return None
 
 
-def output_key(deployment_id: str, submission_id: SubmissionId, chunk: int) -> str:
+def output_key(deployment_id: str, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int) -> str:
     """Where a chunk of driver output stands, counted from 1."""
+    return f"{output_prefix(deployment_id)}{cluster_uuid}/{submission_id}/{chunk:06d}"
+
+
+def old_output_key(deployment_id: str, submission_id: SubmissionId, chunk: int) -> str:
+    """Where it stands of a step that was added with the wrapper of commit f99b3ad or before."""
     return f"{output_prefix(deployment_id)}{submission_id}/{chunk:06d}"
 
 
@@ -182,15 +191,20 @@ def spec_bytes(
     command: Sequence[str],
     env: Mapping[str, str],
     *,
+    staged: Sequence[str],
     timeout_s: float | None,
     output_interval_s: float,
     output_max_bytes: int,
 ) -> bytes:
-    """The step spec as the wrapper reads it; equal work gives equal bytes, hence one object."""
+    """The step spec as the wrapper reads it; equal work gives equal bytes, hence one object.
+
+    staged: addresses of staged files in the command, for which it puts paths
+    """
     spec = {
         "v": SPEC_VERSION,
         "command": list(command),
         "env": dict(env),
+        "staged": sorted(staged),
         "timeout_s": timeout_s,
         "output": {"interval_s": output_interval_s, "max_bytes": output_max_bytes},
         "yarn_tag_prefix": YARN_TAG,

@@ -54,12 +54,17 @@ class S3StepRecords:
         records = await _all(*(self._record(entry) for entry in wanted))
         return tuple(r for r in records if r is not None and known.get(r.submission_id) != r.mark)
 
-    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+    async def output(
+        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
+    ) -> bytes | None:
         """One chunk of driver output, from 1; None when there is none (yet)."""
-        stored = await self._objects.get(
-            self._at(layout.output_key(self._deployment_id, submission_id, chunk))
-        )
-        return None if stored is None else stored.data
+        for key in (
+            layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunk),
+            layout.old_output_key(self._deployment_id, submission_id, chunk),
+        ):
+            if (stored := await self._objects.get(self._at(key))) is not None:
+                return stored.data
+        return None
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served; absent is fine."""

@@ -61,7 +61,8 @@ def xml(body: bytes, status: int = 200) -> Response:
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """What an object remembers of the request that wrote it: content headers and user metadata."""
     kept = {name: headers[name] for name in _KEPT_HEADERS if headers.get(name)}
-    kept |= {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
+    also = ("x-amz-meta-", "x-amz-checksum-sha256")
+    kept |= {name: value for name, value in headers.items() if name.startswith(also)}
     encodings = [part.strip() for part in headers.get("content-encoding", "").split(",")]
     if encoding := ",".join(part for part in encodings if part and part != "aws-chunked"):
         kept["content-encoding"] = encoding

@@ -103,8 +103,11 @@ class SimRecords:
         stale = 0.0 if self._weather.is_calm else self._weather.records_stale
         return tuple(self._bucket.changed(known, self._clock.monotonic(), stale=stale, rng=self._rng))
 
-    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+    async def output(
+        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
+    ) -> bytes | None:
         """One chunk of driver output."""
+        del cluster_uuid
         return self._bucket.output(submission_id, chunk)
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:

@@ -1,16 +1,19 @@
 """Puts a task's local files, its step spec and the step wrapper into S3. Runs in the supervisor process.
 
 Every object stands under a date and the hash of its content, so it is written once and never changed: a
-HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm. What an earlier date holds
-is not looked for: it may be about to expire (``aws.layout``).
+HEAD finds it, or a PUT makes it, and two phases that do so at once do no harm. Its name alone proves nothing:
+the SHA-256 that S3 itself computed at the PUT does, and what has another, or none, is written again. What an
+earlier date holds is not looked for: it may be about to expire (``aws.layout``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ from emr_executor.task.messages import LocalFile, Park
 _BLOCK = 1024 * 1024
 _ATTEMPTS = 5
 _PAUSE_S = 2.0
+_ONE_PIECE = 5 * 1024**3
+"""PutObject takes no more."""
 
 
 def warm_up() -> None:
@@ -66,6 +71,7 @@ class Staging:
         spec = layout.spec_bytes(
             command,
             park.env,
+            staged=sorted(set(places.values())),
             timeout_s=park.execution_timeout_s,
             output_interval_s=self._settings.output_interval_s,
             output_max_bytes=self._settings.output_max_bytes,
@@ -86,33 +92,43 @@ class Staging:
         try:
             digest = self._digest(file.path)
             key = layout.files_key(self._staged_on, digest, Path(file.path).name)
-            return self._ensure(what, key, lambda bucket, full: self._upload(file.path, bucket, full))
+            return self._ensure(what, key, digest, partial(self._upload, file.path))
         except OSError as error:
             raise StagingFailed(f"{what} cannot be read: {error.strerror or error}") from error
 
     def _put(self, what: str, key: str, body: bytes) -> str:
-        return self._ensure(
-            what, key, lambda bucket, full: self._client.put_object(Bucket=bucket, Key=full, Body=body)
-        )
+        return self._ensure(what, key, layout.sha256_of(body), partial(self._put_object, body))
 
-    def _upload(self, path: str, bucket: str, key: str) -> None:
+    def _put_object(self, body: bytes, place: layout.S3Uri, checksum: str) -> None:
+        self._client.put_object(Bucket=place.bucket, Key=place.key, Body=body, ChecksumSHA256=checksum)
+
+    def _upload(self, path: str, place: layout.S3Uri, checksum: str) -> None:
         # Without threads the progress callback, hence the beat, runs in this process's one thread.
+        # In one piece as far as S3 takes it: a SHA-256 of parts is not that of the file.
+        config = TransferConfig(use_threads=False, multipart_threshold=_ONE_PIECE)
+        is_whole = Path(path).stat().st_size < _ONE_PIECE
         self._client.upload_file(
-            path, bucket, key, Config=TransferConfig(use_threads=False), Callback=lambda _bytes: self._beat()
+            path,
+            place.bucket,
+            place.key,
+            Config=config,
+            ExtraArgs={"ChecksumSHA256": checksum} if is_whole else {},
+            Callback=lambda _bytes: self._beat(),
         )
 
-    def _ensure(self, what: str, key: str, write: Callable[[str, str], Any]) -> str:
-        """The URI of an object that exists when this returns.
+    def _ensure(self, what: str, key: str, digest: str, write: Callable[[layout.S3Uri, str], None]) -> str:
+        """The URI of an object that exists, with this SHA-256, when this returns.
 
         Raises StagingFailed, and TryAgain where waiting helps: no credentials, or S3 is away.
         """
         uri = layout.uri_of(self._settings.staging_uri, key)
         place = layout.parse_s3_uri(uri)
+        checksum = b64encode(bytes.fromhex(digest)).decode()
         for attempt in range(1, _ATTEMPTS + 1):
             self._beat()
             try:
-                if not self._exists(place):
-                    write(place.bucket, place.key)
+                if self._checksum(place) != checksum:
+                    write(place, checksum)
             except (ClientError, BotoCoreError, boto3.exceptions.Boto3Error) as error:
                 cause = _cause(error)
                 if is_refused_credential(cause):
@@ -126,18 +142,19 @@ class Staging:
                 return uri
         raise StagingFailed(f"{what} cannot be written to {uri}")
 
-    def _exists(self, place: layout.S3Uri) -> bool:
+    def _checksum(self, place: layout.S3Uri) -> str | None:
+        """The SHA-256 of the object that S3 has, as S3 writes it; None when there is none that it knows."""
         try:
-            self._client.head_object(Bucket=place.bucket, Key=place.key)
+            found = self._client.head_object(Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED")
         except ClientError as error:
             # Without s3:ListBucket S3 answers 403 for an absent key: then the PUT decides.
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {
                 HTTPStatus.FORBIDDEN,
                 HTTPStatus.NOT_FOUND,
             }:
-                return False
+                return None
             raise
-        return True
+        return found.get("ChecksumSHA256")
 
     def _digest(self, path: str) -> str:
         digest = hashlib.sha256()

@@ -11,11 +11,13 @@ keeps true, whatever S3 does:
 - an output chunk is in S3 before the record that counts it;
 - memory is bounded: output waits in an unlinked file of at most ``max_bytes``;
 - of all steps that carry one submission id a single one does anything: it holds the submission's claim;
+- the command and the staged files that it names are what was staged: the name of each is its digest. The
+  files come to a folder of this step, so that nobody can change them between this look and their use;
 - after an unsuccessful end nothing of the command is left: not its session, not its YARN application.
 
 Exit codes: the command's own (128 + n after signal n), 123 when another step holds the claim, 124 at the
-deadline, 125 when there is no claim or no usable spec, 126 or 127 when the command cannot be started, 143
-when terminated.
+deadline, 125 when there is no claim, no usable spec or another file than was staged, 126 or 127 when the
+command cannot be started, 143 when terminated.
 """
 
 import collections
@@ -48,6 +50,8 @@ YARN_S = 25.0
 CLAIMED_CODE, DEADLINE_CODE, NO_SPEC_CODE = 123, 124, 125
 NOT_RUNNABLE_CODE, NOT_FOUND_CODE, TERMINATED_CODE = 126, 127, 143
 FRAME = re.compile(rb"^\s+(?:at [^\n]*\)|\.\.\. \d+ [^\n]*)\r?\n", re.MULTILINE)
+SPEC = re.compile(r".*/([0-9a-f]{64})\.json\Z", re.DOTALL)
+STAGED = re.compile(r".*/([0-9a-f]{64})/([^/]+)\Z", re.DOTALL)
 SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
 LISTED = re.compile(rb"^\s*(application_\d+_\d+)\s", re.MULTILINE)
 
@@ -112,9 +116,17 @@ class Connection:
         self.socket.close()
 
     def exchange(
-        self, method: str, path: str, headers: "dict[str, str]", body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: "dict[str, str]",
+        body: bytes = b"",
+        take: "collections.abc.Callable[[bytes], object] | None" = None,
     ) -> "tuple[int, dict[str, str], bytes, bool]":
-        """Status, headers by lower-case name, body, and whether the connection is still good."""
+        """Status, headers by lower-case name, body, and whether the connection is still good.
+
+        With ``take`` the body of a success goes there, block by block.
+        """
         lines = [f"{method} {path} HTTP/1.1"] + [f"{name}: {value}" for name, value in headers.items()]
         lines += ["Host: " + self.to[1]] if "host" not in headers else []
         lines += [f"Content-Length: {len(body)}", "", ""] if method == "PUT" else ["", ""]
@@ -131,6 +143,13 @@ class Connection:
             return status, found, b"", lasts
         if found.get("transfer-encoding", "").lower() == "chunked":
             return status, found, self._chunks(), lasts
+        if take and status == 200:
+            left = int(found["content-length"])
+            while left:
+                block = self._read(min(left, 65536))
+                take(block)
+                left -= len(block)
+            return status, found, b"", lasts
         if "content-length" in found:
             return status, found, self._read(int(found["content-length"])), lasts
         return status, found, self.file.read(), False
@@ -279,14 +298,34 @@ class S3:
         """The object's bytes."""
         return self._call("GET", uri, b"", {})
 
+    def download(self, uri: str, path: str) -> str:
+        """The object as a file, block by block; the SHA-256 of what was written."""
+        digest = hashlib.sha256()
+        self.close()  # on a kept connection a request may be sent again, and half a body with it
+        with open(path, "wb") as file:
+
+            def take(block: bytes) -> None:
+                digest.update(block)
+                file.write(block)
+
+            self._call("GET", uri, b"", {}, take)
+        return digest.hexdigest()
+
     def put(self, uri: str, body: bytes, only_if_absent: bool = False) -> None:
         """Write the whole object; S3Error 412 where there is one that may not be overwritten."""
         self._call("PUT", uri, body, {"If-None-Match": "*"} if only_if_absent else {})
 
-    def _call(self, method: str, uri: str, body: bytes, more: "dict[str, str]") -> bytes:
+    def _call(
+        self,
+        method: str,
+        uri: str,
+        body: bytes,
+        more: "dict[str, str]",
+        take: "collections.abc.Callable[[bytes], object] | None" = None,
+    ) -> bytes:
         bucket, key = split_uri(uri)
         for last in (False, True):
-            status, region, answer = self._send(method, bucket, key, body, more)
+            status, region, answer = self._send(method, bucket, key, body, more, take)
             if status // 100 == 2:
                 return answer
             if region and region != self._region(bucket) and not last:
@@ -301,7 +340,13 @@ class S3:
         return self.regions.get(bucket) or self.metadata.region()
 
     def _send(
-        self, method: str, bucket: str, key: str, body: bytes, more: "dict[str, str]"
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        body: bytes,
+        more: "dict[str, str]",
+        take: "collections.abc.Callable[[bytes], object] | None",
     ) -> "tuple[int, str, bytes]":
         region = self._region(bucket)
         scheme, host, path = locate(self.endpoint, region, bucket, key)
@@ -312,7 +357,7 @@ class S3:
             reused = self._connect(scheme, host)
             assert self.connection is not None
             try:
-                status, found, answer, lasts = self.connection.exchange(method, path, headers, body)
+                status, found, answer, lasts = self.connection.exchange(method, path, headers, body, take)
                 break
             except BaseException as fault:
                 self.close()
@@ -547,7 +592,7 @@ class Reporter(threading.Thread):
             data = self.output.peek(whole)
             if not data:
                 break
-            key = "output/%s/%06d" % (self.args["submission"], self.chunks + 1)
+            key = "output/{cluster}/{submission}/{0:06d}".format(self.chunks + 1, **self.args)
             self.s3.put(self.args["records"] + key, data)
             self.chunks += 1
             self.output.took(len(data))
@@ -880,6 +925,57 @@ def claim_holder(s3: S3, args: "dict[str, str]") -> str:
     return "" if held == claim else str(json.loads(held.decode())["step"])
 
 
+def read_spec(s3: S3, uri: str) -> "dict[str, object]":
+    """The spec as it was staged. Raises one of FAULTS."""
+    parts = SPEC.match(uri)
+    if not parts:
+        raise ValueError("the name of the step's spec is no digest: " + uri)
+    text = patiently("the step's spec cannot be read", lambda: s3.get(uri))
+    as_staged(uri, parts.group(1), hashlib.sha256(text).hexdigest())
+    return json.loads(text.decode())
+
+
+def as_staged(uri: str, named: str, found: str) -> None:
+    """Raises ValueError for content that is not what the object's name says."""
+    if named != found:
+        raise ValueError("{} was changed after it was staged: its SHA-256 is {}".format(uri, found))
+
+
+class Staged:
+    """Files of the staging area that the command names, in a folder of this step."""
+
+    def __init__(self, s3: S3) -> None:
+        self.s3 = s3
+        self.folder = os.path.join(os.getcwd(), "emr_step_wrapper-%d" % os.getpid())
+        self.paths = []  # type: list[str]
+
+    def path_of(self, uri: str) -> str:
+        """A path of the staged file, under its own name, which has been read and checked. Raises FAULTS."""
+        parts = STAGED.match(uri)
+        if not parts:
+            raise ValueError("the name of a staged file is no digest: " + uri)
+        digest, name = parts.groups()
+        path = os.path.join(self.folder, digest, name)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        self.paths.append(path)
+        got = patiently(uri + " cannot be read", lambda: self.s3.download(uri, path).encode())
+        as_staged(uri, digest, got.decode())
+        return path
+
+    def remove(self) -> None:
+        """Spark has uploaded them where its executors and a cluster mode driver find them."""
+        for path in self.paths:
+            for remove, what in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
+                try:
+                    remove(what)
+                except OSError:
+                    pass
+        try:
+            os.rmdir(self.folder)
+        except OSError:
+            pass
+
+
 def checked(spec: "dict[str, object]") -> "tuple[list[str], dict[str, str], float | None, float, int]":
     """Command, environment, timeout, interval and output bound. Raises ValueError."""
     try:
@@ -902,7 +998,15 @@ def main(argv: "list[str]") -> int:
     args = arguments(argv)
     args["records"] = args["records"].rstrip("/") + "/"
     s3 = S3(Metadata())
-    command = Command()
+    staged = Staged(s3)
+    try:
+        return run_step(Command(), s3, args, staged)
+    finally:
+        staged.remove()
+
+
+def run_step(command: Command, s3: S3, args: "dict[str, str]", staged: Staged) -> int:
+    """Claim the submission, get what was staged, start the command and see it through."""
     is_claimed = False
     try:
         other = claim_holder(s3, args)
@@ -910,15 +1014,19 @@ def main(argv: "list[str]") -> int:
             say("submission {submission} was begun before, by step {0}: nothing to do".format(other, **args))
             return CLAIMED_CODE
         is_claimed = True
-        text = patiently("the step's spec cannot be read", lambda: s3.get(args["spec"]))
-        spec = json.loads(text.decode())
+        spec = read_spec(s3, args["spec"])
         words, env, timeout_s, interval_s, max_bytes = checked(spec)
+        for uri in sorted(map(str, spec.get("staged") or ()), key=len, reverse=True):  # type: ignore[call-overload]
+            path = staged.path_of(uri)
+            words = [word.replace(uri, path) for word in words]
+            env = {name: value.replace(uri, path) for name, value in env.items()}
     except Stopped:
         why = "terminated before the command started"
         return early_end(command, s3, args, TERMINATED_CODE, "terminated", why, is_claimed)
     except FAULTS as fault:
-        is_away = isinstance(fault, OSError) or getattr(fault, "status", 0) >= 500
-        reason = "s3_away" if is_away else "no_spec"
+        # Of S3, the network or the disk: it may well begin elsewhere.
+        is_circumstance = isinstance(fault, OSError) or getattr(fault, "status", 0) >= 500
+        reason = "not_begun" if is_circumstance else "no_spec"
         return early_end(command, s3, args, NO_SPEC_CODE, reason, str(fault), is_claimed)
     words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
     output = Output(max_bytes)

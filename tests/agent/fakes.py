@@ -208,7 +208,9 @@ class FakeRecords:
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         return tuple(r for r in self.written.values() if known.get(r.submission_id) != r.mark)
 
-    async def output(self, submission_id: SubmissionId, chunk: int) -> bytes | None:
+    async def output(
+        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
+    ) -> bytes | None:
         return self.chunks.get((submission_id, chunk))
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:

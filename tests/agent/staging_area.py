@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from emr_executor.task.staging import Staging
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY_S = 86_400.0
 PAGE = 1000
+SHA256_LENGTH = 64
 URI = "s3://bucket/af/"
 
 
@@ -79,17 +81,19 @@ class Area:
 
     # -- what staging makes of a boto3 client
 
-    def head_object(self, *, Bucket: str, Key: str) -> None:  # noqa: N803 - boto3's names
+    def head_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, str]:  # noqa: N803 - boto3's names
         self._called("head")
         if Key.removeprefix("af/") not in self.written:
             raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 404}}, "HeadObject")
+        digest = max(Key.split("/"), key=lambda part: len(part.removesuffix(".json")) == SHA256_LENGTH)
+        return {"ChecksumSHA256": b64encode(bytes.fromhex(digest.removesuffix(".json"))).decode()}
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
+    def put_object(self, *, Bucket: str, Key: str, **_: Any) -> None:  # noqa: N803 - boto3's names
         self._called("put")
         self.put(Key.removeprefix("af/"))
 
     def upload_file(self, _path: str, bucket: str, key: str, **_: Any) -> None:
-        self.put_object(Bucket=bucket, Key=key, Body=b"")
+        self.put_object(Bucket=bucket, Key=key)
 
 
 class Deployment:

@@ -53,7 +53,7 @@ def job(tmp_path: Path) -> Park:
 
 
 def output(n: int, submission: str = MINE, deployment: str = "dep") -> str:
-    return layout.output_key(deployment, SubmissionId(submission), n)
+    return layout.output_key(deployment, ClusterUuid("c"), SubmissionId(submission), n)
 
 
 async def test_what_is_old_and_needed_by_nobody_goes(area: Area, dep: Deployment) -> None:

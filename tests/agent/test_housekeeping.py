@@ -89,14 +89,14 @@ async def test_what_is_old_is_deleted_in_database_and_s3_and_told_in_one_line(wo
     )
     world.tell(3)
     world.area.put(spec, f"specs/2026-01-01/{SHA}.json")
-    world.area.put(*(layout.output_key("dep", s, 1) for s in ("over-1", "waits-1", "purged-1")))  # type: ignore[arg-type]
+    world.area.put(*(layout.output_key("dep", "c", s, 1) for s in ("over-1", "waits-1", "purged-1")))  # type: ignore[arg-type]
     world.area.passed_s = 31 * DAY_S
     await world.rounds(8)
     (line,) = world.lines
     counts = {"workloads": 1, "submissions": 1, "history": 3, "objects": 3, "refreshed": 1}
     assert counts.items() <= line.items()
     assert (line["event"], line["listings"]) == ("housekeeping", 6)
-    assert set(world.area.written) == {spec, layout.output_key("dep", "waits-1", 1)}  # type: ignore[arg-type]
+    assert set(world.area.written) == {spec, layout.output_key("dep", "c", "waits-1", 1)}  # type: ignore[arg-type]
     assert world.area.written[spec] > 31 * DAY_S
 
 
@@ -156,7 +156,7 @@ async def test_a_store_or_an_s3_that_is_away_stops_only_its_own_part(
         raise StoreBusy("locked")
 
     world.tell(3)
-    world.area.put(layout.output_key("dep", "gone-1", 1))  # type: ignore[arg-type]
+    world.area.put(layout.output_key("dep", "c", "gone-1", 1))  # type: ignore[arg-type]
     world.area.passed_s = 31 * DAY_S
     world.area.refuse = {"page": AwsUnavailable("S3 is away")}
     await world.rounds(8)

@@ -97,9 +97,9 @@ def test_state_key_is_read_back() -> None:
 
 
 def test_output_keys_sort_in_order() -> None:
-    keys = [layout.output_key("dep", S, chunk) for chunk in (1, 2, 10, 999_999)]
+    keys = [layout.output_key("dep", C, S, chunk) for chunk in (1, 2, 10, 999_999)]
     assert keys == sorted(keys)
-    assert keys[0] == "dep/output/w-uuid-1/000001"
+    assert keys[0] == "dep/output/c-uuid/w-uuid-1/000001"
 
 
 def test_a_staging_date_is_that_of_its_span_whatever_the_zone_of_the_clock() -> None:
@@ -136,7 +136,8 @@ def test_reuse_and_deletion_are_days_apart_and_refreshing_is_between_them() -> N
 
 
 def test_a_key_of_a_deployment_tells_whose_it_is_and_nothing_else_does() -> None:
-    for key in (layout.state_key("dep", C, S), layout.output_key("dep", S, 7)):
+    keys = [layout.state_key("dep", C, S), layout.claim_key("dep", C, S), layout.output_key("dep", C, S, 7)]
+    for key in (*keys, layout.old_output_key("dep", S, 7)):
         assert layout.submission_of_key("dep", key) == S
     for other in ("dep/output/w", "dep/state/c/w/x", "dep/notes/w/1", "dep2/output/w/1", "files/output/w/1"):
         assert layout.submission_of_key("dep", other) is None
@@ -144,7 +145,9 @@ def test_a_key_of_a_deployment_tells_whose_it_is_and_nothing_else_does() -> None
 
 def test_equal_work_has_one_spec() -> None:
     def spec(env: dict[str, str]) -> bytes:
-        return layout.spec_bytes(["a", "ü"], env, timeout_s=None, output_interval_s=15, output_max_bytes=1)
+        return layout.spec_bytes(
+            ["a", "ü"], env, staged=(), timeout_s=None, output_interval_s=15, output_max_bytes=1
+        )
 
     one, other = spec({"A": "1", "B": "2"}), spec({"B": "2", "A": "1"})
     assert one == other

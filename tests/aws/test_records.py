@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from emr_executor.aws import layout
 from emr_executor.aws.layout import S3Uri
 from emr_executor.aws.records import S3StepRecords, record_of
 from emr_executor.aws.session import Aws
@@ -101,9 +102,29 @@ async def test_unconsumed_record_is_fetched_once(bucket: Bucket) -> None:
 
 
 async def test_output_chunk_or_none(bucket: Bucket) -> None:
-    await bucket.aws.objects.put(S3Uri(bucket.name, "af/dep/output/w-1/000001"), b"\xff\x00one")
-    assert await bucket.records.output(SubmissionId("w-1"), 1) == b"\xff\x00one"
-    assert await bucket.records.output(SubmissionId("w-1"), 2) is None
+    await bucket.aws.objects.put(S3Uri(bucket.name, "af/dep/output/c-1/w-1/000001"), b"\xff\x00one")
+    assert await bucket.records.output(C, SubmissionId("w-1"), 1) == b"\xff\x00one"
+    assert await bucket.records.output(C, SubmissionId("w-1"), 2) is None
+
+
+async def test_a_step_that_an_older_release_added_is_read_to_its_end(bucket: Bucket) -> None:
+    """Keys and record as the wrapper of commit f99b3ad wrote them, which such a step goes on to run."""
+    golden = {
+        "af/dep/state/c-1/w-1": b'{"v": 1, "submission": "w-1", "cluster": "c-1", "seq": 3, "phase": "ENDED",'
+        b' "at": 1800000000.5, "started_at": 1800000000.0, "pid": 7, "exit_code": 0, "reason": "",'
+        b' "chunks": 2, "output_bytes": 8, "dropped_bytes": 0, "tail": "one", "yarn_applications": []}',
+        "af/dep/output/w-1/000001": b"one\n",
+        "af/dep/output/w-1/000002": b"two\n",
+    }
+    for key, body in golden.items():
+        await bucket.aws.objects.put(S3Uri(bucket.name, key), body)
+    (ended,) = await bucket.records.changed({})
+    assert (ended.submission_id, ended.phase, ended.exit_code) == ("w-1", RecordPhase.ENDED, 0)
+    chunks = [await bucket.records.output(C, ended.submission_id, n + 1) for n in range(ended.chunks)]
+    assert chunks == [b"one\n", b"two\n"]
+    assert {layout.submission_of_key("dep", key.removeprefix("af/")) for key in golden} == {"w-1"}
+    await bucket.records.consume(ended.cluster_uuid, ended.submission_id)
+    assert await bucket.records.changed({}) == ()
 
 
 async def test_consume_twice_is_fine(bucket: Bucket) -> None:

@@ -28,6 +28,7 @@ async def test_wrappers_words_are_read_back(aws: Aws, moto_url: str, tmp_path: P
     spec = layout.spec_bytes(
         ["sh", "-c", "echo $GREETING; exit 3"],
         {"GREETING": "grüezi"},
+        staged=(),
         timeout_s=None,
         output_interval_s=0.1,
         output_max_bytes=1000,
@@ -51,6 +52,6 @@ async def test_wrappers_words_are_read_back(aws: Aws, moto_url: str, tmp_path: P
     assert (record.cluster_uuid, record.submission_id) == (ClusterUuid("c-1"), SubmissionId(submission))
     assert (record.phase, record.exit_code, record.chunks) == (RecordPhase.ENDED, 3, 1)
     assert record.tail == "grüezi\n"
-    assert await records.output(record.submission_id, 1) == "grüezi\n".encode()
+    assert await records.output(record.cluster_uuid, record.submission_id, 1) == "grüezi\n".encode()
     await records.consume(record.cluster_uuid, record.submission_id)
     assert await records.changed({}) == ()

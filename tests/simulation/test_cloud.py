@@ -12,7 +12,7 @@ from emr_executor.local.entities import ModelOptions
 from emr_executor.simulation.cloud import StepScript
 from emr_executor.simulation.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
 from emr_executor.simulation.weather import Weather
-from tests.simulation.cloud_world import CloudWorld, in_world
+from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world
 
 SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
 
@@ -83,7 +83,7 @@ def test_output_comes_in_chunks_that_are_there_before_the_record_counts_them() -
             assert record is not None
             counts.append(record.chunks)
             for number in range(1, record.chunks + 1):
-                chunk = await world.records.output(record.submission_id, number)
+                chunk = await world.records.output(CLUSTER, record.submission_id, number)
                 assert chunk == f"{step_id}: line {number}\n".encode()
             await asyncio.sleep(10.01)
         assert counts == [0, 1, 2, 3, 3]

@@ -33,8 +33,8 @@ def test_a_consumed_record_is_gone_until_its_wrapper_writes_again_and_output_sta
         await world.records.consume(CLUSTER, SubmissionId("w-1"))
         await world.records.consume(CLUSTER, SubmissionId("w-1"))
         assert await world.records.changed({}) == ()
-        assert await world.records.output(SubmissionId("w-1"), 1) is not None
-        assert await world.records.output(SubmissionId("w-1"), 2) is None
+        assert await world.records.output(CLUSTER, SubmissionId("w-1"), 1) is not None
+        assert await world.records.output(CLUSTER, SubmissionId("w-1"), 2) is None
         await asyncio.sleep(5)
         assert await world.told("w-1") == ("ENDED", 0, "")
         await world.records.consume(CLUSTER, SubmissionId("w-1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ def error(status: int, code: str) -> ClientError:
     )
 
 
+def checksum(content: bytes) -> str:
+    return b64encode(hashlib.sha256(content).digest()).decode()
+
+
 # boto3 names its arguments so.
 # ruff: noqa: N803
 
@@ -40,22 +45,27 @@ class Bucket:
         self.writes: list[str] = []
         self.errors = list(errors)
         self.head_status = head_status
+        self.knows_checksums = True
 
-    def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:
-        assert Bucket == "bucket"
+    def head_object(self, Bucket: str, Key: str, ChecksumMode: str) -> dict[str, Any]:
+        assert (Bucket, ChecksumMode) == ("bucket", "ENABLED")
         if Key not in self.objects:
             raise error(self.head_status, "absent")
-        return {}
+        return {"ChecksumSHA256": checksum(self.objects[Key])} if self.knows_checksums else {}
 
-    def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:
+    def put_object(self, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str) -> None:
         if self.errors:
             raise self.errors.pop(0)
+        assert ChecksumSHA256 == checksum(Body), "S3 refuses it (BadDigest)"
         self.writes.append(Key)
         self.objects[Key] = Body
 
-    def upload_file(self, path: str, bucket: str, key: str, Config: Any, Callback: Any) -> None:
+    def upload_file(
+        self, path: str, bucket: str, key: str, *, Config: Any, ExtraArgs: dict[str, str], Callback: Any
+    ) -> None:
         Callback(1)
-        self.put_object(bucket, key, Path(path).read_bytes())
+        assert Config.multipart_threshold == 5 * 1024**3
+        self.put_object(bucket, key, Path(path).read_bytes(), **ExtraArgs)
 
 
 def park(*files: LocalFile) -> Park:
@@ -88,6 +98,25 @@ def test_a_step_is_staged_once_and_then_found(table: LocalFile) -> None:
     spec = json.loads(bucket.objects[first.spec_uri.removeprefix("s3://bucket/")])
     assert spec["command"] == list(first.command)
     assert spec["output"] == {"interval_s": 15.0, "max_bytes": 16 * 1024 * 1024}
+
+
+def test_what_stands_under_the_name_and_is_something_else_is_written_again(table: LocalFile) -> None:
+    bucket = Bucket()
+    plan = Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table))
+    staged = dict(bucket.objects)
+    for key in staged:
+        bucket.objects[key] = b"forged"
+    assert Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table)) == plan
+    assert bucket.objects == staged
+    assert len(bucket.writes) == 6
+
+
+def test_what_s3_knows_no_checksum_of_is_written_again(table: LocalFile) -> None:
+    bucket = Bucket()
+    bucket.knows_checksums = False
+    plan = Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table))
+    assert Staging(SETTINGS, bucket, now=lambda: DAY).complete(park(table)) == plan
+    assert len(bucket.writes) == 6
 
 
 def test_what_an_earlier_span_of_days_staged_is_left_to_expire(table: LocalFile) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,8 +17,7 @@ from tests.wrapper.s3_server import SmallS3
 WRAPPER = Path(__file__).parents[2] / "emr_executor" / "wrapper" / "emr_step_wrapper.py"
 STATE = "/staging/af/dep/state/c-uuid/w-1"
 CLAIM = "/staging/af/dep/claims/c-uuid/w-1"
-OUTPUT = "/staging/af/dep/output/w-1/"
-SPEC = "/staging/af/specs/abc.json"
+OUTPUT = "/staging/af/dep/output/c-uuid/w-1/"
 
 
 class Steps:
@@ -25,6 +25,8 @@ class Steps:
 
     def __init__(self, s3: SmallS3, tmp_path: Path) -> None:
         self.s3, self.tmp_path = s3, tmp_path
+        self.spec = self.stage(b"{}")
+        del s3.objects[self.spec]
         self.started: list[subprocess.Popen[bytes]] = []
         self.settings: dict[str, str] = {
             "AWS_ACCESS_KEY_ID": "AKIATEST",
@@ -42,8 +44,26 @@ class Steps:
     ) -> subprocess.Popen[bytes]:
         output = {"interval_s": spec.pop("interval_s", 0.1), "max_bytes": spec.pop("max_bytes", 1_000_000)}
         body = {"v": 1, "command": command, "env": {}, "timeout_s": None, "output": output, **spec}
-        self.s3.objects[SPEC] = json.dumps(body).encode()
+        self.stage(json.dumps(body).encode())
         return self.start_raw(stdout=stdout)
+
+    def stage(self, spec: bytes) -> str:
+        """Where the spec of the next step stands."""
+        self.spec = f"/staging/af/specs/2026-01-03/{hashlib.sha256(spec).hexdigest()}.json"
+        self.s3.objects[self.spec] = spec
+        return self.spec
+
+    def stage_file(self, content: bytes, name: str) -> str:
+        """The address of a staged file."""
+        key = f"/staging/af/files/2026-01-03/{hashlib.sha256(content).hexdigest()}/{name}"
+        self.s3.objects[key] = content
+        return f"s3:/{key}"
+
+    def argv(self) -> list[str]:
+        options = {"spec": f"s3:/{self.spec}", "records": "s3://staging/af/dep/", "cluster": "c-uuid"}
+        options["submission"] = "w-1"
+        words = (word for name, value in options.items() for word in (f"--{name}", value))
+        return [sys.executable, "-S", str(WRAPPER), *words]
 
     def start_raw(
         self, *, stdout: Any = subprocess.PIPE, is_doubled: bool = False
@@ -51,9 +71,9 @@ class Steps:
         if not is_doubled:  # each is a submission of its own
             self.s3.objects.pop(CLAIM, None)
         env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | self.settings
-        wrapper = [sys.executable, "-S", str(WRAPPER), "--spec", "s3://staging/af/specs/abc.json"]
-        wrapper += ["--records", "s3://staging/af/dep/", "--cluster", "c-uuid", "--submission", "w-1"]
-        process = subprocess.Popen(wrapper, env=env, stdout=stdout, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.argv(), env=env, stdout=stdout, stderr=subprocess.PIPE, cwd=self.tmp_path
+        )
         self.started.append(process)
         return process
 

@@ -108,12 +108,10 @@ def test_background_process_does_not_hold_a_good_end_back(steps: Steps, s3: Smal
 
 def test_death_of_the_parent_is_a_termination(steps: Steps, s3: SmallS3, tmp_path: Path) -> None:
     steps.start(["true"]).wait(10)
-    wrapper = steps.started[0].args
     s3.objects.pop(STATE)
     s3.objects.pop(CLAIM)
-    s3.objects["/staging/af/specs/abc.json"] = s3.objects["/staging/af/specs/abc.json"].replace(
-        b'["true"]', b'["sh", "-c", "echo $$; exec sleep 60"]'
-    )
+    steps.stage(s3.objects[steps.spec].replace(b'["true"]', b'["sh", "-c", "echo $$; exec sleep 60"]'))
+    wrapper = steps.argv()
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | steps.settings
     source = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", source, *wrapper], env=env, stdout=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.wrapper.conftest import CLAIM, OUTPUT, SPEC, STATE, Steps
+from tests.wrapper.conftest import CLAIM, OUTPUT, STATE, Steps
 from tests.wrapper.s3_server import SmallS3
 
 pytestmark = pytest.mark.processes
@@ -77,7 +77,7 @@ def test_missing_spec_is_reported(steps: Steps, s3: SmallS3) -> None:
     ],
 )
 def test_unusable_spec_is_reported(steps: Steps, s3: SmallS3, spec: bytes, said: str) -> None:
-    s3.objects[SPEC] = spec
+    steps.stage(spec)
     process = steps.start_raw()
     process.communicate(timeout=20)
     assert (process.returncode, s3.record(STATE)["reason"]) == (125, "no_spec")
@@ -87,7 +87,7 @@ def test_unusable_spec_is_reported(steps: Steps, s3: SmallS3, spec: bytes, said:
 def test_signal_while_the_spec_is_awaited(steps: Steps, s3: SmallS3) -> None:
     steps.settings["EMR_STEP_WRAPPER_SPEC_S"] = "60"
     process = steps.start_raw()
-    s3.wait_for(lambda: [path for _, path, _ in s3.journal if path == SPEC])
+    s3.wait_for(lambda: [path for _, path, _ in s3.journal if path == steps.spec])
     process.terminate()
     assert process.wait(10) == 143
     assert s3.record(STATE)["reason"] == "terminated"
