@@ -50,9 +50,10 @@ class Settling:
             workload = desk.workloads.get(after.workload_id)
             cluster = desk.clusters.get(after.cluster_uuid)
             if workload is not None and cluster is not None:
-                where = f"{after.step_id or after.submission_id} on {cluster.cluster_id}"
-                desk.tell(now, workload, f"running as step {where}")
-                desk.note(now, "submission", after.submission_id, "running", f"running as {where}")
+                step = f"as step {after.step_id} " if after.step_id else ""
+                text = f"running {step}on {cluster.cluster_id}"
+                desk.tell(now, workload, text)
+                desk.note(now, "submission", after.submission_id, "running", text)
 
     def settle_all(
         self,

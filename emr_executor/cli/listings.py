@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,8 @@ from sqlalchemy import Connection
 from emr_executor.cli import quarantine
 from emr_executor.cli.tables import since, table
 from emr_executor.core.model import Submission
-from emr_executor.core.states import SubmissionState
+from emr_executor.core.settle import ENDED_BY_US, why_ended
+from emr_executor.core.states import LIVE_SUBMISSION_STATES, StepState
 from emr_executor.store import queries
 
 STEPS_SHOWN = 1000
@@ -68,13 +70,22 @@ class StepRow:
 def read_clusters(conn: Connection, *, with_past: bool) -> tuple[ClusterRow, ...]:
     """Clusters that are not over, after the last that are."""
     loads = queries.clusters(conn, over=PAST_SHOWN if with_past else 0)
-    return tuple(map(cluster_row, loads))
+    ours = [("cluster", load.cluster.cluster_uuid) for load in loads if load.cluster.end_asked_at is not None]
+    told = queries.history_of(conn, ours) if ours else ()
+    why = {line.subject_id: line.text for line in told if line.event in ("draining", "ending")}
+    return tuple(cluster_row(load, _why_we_ended(load, why)) for load in loads)
 
 
-def cluster_row(load: queries.ClusterLoad) -> ClusterRow:
-    """A cluster with its load as one row."""
+def _why_we_ended(load: queries.ClusterLoad, told: Mapping[str, str]) -> str:
     cluster = load.cluster
-    why = ": ".join(part for part in (cluster.reason_code, cluster.reason) if part)
+    if why_ended(cluster) != ENDED_BY_US or cluster.cluster_uuid not in told:
+        return ""
+    return f"{ENDED_BY_US}: {told[cluster.cluster_uuid].partition(': ')[2]}"
+
+
+def cluster_row(load: queries.ClusterLoad, ended_because: str = "") -> ClusterRow:
+    """A cluster with its load as one row. ``ended_because``: why the agent ended it."""
+    cluster = load.cluster
     return ClusterRow(
         cluster_id=cluster.cluster_id,
         cluster_uuid=cluster.cluster_uuid,
@@ -88,7 +99,7 @@ def cluster_row(load: queries.ClusterLoad) -> ClusterRow:
         ready_at=cluster.ready_at,
         idle_since=cluster.idle_since,
         ended_at=cluster.ended_at,
-        reason=why or None,
+        reason=ended_because or why_ended(cluster) or None,
         quarantine=_bug(cluster.quarantine),
     )
 
@@ -132,17 +143,16 @@ def steps_view(rows: tuple[StepRow, ...], now: datetime) -> RenderableType:
         return Text("No step is live. `--all` shows those that are over.")
     cells = [
         (
-            _task(row),
+            f"{_task(row)}\n{row.run_id}",
             str(row.try_number),
-            row.cluster_id or "(launching)",
-            row.step_id or "-",
+            f"{row.step_id or '-'}\n{row.cluster_id or '(launching)'}",
             row.state,
             since(row.started_at, row.ended_at or now),
             str(row.losses),
         )
         for row in rows
     ]
-    columns = ("task", "try", "cluster", "step", "state", "running for", "losses")
+    columns = ("task and run", "try", "step and cluster", "state", "running for", "losses")
     causes = [f"{_task(row)} try {row.try_number} {row.state}: {row.cause}" for row in rows if row.cause]
     held = [
         _held(f"{_task(row)} try {row.try_number}", "submission", row.quarantine, row.cluster_id)
@@ -150,7 +160,9 @@ def steps_view(rows: tuple[StepRow, ...], now: datetime) -> RenderableType:
         if row.quarantine
     ]
     more = [f"Only the first {STEPS_SHOWN} live steps are shown."] if _is_cut(rows) else []
-    return _with_lines(table(columns, cells, right=("try", "losses")), [*causes, *held, *more])
+    return _with_lines(
+        table(columns, cells, right=("try", "losses"), whole=columns[1:]), [*causes, *held, *more]
+    )
 
 
 def _step_row(step: queries.StepView) -> StepRow:
@@ -164,7 +176,7 @@ def _step_row(step: queries.StepView) -> StepRow:
         try_number=step.key.try_number,
         cluster_id=step.cluster_id,
         step_id=submission.step_id,
-        state=submission.state,
+        state=shown_state(submission),
         intended_at=submission.intended_at,
         started_at=submission.started_at,
         ended_at=submission.ended_at,
@@ -172,6 +184,12 @@ def _step_row(step: queries.StepView) -> StepRow:
         cause=submission.cause,
         quarantine=_bug(submission.quarantine),
     )
+
+
+def shown_state(submission: Submission) -> str:
+    """The submission's state; EMR's own word where EMR is asked to cancel its step."""
+    is_leaving = submission.step_state is StepState.CANCEL_PENDING and submission.is_live
+    return StepState.CANCEL_PENDING if is_leaving else submission.state
 
 
 def _bug(of_row: str | None) -> str | None:
@@ -188,7 +206,7 @@ def _task(row: StepRow) -> str:
 
 
 def _is_cut(rows: tuple[StepRow, ...]) -> bool:
-    live = {SubmissionState.INTENDED, SubmissionState.PENDING, SubmissionState.RUNNING}
+    live = {*LIVE_SUBMISSION_STATES, StepState.CANCEL_PENDING}
     return sum(row.state in live for row in rows) >= STEPS_SHOWN
 
 

@@ -25,7 +25,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.plan import plan
-from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, WorkloadState
+from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, StepState, WorkloadState
 from emr_executor.core.waiting import Hold, Holds, reasons
 from emr_executor.store import queries
 from emr_executor.store.snapshot_store import snapshot
@@ -37,7 +37,11 @@ PAST_CLUSTERS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
-    """One time that the workload was put on a cluster; ``quarantine``: of the submission."""
+    """One time that the workload was put on a cluster.
+
+    is_leaving: EMR shows its step CANCEL_PENDING
+    quarantine: of the submission
+    """
 
     n: int
     cluster_id: str | None
@@ -50,6 +54,7 @@ class Stay:
     ended_at: datetime | None
     exit_code: int | None
     cause: str
+    is_leaving: bool = False
     quarantine: str | None = None
     cluster_quarantine: str | None = None
 
@@ -79,9 +84,9 @@ class WorkloadFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Why a READY workload waits; None of ``why`` and ``goes_to``: the configuration cannot be read.
+    """Why a workload waits. Of a READY one neither ``why`` nor ``goes_to``: without the configuration.
 
-    why: the plan's own reason
+    why: the sentence of ``core.waiting``; None for a step that runs
     goes_to: the cluster that the next plan puts it on
     launch: why the next plan launches a cluster
     """
@@ -177,12 +182,13 @@ def read_ours(
         **shared,  # type: ignore[arg-type]
         workload=facts,
         ahead=queries.ahead_of(conn, current) if current.state in _IN_LINE else None,
-        waiting=_waiting(conn, current, settings, pool, now) if is_ready else None,
+        waiting=_waiting(conn, current, settings, pool, now) if current.state in _AWAITED else None,
         pool=pool,
         story=_story(conn, current, submissions, _awaited(loads) if is_ready else ()),
     )
 
 
+_AWAITED = frozenset({WorkloadState.READY, WorkloadState.SUBMITTED})
 _IN_LINE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
 
 
@@ -223,6 +229,7 @@ def _stay(submission: Submission, cluster: Cluster | None) -> Stay:
         ended_at=submission.ended_at,
         exit_code=submission.exit_code,
         cause=submission.cause,
+        is_leaving=submission.is_live and submission.step_state is StepState.CANCEL_PENDING,
         quarantine=submission.quarantine,
         cluster_quarantine=cluster.quarantine if cluster else None,
     )
@@ -250,6 +257,8 @@ def _waiting(
             return Waiting(goes_to=cluster_ids.get(placement.cluster_uuid))
     found = reasons(state, decided, limits, ages, holds, loss_hold_s=settings.loss_hold_s)
     why = next((one.why for one in found if one.workload_id == workload.workload_id), None)
+    if workload.state is WorkloadState.SUBMITTED:
+        return Waiting(why=why)
     return Waiting(why=why or f"its turn is not among the first {READY_LOOKED_AT}", launch=launch)
 
 
@@ -295,7 +304,13 @@ def _awaited(loads: list[queries.ClusterLoad]) -> list[str]:
 def _story(
     conn: Connection, workload: Workload, submissions: Iterable[Submission], cluster_uuids: Iterable[str] = ()
 ) -> tuple[HistoryEntry, ...]:
+    """What happened to it, and to its clusters in its own time."""
     subjects = {("workload", str(workload.workload_id)), *(("cluster", uuid) for uuid in cluster_uuids)}
     for submission in submissions:
         subjects |= {("submission", submission.submission_id), ("cluster", submission.cluster_uuid)}
-    return queries.history_of(conn, sorted(subjects))
+    began, over = workload.accepted_at, workload.finished_at
+    return tuple(
+        line
+        for line in queries.history_of(conn, sorted(subjects))
+        if line.subject != "cluster" or (began <= line.at and (over is None or line.at <= over))
+    )

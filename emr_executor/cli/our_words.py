@@ -77,10 +77,21 @@ def _not_ours(airflow: AirflowFacts, ours: OurFacts, now: datetime) -> list[str]
     if ours.serves and ours.config_problems:
         said.append(f"The configuration has problems: {'; '.join(ours.config_problems)}")
     if ours.earlier is not None:
-        said.append(f"Try {ours.earlier.try_number} was ours: {_end(ours.earlier, now)}")
+        said.append(_earlier(ours.earlier, now))
     elif not said and airflow.state in WAITING_STATES:
         said.append("EmrExecutor gets it once Airflow queues it.")
     return said
+
+
+def _earlier(earlier: WorkloadFacts, now: datetime) -> str:
+    if earlier.state in _OVER:
+        return f"Try {earlier.try_number} was ours: {_end(earlier, now)}"
+    wanted = f"is being cancelled ({earlier.cancel_reason or 'no longer wanted'})"
+    if earlier.target != WorkloadTarget.CANCEL:
+        wanted = f"is ours and is {earlier.state}"
+    live = [_stays(stay, now) for stay in earlier.stays if stay.state in LIVE_SUBMISSION_STATES]
+    after = "The next try gets no step before it is over." if live else ""
+    return " ".join((f"Try {earlier.try_number} {wanted} and not over yet.", *live, after)).rstrip()
 
 
 def _by_state(ours: OurFacts, workload: WorkloadFacts, now: datetime) -> list[str]:
@@ -92,7 +103,8 @@ def _by_state(ours: OurFacts, workload: WorkloadFacts, now: datetime) -> list[st
         case WorkloadState.READY:
             return _ready(ours, workload, now)
         case WorkloadState.SUBMITTED:
-            return [_stays(stay, now) for stay in workload.stays if stay.state in LIVE_SUBMISSION_STATES]
+            stays = [_stays(stay, now) for stay in workload.stays if stay.state in LIVE_SUBMISSION_STATES]
+            return [*stays, f"It waits: {_clause(why)}."] if (why := _why(ours)) else stays
         case WorkloadState.FINISHABLE:
             ended = workload.outcome.ended_at if workload.outcome else None
             waits = _phase_waits("finished in Airflow", ours, workload, ended, now)
@@ -136,7 +148,7 @@ def _ready(ours: OurFacts, workload: WorkloadFacts, now: datetime) -> list[str]:
         return [f"{head}.", f"Why cannot be told without the configuration: {problems}"]
     if waiting.goes_to:
         return [f"{head}.", f"A slot is free on {waiting.goes_to}: the next look of the agent puts it there."]
-    return [f"{head}: {waiting.why}.", *_pool_sentences(pool, waiting.launch, now)]
+    return [f"{head}: {_clause(waiting.why or '')}.", *_pool_sentences(pool, waiting.launch, now)]
 
 
 def _pool_sentences(pool: PoolFacts, launch: str | None, now: datetime) -> list[str]:
@@ -157,17 +169,27 @@ def _pool_sentences(pool: PoolFacts, launch: str | None, now: datetime) -> list[
     return said
 
 
+def _why(ours: OurFacts) -> str | None:
+    return ours.waiting.why if ours.waiting else None
+
+
+def _clause(text: str) -> str:
+    """Somebody else's sentence within one of ours."""
+    return text.rstrip(". ")
+
+
 def _stays(stay: Stay, now: datetime) -> str:
     where = f"cluster {stay.cluster_id or '(launching)'}"
-    step = f"step {stay.step_id}"
+    step = f" as step {stay.step_id}" if stay.step_id else ""
+    leaving = ", which EMR is asked to cancel (CANCEL_PENDING)" if stay.is_leaving else ""
     match stay.state:
         case SubmissionState.INTENDED:
             return f"It is being added to {where} (submission {stay.n}) for {since(stay.intended_at, now)}."
         case SubmissionState.PENDING:
-            up = "waits there for a slot" if stay.cluster_state in _UP else f"which is {stay.cluster_state}"
-            return f"It is on {where} as {step} for {since(stay.submitted_at, now)}, {up}."
+            state = "" if stay.cluster_state in _UP else f", which is {stay.cluster_state}"
+            return f"It is queued on {where}{step}{leaving} for {since(stay.submitted_at, now)}{state}."
         case _:
-            return f"It runs on {where} as {step} for {since(stay.started_at, now)}."
+            return f"It runs on {where}{step}{leaving} for {since(stay.started_at, now)}."
 
 
 def _losses(ours: OurFacts, workload: WorkloadFacts) -> list[str]:
@@ -177,17 +199,18 @@ def _losses(ours: OurFacts, workload: WorkloadFacts) -> list[str]:
     of = f" of {bound} (max_submissions)" if bound else ""
     lost = [stay for stay in workload.stays if stay.state == SubmissionState.LOST and stay.cause]
     times = "once" if workload.losses == 1 else f"{workload.losses} times"
-    causes = "; ".join(f"submission {stay.n}: {stay.cause}" for stay in lost)
+    causes = "; ".join(f"submission {stay.n}: {_clause(stay.cause)}" for stay in lost)
     return [f"It was lost {times}{of} without costing an Airflow retry" + (f". {causes}." if causes else ".")]
 
 
 def _end(workload: WorkloadFacts, now: datetime) -> str:
     ago = f" {since(workload.finished_at, now)} ago" if workload.finished_at else ""
     if workload.state == WorkloadState.CANCELLED:
-        return f"Cancelled{ago}: {workload.cancel_reason or 'no longer wanted'}."
+        return f"Cancelled{ago}: {_clause(workload.cancel_reason or 'no longer wanted')}."
     state = f", Airflow has it as {workload.airflow_state}" if workload.airflow_state else ""
     if workload.outcome is None:
-        return f"Over{ago}{state}; no step of it ever ended."
+        steps = counted(len(workload.stays), "submission") if workload.stays else "it never had a step"
+        return f"Over{ago}{state}; {steps}{', none of which ended by itself' if workload.stays else ''}."
     return f"Over{ago}: {_outcome(workload.outcome)}{state}."
 
 
@@ -195,5 +218,9 @@ def _outcome(outcome: StepOutcome | None) -> str:
     if outcome is None:
         return "its outcome is not known"
     where = f" on {outcome.cluster_id}" if outcome.cluster_id else ""
-    step = f"{outcome.step_id or 'no step'}{where} {outcome.verdict}"
-    return step + (f" ({outcome.cause})" if outcome.cause else "")
+    step = (
+        f"{outcome.step_id}{where} {outcome.verdict}"
+        if outcome.step_id
+        else f"{outcome.verdict} without a step"
+    )
+    return step + (f" ({_clause(outcome.cause)})" if outcome.cause else "")

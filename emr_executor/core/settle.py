@@ -42,6 +42,8 @@ from emr_executor.core.states import (
 from emr_executor.core.tables import SUBMISSION
 from emr_executor.core.tables import SubmissionSeen as Seen
 
+ENDED_BY_US = "the agent ended it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
@@ -120,13 +122,21 @@ def _settle_badly(
 
 
 def lost_because(cluster: Cluster) -> str:
-    """One line for the task log on a cluster that is over."""
+    """One line for the task log on a cluster that is over or ending."""
     name = cluster.cluster_id or f"launch {cluster.cluster_uuid}"
+    why = why_ended(cluster)
     if cluster.state is ClusterState.NEVER_LAUNCHED:
-        return f"cluster {name} never came up" + (f": {cluster.reason}" if cluster.reason else "")
-    why = ": ".join(part for part in (cluster.reason_code, cluster.reason) if part)
+        return f"cluster {name} never came up" + (f": {why}" if why else "")
     verb = "ended" if cluster.state in OVER_CLUSTER_STATES else "is ending"
     return f"cluster {name} {verb}" + (f" ({why})" if why else "")
+
+
+def why_ended(cluster: Cluster) -> str:
+    """EMR's code and words, neither twice, or that it was us; empty while nothing is known."""
+    code, words = cluster.reason_code or "", (cluster.reason or "").rstrip(". ")
+    if code == "USER_REQUEST" and cluster.end_asked_at is not None:
+        return ENDED_BY_US
+    return words if words.startswith(code) else ": ".join(part for part in (code, words) if part)
 
 
 def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:

@@ -51,7 +51,8 @@ def after_submission(
     state = _after(workload, seen)
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
-    where = f"{submission.step_id or 'no step'} on {cluster_id or 'no cluster'}"
+    its_step = f"step {submission.step_id}" if submission.step_id else "its step"
+    its_step += f" on {cluster_id}" if cluster_id else ""
     match seen:
         case WorkloadSeen.STEP_LOST_UNSTARTED:
             text = f"{submission.cause}, before the step had begun; it will run elsewhere"
@@ -71,16 +72,16 @@ def after_submission(
             return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
         case WorkloadSeen.STEP_UNDONE:
             why = f" ({submission.cause})" if submission.cause else ""
-            text = f"step {where} was cancelled before it began{why}; the task waits again"
+            text = f"{its_step} was cancelled before it began{why}; the task waits again"
             undone = replace(workload, state=state)
             if submission.started_at is not None:
-                text = f"step {where} had begun when it was cancelled{why}; it starts again at no cost"
+                text = f"{its_step} had begun when it was cancelled{why}; it starts again at no cost"
                 # It had its slot, so queue_timeout begins anew.
                 undone = replace(undone, ready_at=now)
             return WorkloadMove(workload=undone, event="requeued", text=text)
         case _:
             verdict = _VERDICTS[seen]
-            text = f"step {where} {_WORDS[verdict]}{_ran_for(submission)}"
+            text = f"{its_step} {_WORDS[verdict]}{_ran_for(submission)}"
             text += f": {submission.cause}" if submission.cause else ""
             ended = replace(workload, state=state)
             return _finishable(

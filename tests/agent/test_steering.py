@@ -62,7 +62,7 @@ async def test_a_step_runs_from_ready_to_its_outcome(world: World) -> None:
     said = [
         "waiting: no cluster",
         "queued on j-1 as step s-1",
-        "running as step",
+        "running as step s-1 on j-1",
         "hello from the driver",
         "completed",
     ]

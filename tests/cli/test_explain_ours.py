@@ -12,6 +12,7 @@ from emr_executor.config import Settings
 from emr_executor.core.model import Cluster, ClusterId, Identity, StepId, StepOutcome
 from emr_executor.core.states import (
     ClusterState,
+    StepState,
     SubmissionState,
     Verdict,
     WorkloadState,
@@ -119,8 +120,8 @@ def test_an_older_try_that_still_lives_holds_it(world: World, settings: Settings
             "It runs on cluster j-UP as step s-7 for 1 min 10 s.",
         ),
         (
-            {"state": SubmissionState.PENDING, "submitted_at": at(90)},
-            "It is on cluster j-UP as step s-7 for 10 s, waits there for a slot.",
+            {"state": SubmissionState.PENDING, "submitted_at": at(90.5)},
+            "It is queued on cluster j-UP as step s-7 for 9 s.",
         ),
         (
             {"state": SubmissionState.INTENDED, "intended_at": at(99)},
@@ -212,6 +213,66 @@ def test_an_earlier_try_is_told_when_this_one_is_not_ours_yet(world: World, sett
     )
 
 
+def test_a_step_behind_others_says_so_in_the_words_of_its_log(
+    world: World, settings: Settings, ti_id: str
+) -> None:
+    up = cluster(settings, "j-UP", ready_at=at(1), slots=1)
+    busy, mine = a_parked(state=WorkloadState.SUBMITTED), workload_of(ti_id, state=WorkloadState.SUBMITTED)
+    world.store(up, busy, mine)
+    world.store(
+        a_submission(busy, up, state=SubmissionState.RUNNING, step_id=StepId("s-1"), started_at=at(40)),
+        a_submission(mine, up, state=SubmissionState.PENDING, step_id=StepId("s-2"), submitted_at=at(50)),
+    )
+    assert ours(world, settings) == (
+        "It is queued on cluster j-UP as step s-2 for 50 s.",
+        "It waits: behind 1 step on cluster j-UP; the longest runs for 1 min.",
+    )
+
+
+def test_a_step_that_emr_is_cancelling_is_not_called_running_alone(
+    world: World, settings: Settings, ti_id: str
+) -> None:
+    up = cluster(settings, "j-UP", ready_at=at(1))
+    mine = workload_of(ti_id, state=WorkloadState.SUBMITTED, target=WorkloadTarget.CANCEL, cancel_reason="x")
+    leaving = {"step_id": StepId("s-7"), "step_state": StepState.CANCEL_PENDING, "started_at": at(40)}
+    world.store(mine, up, a_submission(mine, up, state=SubmissionState.RUNNING, **leaving))
+    assert ours(world, settings)[1] == (
+        "It runs on cluster j-UP as step s-7, which EMR is asked to cancel (CANCEL_PENDING) for 1 min."
+    )
+
+
+def test_a_cleared_task_whose_step_still_runs_is_not_over(world: World, settings: Settings) -> None:
+    world.scheduler()
+    world.run()
+    world.set_task("extract", state="success")
+    world.set_task("average", state="scheduled", scheduled_dttm=at(99), try_number=2, max_tries=2)
+    cleared = {"target": WorkloadTarget.CANCEL, "cancel_reason": "cleared in Airflow"}
+    old = workload_of("00000000-0000-0000-0000-0000000000aa", state=WorkloadState.SUBMITTED, **cleared)
+    up = cluster(settings, "j-UP", ready_at=at(1))
+    runs = {"state": SubmissionState.RUNNING, "step_id": StepId("s-7"), "started_at": at(40)}
+    world.store(old, up, a_submission(old, up, **runs))
+    assert world.explain(settings).sentences[-1] == (
+        "Try 1 is being cancelled (cleared in Airflow) and not over yet. It runs on cluster j-UP as step s-7 "
+        "for 1 min. The next try gets no step before it is over."
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        (None, "Over 10 s ago, Airflow has it as failed; it never had a step."),
+        ("no slot came.", "Over 10 s ago: FAILED without a step (no slot came), Airflow has it as failed."),
+    ],
+)
+def test_a_try_without_a_step_says_so_and_dots_come_once(
+    world: World, settings: Settings, ti_id: str, cause: str | None, sentence: str
+) -> None:
+    outcome = StepOutcome(verdict=Verdict.FAILED, cause=cause) if cause else None
+    over = {"airflow_state": "failed", "finished_at": at(90), "outcome": outcome}
+    world.store(workload_of(ti_id, state=WorkloadState.FINISHED, **over))
+    assert ours(world, settings) == (sentence,)
+
+
 def test_nothing_moves_without_an_agent(world: World, settings: Settings) -> None:
     world.scheduler()
     world.run()
@@ -248,9 +309,8 @@ def test_the_story_is_told_with_its_times_and_as_json(world: World, settings: Se
         "  It runs on cluster j-UP as step s-7 for 1 min 10 s.\n"
         "\n"
         "What happened (UTC)\n"
-        "2031-05-05 07:08:09  launching a cluster: 1 waiting\n"
-        "07:08:29             submission 1 on j-UP\n"
-        "07:08:39             running as s-7 on j-UP [spark]"
+        "07:08:29  submission 1 on j-UP\n"
+        "07:08:39  running as s-7 on j-UP [spark]"
     )
     told = plain(facts)
     assert told["ours"]["workload"]["stays"] == [
@@ -266,12 +326,13 @@ def test_the_story_is_told_with_its_times_and_as_json(world: World, settings: Se
             "ended_at": None,
             "exit_code": None,
             "cause": "",
+            "is_leaving": False,
             "quarantine": None,
             "cluster_quarantine": None,
         }
     ]
     assert told["sentences"] == list(facts.sentences)
-    assert told["ours"]["story"][1] == {
+    assert told["ours"]["story"][0] == {
         "at": "2031-05-06T07:08:29.123456+00:00",
         "subject": "workload",
         "subject_id": ti_id,

@@ -8,7 +8,7 @@ from emr_executor.cli.listings import clusters_view, read_clusters, read_steps, 
 from emr_executor.cli.reading import read
 from emr_executor.cli.tables import plain
 from emr_executor.core.model import ClusterId, StepId, TaskKey
-from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState, WorkloadState
+from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
 from tests.cli.world import World, rendered
 from tests.store.builders import a_cluster, a_parked, a_submission, at
 
@@ -97,9 +97,10 @@ def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
 def test_live_steps_of_one_dag(world: World) -> None:
     fill(world)
     rows = read(partial(read_steps, with_past=False, dag_id="salaries"), engine=world.engine)
-    assert rendered(steps_view(rows, NOW)) == (
-        "task                 try  cluster          step                    state    running for  losses\n"
-        "salaries.average[3]    2  j-2AXXXXXXGAPLF  s-19864721H9UL1DBVKEQW  RUNNING  1 h               1"
+    assert rendered(steps_view(rows, NOW), 80) == (
+        "task and run         try  step and cluster        state    running for  losses\n"
+        "salaries.average[3]    2  s-19864721H9UL1DBVKEQW  RUNNING  1 h               1\n"
+        "r1                        j-2AXXXXXXGAPLF"
     )
 
 
@@ -107,7 +108,7 @@ def test_all_steps_with_the_cause_of_their_end(world: World) -> None:
     fill(world)
     rows = read(partial(read_steps, with_past=True, dag_id=None), engine=world.engine)
     text = rendered(steps_view(rows, NOW))
-    assert [line.split()[0] for line in text.splitlines()[1:4]] == [
+    assert [line.split()[0] for line in text.splitlines()[1:7:2]] == [
         "salaries.average[3]",
         "salaries.average[3]",
         "other.t",
@@ -148,14 +149,39 @@ def test_what_is_in_quarantine_says_so_and_what_can_be_done(world: World) -> Non
     assert {row.quarantine for row in (*clusters, *steps)} == {"no edge from WAITING to STARTING"}
 
 
+def test_a_step_that_emr_is_cancelling_is_shown_so(world: World) -> None:
+    mine, up = a_parked(state=WorkloadState.SUBMITTED), a_cluster(cluster_id=ClusterId("j-1"))
+    leaving = {"step_id": StepId("s-1"), "step_state": StepState.CANCEL_PENDING}
+    world.store(mine, up, a_submission(mine, up, state=SubmissionState.RUNNING, **leaving))
+    (row,) = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
+    assert row.state == "CANCEL_PENDING"
+
+
+def test_a_cluster_that_the_agent_ended_is_not_by_user_request_and_says_why(world: World) -> None:
+    emr_says = {"reason_code": "USER_REQUEST", "reason": "Terminated by user request"}
+    over = {"state": ClusterState.TERMINATED, "ended_at": at(200), **emr_says}
+    ours = a_cluster(cluster_id=ClusterId("j-1"), end_asked_at=at(100), **over)
+    forgotten = a_cluster(cluster_id=ClusterId("j-2"), end_asked_at=at(100), **over)
+    by_hand = a_cluster(cluster_id=ClusterId("j-3"), **over)
+    world.store(ours, forgotten, by_hand)
+    world.tell("cluster", ours.cluster_uuid, "ending", "ending j-1: idle for 300 s (idle_timeout 300 s)", 99)
+    rows = read(partial(read_clusters, with_past=True), engine=world.engine)
+    assert {row.cluster_id: row.reason for row in rows} == {
+        "j-1": "the agent ended it: idle for 300 s (idle_timeout 300 s)",
+        "j-2": "the agent ended it",
+        "j-3": "USER_REQUEST: Terminated by user request",
+    }
+
+
 def test_a_long_name_is_folded_and_never_cut(world: World) -> None:
     name = "a_task_with_a_name_that_is_much_longer_than_any_column_has_room_for"
-    key = TaskKey(dag_id="salaries", task_id=name, run_id="r1", try_number=1)
+    run_id = "manual__2026-12-01T00:00:00+00:00"
+    key = TaskKey(dag_id="salaries", task_id=name, run_id=run_id, try_number=1)
     mine, up = a_parked(key=key), a_cluster(cluster_id=ClusterId("j-2AXXXXXXGAPLF"))
     world.store(mine, up, a_submission(mine, up, step_id=StepId("s-19864721H9UL1DBVKEQW")))
     rows = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
-    lines = rendered(steps_view(rows, NOW)).splitlines()[1:]
-    assert "".join(line.split(" ")[0] for line in lines) == f"salaries.{name}"
+    lines = rendered(steps_view(rows, NOW), 80).splitlines()[1:]
+    assert "".join(line[:32].split(" ")[0] for line in lines) == f"salaries.{name}{run_id}", lines
     assert "s-19864721H9UL1DBVKEQW" in lines[0]
 
 

@@ -30,12 +30,12 @@ from tests.store.builders import NOW, a_parked, at, store
 WIDTH = 100
 
 
-def rendered(view: RenderableType) -> str:
-    """What a person sees in a terminal of WIDTH columns, without trailing blanks."""
-    console = Console(width=WIDTH, record=True, markup=False, highlight=False, emoji=False, file=StringIO())
+def rendered(view: RenderableType, width: int = WIDTH) -> str:
+    """What a person sees in a terminal of so many columns, without trailing blanks."""
+    console = Console(width=width, record=True, markup=False, highlight=False, emoji=False, file=StringIO())
     console.print(view)
     lines = [line.rstrip() for line in console.export_text().splitlines()]
-    assert max(map(len, lines), default=0) <= WIDTH
+    assert max(map(len, lines), default=0) <= width
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emr_executor.core.ages import reckoned
-from emr_executor.core.settle import Settled, settle
+from emr_executor.core.settle import Settled, lost_because, settle
 from emr_executor.core.states import (
     ClusterState,
     StepState,
@@ -335,3 +335,33 @@ def test_an_end_tells_how_long_the_step_ran() -> None:
         now=NOW,
     )
     assert move.text == "step s-w1 on j-c1 completed after 4 min 10 s"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "sentence"),
+    [
+        ({}, "cluster j-c1 ended"),
+        (
+            {"reason_code": "INSTANCE_FAILURE", "reason": "All nodes lost."},
+            "INSTANCE_FAILURE: All nodes lost",
+        ),
+        (
+            {"reason_code": "BOOTSTRAP_FAILURE", "reason": "BOOTSTRAP_FAILURE: exit 1."},
+            "BOOTSTRAP_FAILURE: exit 1",
+        ),
+        (
+            {"reason_code": "USER_REQUEST", "reason": "Terminated by user request"},
+            "Terminated by user request",
+        ),
+        (
+            {"reason_code": "USER_REQUEST", "reason": "User request", "end_asked_at": ago(9)},
+            "the agent ended it",
+        ),
+    ],
+)
+def test_the_end_of_a_cluster_in_words_of_which_none_comes_twice(
+    cluster: dict[str, Any], sentence: str
+) -> None:
+    text = lost_because(make_cluster(state=ClusterState.TERMINATED, **cluster))
+    code = "USER_REQUEST: " if sentence.startswith("Terminated") else ""
+    assert text == (f"cluster j-c1 ended ({code}{sentence})" if cluster else sentence)
