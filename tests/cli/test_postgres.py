@@ -29,7 +29,7 @@ def test_explain_and_status_read_postgresql(postgres: Engine, settings: Settings
     world.store(workload_of(ti_id))
     assert world.explain(settings).sentences[1] == (
         "Its step is parked for 1 min 20 s and waits for a slot, first in its line: no cluster of its pool "
-        "is up yet."
+        "is up yet; a cluster is being launched."
     )
 
     def status(conn: Any) -> StatusFacts:
