@@ -139,6 +139,7 @@ class Agent:
             await self._heartbeats.look()
 
     async def _free_silent(self) -> None:
+        await self._phases.forget()
         if self._lease.token is not None:
             await self._phases.free_silent()
 

@@ -90,6 +90,12 @@ class Phases:
             if await self._store.free_claim(workload_id, token, beats[workload_id, token], not_before):
                 log.warning("phase_fell_silent", workload_id=workload_id, silent_s=round(silent_s))
 
+    async def forget(self) -> None:
+        """Let go of the masks of tries that are over, wherever they ended."""
+        if known := set(self.masks):
+            for workload_id in known - await self._store.live(known):
+                self.masks.pop(workload_id, None)
+
     async def drain(self) -> None:
         """Wait for the phases that are under way."""
         while self._running:
@@ -118,8 +124,6 @@ class Phases:
             raise
         if ended.masks:
             self.masks[workload.workload_id] = ended.masks
-        if finishing:
-            self.masks.pop(workload.workload_id, None)
         await self._free_if_unsaid(workload, token)
 
     async def _free_if_unsaid(self, workload: Workload, token: str) -> None:

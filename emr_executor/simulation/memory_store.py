@@ -209,6 +209,10 @@ class MemoryAgentStore(_Caller):
         )
         return tuple((w.workload_id, w.claim_token, w.claim_beat) for w in held if w.claim_token is not None)
 
+    async def live(self, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
+        """Those that are known and not over."""
+        return {workload.workload_id for workload in self._db.live(workload_ids)}
+
     async def free_claim(
         self, workload_id: WorkloadId, token: str, beat: int, not_before: datetime | None
     ) -> bool:

@@ -83,6 +83,10 @@ class AgentStore:
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
 
+    async def live(self, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
+        """Those that are known and not over."""
+        return await self._runner.read(scheduler_store.live, workload_ids)
+
     async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
         """Airflow is about to be told this state. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_intent, workload_id, token, airflow_state)

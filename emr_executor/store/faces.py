@@ -92,6 +92,10 @@ class AgentFace(Protocol):
         """Give a phase back to be claimed again; False when it moved since (token, beat) was seen."""
         ...
 
+    async def live(self, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
+        """Those of the workloads that are known and not over."""
+        ...
+
     async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
         """Airflow is about to be told this state; a sign of life as well. Raises StaleWriter."""
         ...

@@ -103,6 +103,10 @@ class Room:
         with self.engine.begin() as connection:
             phase_store.record_parked(connection, job.workload_id, job.claim_token, PLAN, NOW)
 
+    def end(self, job: PhaseJob) -> None:
+        with self.engine.begin() as connection:
+            phase_store.record_over(connection, job.workload_id, job.claim_token, "success", NOW)
+
     def say_nothing(self, _job: PhaseJob) -> None:
         return
 
@@ -219,16 +223,22 @@ async def test_a_claim_that_shows_signs_of_life_is_left_alone(room: Room) -> Non
     assert room.workload("w1").state is WorkloadState.PREPARING
 
 
-async def test_masks_are_kept_while_parked_and_forgotten_at_the_end(room: Room) -> None:
+async def test_masks_are_kept_while_a_try_lives_and_forgotten_wherever_it_ends(room: Room) -> None:
     room.accept("w1")
     room.host.masks = ("hunter2",)
     await room.fill()
     assert room.phases.masks == {"w1": ("hunter2",)}
     outcome = StepOutcome(verdict=Verdict.SUCCEEDED)
     room.accept("w2", state=WorkloadState.FINISHABLE, outcome=outcome, step=PLAN)
-    room.host.work = room.say_nothing
+    room.host.work = room.end
     await room.fill()
+    assert room.phases.masks == {"w1": ("hunter2",), "w2": ("hunter2",)}
+    await room.phases.forget()
     assert room.phases.masks == {"w1": ("hunter2",)}
+    with room.engine.begin() as connection:
+        connection.execute(WORKLOAD.update().values(state=WorkloadState.CANCELLED))
+    await room.phases.forget()
+    assert room.phases.masks == {}
 
 
 async def give_up(room: Room) -> None:
