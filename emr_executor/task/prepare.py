@@ -84,7 +84,6 @@ class PrepareSeam:
         masking.refuse_secrets(parts)
         for warning in parts.warnings:
             log.warning(warning)
-        log.info("spark-submit: %s", parts.shown)
         timeout = task.execution_timeout
         park = Park(
             translator=parts.translator,

@@ -52,9 +52,7 @@ _KERBEROS_CONF = (
     "spark.yarn.principal",
 )
 _PROVIDER = "airflow.providers.apache.spark.hooks.spark_submit"
-_SHOWN_MAX = 10_000
-_silent = logging.getLogger("emr_executor.silent")
-_silent.disabled = True
+_silent = logging.Logger("silent", level=logging.CRITICAL + 1)  # noqa: LOG001 - no configuration enables it
 
 
 def kerberos_text(what: str) -> str:
@@ -73,7 +71,7 @@ def parts_of(seam: Seam, hook: Any, application: object, popen: Mapping[str, Any
     """
     files = LocalFiles(seam.folders())
     hook = copy.copy(hook)
-    # It logs the command before the files have names that say something.
+    # It logs the command before the files have their places; the supervisor does after.
     hook._log = _silent
     _join_lists(hook)
     env = _environment(hook, popen)
@@ -92,7 +90,6 @@ def parts_of(seam: Seam, hook: Any, application: object, popen: Mapping[str, Any
     command = _command(seam, hook, target, conf)
     if type(hook)._build_spark_submit_command.__module__ != _PROVIDER:
         named += tuple((f"_build_spark_submit_command()[{n}]", word) for n, word in enumerate(command))
-    paths = {file.token: file.path for file in files.files}
     context = {key: value for key, value in os.environ.items() if key.startswith(CONTEXT_PREFIX)}
     return StepParts(
         translator=NAME,
@@ -100,7 +97,6 @@ def parts_of(seam: Seam, hook: Any, application: object, popen: Mapping[str, Any
         env=context | env,
         files=tuple(files.files),
         named_values=named,
-        shown=_shown(hook, command, paths),
         warnings=tuple(_files_of_this_host(hook, arguments, seam.folders())),
     )
 
@@ -257,16 +253,6 @@ def _binary(given: str) -> str:
             f" it out, write {_BINARY}, or local:{given} if the cluster has that file"
         )
     return given
-
-
-def _shown(hook: Any, command: list[str], paths: Mapping[str, str]) -> str:
-    """The command on one line for the task's log, passwords masked by the hook as it does for its own."""
-    words = list(command)
-    for token, path in paths.items():
-        words = [word.replace(token, path) for word in words]
-    text = str(hook._mask_cmd(words)).replace("\r", "\\r").replace("\n", "\\n")
-    rest = len(text) - _SHOWN_MAX
-    return text if rest <= 0 else f"{text[:_SHOWN_MAX]}... ({rest} characters more)"
 
 
 def _files_of_this_host(hook: Any, arguments: list[str], folders: tuple[str, ...]) -> Iterator[str]:

@@ -22,7 +22,6 @@ class StepParts:
     command: argv; where a local file stands, its ``LocalFile.token``
     named_values: (the user's name for it, its text) of everything that the user wrote and that would
         travel, so that a refusal can name the field
-    shown: the command on one line for the task's log, passwords masked
     warnings: sentences for the task's log
     """
 
@@ -31,7 +30,6 @@ class StepParts:
     env: dict[str, str]
     files: tuple[LocalFile, ...] = ()
     named_values: tuple[tuple[str, str], ...] = ()
-    shown: str = ""
     warnings: tuple[str, ...] = ()
 
 

@@ -178,9 +178,9 @@ def test_the_longest_argument_that_linux_takes_is_taken(bench: Bench) -> None:
 
 def test_the_command_is_one_line_of_the_log_and_references_to_secrets_pass(bench: Bench) -> None:
     ended = bench.prepare("written", "references")
-    (line,) = (json.loads(text)["event"] for text in ended.log.splitlines() if "spark-submit: " in text)
-    assert line.startswith("spark-submit: spark-submit --master yarn --conf spark.ssl.keyPassword=******")
-    assert line.endswith("--db-secret=****** --password-secret ****** --max-tokens=5 a\\nb")
+    (line,) = (json.loads(text)["event"] for text in ended.log.splitlines() if "spark-submit" in text)
+    assert "spark.ssl.keyPassword=***" in line
+    assert line.endswith("--db-secret=*** --password-secret *** --max-tokens=*** 'a\\nb'")
     assert ended.step.command[-5:] == (
         "--db-secret=prod/db",
         "--password-secret",
