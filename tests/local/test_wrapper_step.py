@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,14 @@ class Wrapped:
             "output": {"interval_s": 0.2, "max_bytes": 100_000},
             "yarn_tag_prefix": "airflow-emr",
         }
-        self.s3.put_object(Bucket="wrapped", Key="stage/specs/1.json", Body=json.dumps(spec).encode())
+        body = json.dumps(spec).encode()
+        key = f"stage/specs/{hashlib.sha256(body).hexdigest()}.json"
+        self.s3.put_object(Bucket="wrapped", Key=key, Body=body)
         args = [
             *(
                 "s3://wrapped/stage/wrapper/abc/emr_step_wrapper.py",
                 "--spec",
-                "s3://wrapped/stage/specs/1.json",
+                f"s3://wrapped/{key}",
             ),
             *("--records", "s3://wrapped/stage/d1/", "--cluster", "c1", "--submission", SUBMISSION),
         ]
@@ -85,7 +88,7 @@ def test_the_wrapper_reports_a_command_that_ends(wrapped: Wrapped) -> None:
     assert wrapped.ends(step_id) == "FAILED"
     record = wrapped.record()
     assert (record["phase"], record["exit_code"], record["submission"]) == ("ENDED", 5, SUBMISSION)
-    chunk = f"stage/d1/output/{SUBMISSION}/000001"
+    chunk = f"stage/d1/output/c1/{SUBMISSION}/000001"
     assert b"out by the spec" in wrapped.s3.get_object(Bucket="wrapped", Key=chunk)["Body"].read()
 
 
