@@ -31,7 +31,7 @@ from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.executor_watch import ExecutorWatch, tell_failure
 from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
-from emr_executor.refusal import Refusal, tell_refused
+from emr_executor.refusal import Refusal, refuse_unknown_airflow, tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
 
@@ -47,8 +47,6 @@ ALONE_A_SYNC = 20
 """So many of those that could not be stored together are stored one by one in one loop of the scheduler."""
 ATTEMPTS_TO_STORE = 3
 """After so many a workload that the database itself refuses fails, with the database's words."""
-KNOWN_AIRFLOW_MINORS = ("3.3",)
-"""Minor versions whose private Task SDK classes ``task.supervise`` was written against."""
 
 _T = TypeVar("_T")
 
@@ -85,17 +83,11 @@ class EmrExecutor(BaseExecutor):
 
     def start(self) -> None:
         """Read the configuration and start the agent. Ends a scheduler that would give us all tasks."""
-        if problem := executor_problem():
-            self._refuse(problem, ends_scheduler=True)
-            return
-        try:
-            self._refuse_unknown_airflow()
-            self._refuse_other_tables()
-            self._settings = load_settings()
-        except ConfigError as error:
-            self._refuse(str(error))
-        except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
-            self._refuse(f"emr_executor could not read its configuration: {error!r}")
+        order = executor_problem()
+        problems = [*([order] if order else []), *self._read_configuration()]
+        if problems:
+            self._settings = None
+            self._refuse(str(ConfigError(problems)), ends_scheduler=order is not None)
         if self._settings is not None:
             self._watch = ExecutorWatch(self.log, self._settings)
             if self._settings.agent == "child":
@@ -237,14 +229,20 @@ class EmrExecutor(BaseExecutor):
     def _job_id(self) -> int | None:
         return int(self.job_id) if self.job_id is not None else None
 
-    def _refuse_unknown_airflow(self) -> None:
-        from airflow import __version__
+    def _read_configuration(self) -> list[str]:
+        """Every reason why this executor cannot run here."""
+        problems: list[str] = []
+        for read in (refuse_unknown_airflow, self._refuse_other_tables, self._load):
+            try:
+                read()
+            except ConfigError as error:
+                problems += error.problems
+            except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
+                problems.append(f"emr_executor could not read its configuration: {error!r}")
+        return problems
 
-        if not __version__.startswith(tuple(f"{minor}." for minor in KNOWN_AIRFLOW_MINORS)):
-            known = ", ".join(KNOWN_AIRFLOW_MINORS)
-            raise ConfigError(
-                [f"this release knows Airflow {known}, this is Airflow {__version__}: upgrade emr-executor"]
-            )
+    def _load(self) -> None:
+        self._settings = load_settings()
 
     def _refuse_other_tables(self) -> None:
         if problem := self._in_own_transaction(lambda session: tables_problem(session.connection())):

@@ -9,6 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from emr_executor.agent.tasklog import FileTaskLog, agent_line
+from emr_executor.errors import ConfigError
+
+KNOWN_AIRFLOW_MINORS = ("3.3",)
+"""Minor versions whose private Task SDK classes ``task.supervise`` was written against."""
+
+
+def refuse_unknown_airflow() -> None:
+    """Raises ConfigError."""
+    from airflow import __version__
+
+    if not __version__.startswith(tuple(f"{minor}." for minor in KNOWN_AIRFLOW_MINORS)):
+        known = ", ".join(KNOWN_AIRFLOW_MINORS)
+        raise ConfigError(
+            [f"this release knows Airflow {known}, this is Airflow {__version__}: upgrade emr-executor"]
+        )
 
 
 class Refusal:

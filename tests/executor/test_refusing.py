@@ -91,7 +91,12 @@ def test_an_order_of_executors_that_gives_us_all_tasks_ends_the_scheduler_with_t
     monkeypatch.setattr(executor.log, "error", lambda text, *facts: said.append(text % facts))
     executor.start()
     executor.queue_workload(execute_task(), session=None)
-    assert said == [f"EmrExecutor ends this scheduler:\n{problem}"]
+    (text,) = said
+    assert text.startswith("EmrExecutor ends this scheduler:\n")
+    assert f"  - {problem}\n" in text
+    # With all other problems, so that one start tells everything.
+    assert "cluster_template is not set" in text
+    assert "staging_uri is not set" in text
     with pytest.raises(SystemExit):
         executor.heartbeat()
     assert executor.event_buffer == {}
