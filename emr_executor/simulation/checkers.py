@@ -39,7 +39,7 @@ class Terms:
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
     person_launched: clusters of other deployments and people, by id
-    stood_back: steps that did nothing, since another step had claimed their submission
+    stood_back: steps that started no command
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
     fails_after: task instances whose user code fails after a step that ended well

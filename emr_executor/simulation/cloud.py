@@ -12,7 +12,14 @@ from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
 from emr_executor.simulation.clock import EPOCH, VirtualClock
 from emr_executor.simulation.records import Bucket
-from emr_executor.simulation.step_process import EXIT_CLAIMED, Machine, StepProcess, StepScript
+from emr_executor.simulation.step_process import (
+    EXIT_CLAIMED,
+    EXIT_KILLED,
+    EXIT_TERMINATED,
+    Machine,
+    StepProcess,
+    StepScript,
+)
 from emr_executor.simulation.weather import Weather
 
 __all__ = ["Cloud", "StepScript"]
@@ -28,7 +35,8 @@ class Cloud:
 
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
-    stood_back: steps whose wrapper found that another step had claimed their submission
+    stood_back: steps whose wrapper started no command: another step had claimed their submission, or it was
+        ended before it could ask
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
     """
@@ -150,7 +158,8 @@ class Cloud:
 
     def _gone(self, process: StepProcess, exit_code: int) -> None:
         self._processes.pop(process.step_id, None)
-        if exit_code == EXIT_CLAIMED:
+        was_early = not process.has_begun and exit_code in (EXIT_KILLED, EXIT_TERMINATED)
+        if exit_code == EXIT_CLAIMED or was_early:
             self.stood_back.add(process.step_id)
         if process.ended_well:
             self.ended_well.add(process.step_id)

@@ -101,6 +101,7 @@ class StepProcess:
         "_writes",
         "cluster_id",
         "cluster_uuid",
+        "has_begun",
         "script",
         "step_id",
         "submission_id",
@@ -120,6 +121,7 @@ class StepProcess:
         self.cluster_id, self.step_id, self.script = cluster_id, step_id, script
         self.submission_id, self.cluster_uuid = submission_id, cluster_uuid
         self._machine, self._is_silent = machine, is_silent or submission_id is None
+        self.has_begun = False
         self._phase: _Phase = _Phase.STARTING
         self._timer: asyncio.TimerHandle | None = None
         self._ended_with: int | None = None
@@ -166,7 +168,7 @@ class StepProcess:
         if self.submission_id and not self._machine.bucket.claim(self.submission_id, self.step_id):
             self._leave(EXIT_CLAIMED)
             return
-        self._phase = _Phase.RUNNING
+        self.has_begun, self._phase = True, _Phase.RUNNING
         self._started_at = self._machine.loop.time()
         is_late = script.timeout_s is not None and script.timeout_s < script.duration_s
         life_s = script.timeout_s if is_late and script.timeout_s is not None else script.duration_s
