@@ -34,6 +34,11 @@ _EXAMPLES = re.compile(
     re.IGNORECASE,
 )
 
+_HINTS = {
+    "{{": "{{ ... }} is filled in by nothing here: write the value itself.",
+    "\t": "YAML is indented with spaces, never with tabs.",
+}
+
 
 def read_template(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The request in the file, and every problem with it as a full sentence; None when it cannot be read."""
@@ -50,7 +55,8 @@ def read_template(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         kind = "JSON" if _is_json(text) else "YAML"
         told = " ".join(str(e).split()).replace('in "<unicode string>", ', "at ")
-        return None, [f"{path} is not {kind}: {told}."]
+        hints = [hint for sign, hint in _HINTS.items() if sign in text and kind == "YAML"]
+        return None, [" ".join((f"{path} is not {kind}: {told}.", *hints))]
     if not isinstance(data, dict):
         return None, [f"{path} must hold a RunJobFlow request: keys such as ReleaseLabel and Instances."]
     return data, [f"{path}: {problem}" for problem in (*twice, *template_problems(data))]
@@ -60,11 +66,13 @@ def template_problems(template: dict[str, Any]) -> list[str]:
     """Every reason why a cluster could not be launched or steered with this request; empty when none."""
     # The Name that a launch gets is ours.
     request = {**template, "Name": "checked"}
-    own = list(_own_problems(template))
-    ours = {problem.path for problem in own}
-    found = [*own, *model_problems("RunJobFlow", request), *launch_problems(request)]
-    told = [problem for problem in found if problem in own or problem.path not in ours]
-    return list(dict.fromkeys(map(str, told)))
+    told: dict[tuple[str | int, ...], list[str]] = {}
+    for found in (_own_problems(template), model_problems("RunJobFlow", request), launch_problems(request)):
+        # A place that has been told needs no second opinion.
+        new = [problem for problem in found if problem.path not in told]
+        for problem in new:
+            told.setdefault(problem.path, []).append(str(problem))
+    return [sentence for sentences in told.values() for sentence in dict.fromkeys(sentences)]
 
 
 def left_as_examples(template: dict[str, Any]) -> list[str]:

@@ -315,7 +315,6 @@ def test_everything_missing_is_told_at_once() -> None:
         "Instances",
         "JobFlowRole",
         "ServiceRole",
-        "Instances",
     ]
 
 

@@ -61,3 +61,19 @@ def test_a_file_that_is_no_request_is_explained(tmp_path: Path, text: str, expec
     found, (problem,) = read(tmp_path, text)
     assert found is None
     assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "ReleaseLabel: {{ params.release }}\n",
+            "{{ ... }} is filled in by nothing here: write the value itself.",
+        ),
+        ("Instances:\n\tInstanceCount: 1\n", "YAML is indented with spaces, never with tabs."),
+    ],
+)
+def test_what_yaml_says_badly_is_said_again(tmp_path: Path, text: str, expected: str) -> None:
+    (problem,) = read(tmp_path, text)[1]
+    assert problem.startswith("is not YAML: ")
+    assert problem.endswith(f". {expected}")
