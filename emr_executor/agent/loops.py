@@ -15,6 +15,7 @@ from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.steering import Steering
 from emr_executor.config import Settings
+from emr_executor.core.waiting import Holds
 from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain
 from emr_executor.ports import Clock
 
@@ -54,6 +55,11 @@ class Agent:
     def is_steering(self) -> bool:
         """Whether this agent holds the lease now."""
         return self._lease.token is not None
+
+    @property
+    def holds(self) -> Holds:
+        """What the last tick did not ask of EMR."""
+        return self._steering.told_holds
 
     @property
     def longest_round_s(self) -> float:

@@ -149,6 +149,7 @@ async def _run_agent(settings: Settings, running: list[Agent]) -> None:
             pid=identity.pid,
             version=__version__,
             is_steering=lambda: agent.is_steering,
+            holds=lambda: agent.holds,
         )
         probing = Probing(
             dependencies,

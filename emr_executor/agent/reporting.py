@@ -10,6 +10,7 @@ import structlog
 from emr_executor.agent.dependencies import Dependencies
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.core.health import AgentHealth, Dependency
+from emr_executor.core.waiting import Holds
 from emr_executor.ports import Clock
 from emr_executor.store.health_store import HealthFace
 
@@ -25,6 +26,7 @@ class Reporting:
     """One agent's row. Every method may raise StoreBusy.
 
     is_steering: whether this agent holds the lease now
+    holds: what the one that steers does not ask of EMR for now
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class Reporting:
         pid: int,
         version: str,
         is_steering: Callable[[], bool],
+        holds: Callable[[], Holds] = Holds,
     ) -> None:
         self._store, self._dependencies, self._clock = store, dependencies, clock
         self._holder, self._host, self._pid, self._version = holder, host, pid, version
-        self._is_steering = is_steering
+        self._is_steering, self._holds = is_steering, holds
         self._started_at: datetime = clock.now()
         self._beat = 0
         self._told_at: float | None = None
@@ -52,7 +55,10 @@ class Reporting:
         """Tell when something changed or it is time; the one that steers forgets those that are gone."""
         now = self._clock.monotonic()
         away = tuple(one for one in self._dependencies.away() if one.dependency is not Dependency.DATABASE)
-        news = (self._is_steering(), {(one.dependency, one.since) for one in away})
+        is_steering = self._is_steering()
+        holds = self._holds() if is_steering else Holds()
+        whys = {key: hold.why for key, hold in (*holds.launch.items(), *holds.place.items())}
+        news = (is_steering, {(one.dependency, one.since) for one in away}, whys)
         if news == self._told and self._told_at is not None and now < self._told_at + REPORT_S:
             return
         self._beat += 1
@@ -67,6 +73,7 @@ class Reporting:
                 beat=self._beat,
                 told_at=self._clock.now(),
                 away=away,
+                holds=holds,
             )
         )
         self._told_at, self._told = now, news

@@ -129,7 +129,7 @@ class Steering:
         )
         snapshot, decided = self._decide(desk, snapshot, ages)
         if away := self._held():
-            decided = _without_new(decided)
+            decided = without_new(decided)
         self._tracker.look_soon(decided.look)
         after = self._write_intents(desk, decided, now)
         self._tell_waiting(desk, snapshot, decided, ages, away)
@@ -292,7 +292,7 @@ class Steering:
         desk.note(now, "workload", move.workload.workload_id, move.event, move.text)
 
 
-def _without_new(decided: Plan) -> Plan:
+def without_new(decided: Plan) -> Plan:
     """The plan without what would begin in EMR, or end there to begin elsewhere."""
     waiting = [
         Waiting(workload_id=workload_id, kind=WaitKind.FULL)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from emr_executor.agent.launching import LONGEST_HOLD_S, hold_after_s, is_failed_launch, why_failed
+from emr_executor.cli.health import is_silent
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings
 from emr_executor.core.ages import reckoned
@@ -27,7 +28,7 @@ from emr_executor.core.model import (
 from emr_executor.core.plan import plan
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, StepState, WorkloadState
 from emr_executor.core.waiting import Hold, Holds, reasons
-from emr_executor.store import queries
+from emr_executor.store import health_store, queries
 from emr_executor.store.snapshot_store import snapshot
 
 READY_LOOKED_AT = 1000
@@ -240,18 +241,21 @@ def _waiting(
 ) -> Waiting:
     if settings is None:
         return Waiting()
-    from emr_executor.agent.steering import limits_of
+    from emr_executor.agent.steering import limits_of, without_new
 
-    holds = Holds()
-    if pool.last_failure and pool.held_until and pool.held_until > now:
-        hold = Hold(why=pool.last_failure, until=pool.held_until, longest_s=LONGEST_HOLD_S)
-        holds = Holds(launch={pool.cluster_pool: hold})
-    state = replace(snapshot(conn, now, READY_LOOKED_AT), launch_held=frozenset(holds.launch))
+    holds = _holds(conn, pool, now)
+    state = snapshot(conn, now, READY_LOOKED_AT)
+    place_held = {cluster.cluster_uuid for cluster in state.clusters if holds.budget_until}
+    state = replace(
+        state, launch_held=frozenset(holds.launch), place_held=frozenset(place_held | holds.place.keys())
+    )
     limits = limits_of(settings)
     ages = reckoned(state.clusters, state.submissions, now=state.now)
     decided = plan(state, limits, ages)
     launch = next((one.why for one in decided.launch if one.cluster_pool == workload.cluster_pool), None)
     cluster_ids = {cluster.cluster_uuid: cluster.cluster_id for cluster in state.clusters}
+    if holds.away:
+        decided = without_new(decided)
     for placement in decided.place:
         if workload.workload_id in placement.workload_ids:
             return Waiting(goes_to=cluster_ids.get(placement.cluster_uuid))
@@ -260,6 +264,22 @@ def _waiting(
     if workload.state is WorkloadState.SUBMITTED:
         return Waiting(why=why)
     return Waiting(why=why or f"its turn is not among the first {READY_LOOKED_AT}", launch=launch)
+
+
+def _holds(conn: Connection, pool: PoolFacts, now: datetime) -> Holds:
+    """What the agent that steers does not ask of EMR now, by its own word; launches by their rows too."""
+    agents = health_store.agents(conn)
+    told = next((one.holds for one in agents if one.steering and not is_silent(one, now)), Holds())
+    launch = {name: hold for name, hold in told.launch.items() if hold.until > now}
+    if pool.last_failure and pool.held_until and pool.held_until > now:
+        hold = Hold(why=pool.last_failure, until=pool.held_until, longest_s=LONGEST_HOLD_S)
+        launch = {pool.cluster_pool: hold, **launch}
+    return replace(
+        told,
+        launch=launch,
+        place={key: hold for key, hold in told.place.items() if hold.until > now},
+        budget_until=told.budget_until if told.budget_until and told.budget_until > now else None,
+    )
 
 
 def pool_facts(loads: list[queries.ClusterLoad], name: str, settings: Settings | None) -> PoolFacts:

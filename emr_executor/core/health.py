@@ -7,9 +7,11 @@ lease's matter, and who is alive is judged by beats, never by comparing clocks.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from emr_executor.core.waiting import Holds
 
 ERROR_CHARACTERS = 300
 
@@ -44,6 +46,7 @@ class AgentHealth:
     holder: its name, unique for its life, as in the lease
     steering: whether it held the lease when it told this
     beat: grows with each telling; told_at: when, by the clock of its host
+    holds: what it does not ask of EMR for now
     """
 
     holder: str
@@ -55,6 +58,7 @@ class AgentHealth:
     beat: int
     told_at: datetime
     away: tuple[Away, ...] = ()
+    holds: Holds = field(default_factory=Holds)
 
 
 _NAMED_SO = r"security[-_]?token|authorization|passw(?:or)?d|passphrase|secret|signature|api[-_]?key|token"

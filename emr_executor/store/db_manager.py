@@ -27,7 +27,7 @@ class EmrExecutorDBManager(BaseDBManager):
     migration_dir = str(_HERE / "migrations")
     alembic_file = str(_HERE / "alembic.ini")
     supports_table_dropping = True
-    revision_heads_map = {"0.1.0": "0001"}  # noqa: RUF012 - the base class declares it so
+    revision_heads_map = {"0.1.0": "0002"}  # noqa: RUF012 - the base class declares it so
 
     def initdb(self, use_migration_files: bool = True) -> None:  # noqa: ARG002 - they are always used
         """Make the tables, or bring them to the newest revision."""

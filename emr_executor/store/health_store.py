@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, delete, select
 
-from emr_executor.core.health import AgentHealth, Away, Dependency
+from emr_executor.core.health import AgentHealth, Away, Dependency, redacted
+from emr_executor.core.model import ClusterUuid
+from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store.dialect import upsert
 from emr_executor.store.runner import Runner
 from emr_executor.store.schema import AGENT
@@ -29,6 +31,7 @@ def tell_health(conn: Connection, health: AgentHealth) -> None:
             {"dependency": a.dependency.name, "since": a.since.isoformat(), "error": a.error}
             for a in health.away
         ],
+        "holds": _columns_of(health.holds),
     }
     insert = upsert(conn.dialect.name, AGENT).values(row)
     changed = {name: insert.excluded[name] for name in row if name != "holder"}
@@ -69,7 +72,36 @@ def _agent_from(row: Mapping[Any, Any]) -> AgentHealth:
         beat=row["beat"],
         told_at=row["told_at"],
         away=away,
+        holds=_holds_from(row["holds"] or {}),
     )
+
+
+def _columns_of(holds: Holds) -> dict[str, Any]:
+    return {
+        "away": holds.away,
+        "launch": {pool: _hold_columns(hold) for pool, hold in holds.launch.items()},
+        "place": {cluster: _hold_columns(hold) for cluster, hold in holds.place.items()},
+        "budget_until": holds.budget_until.isoformat() if holds.budget_until else None,
+    }
+
+
+def _hold_columns(hold: Hold) -> dict[str, Any]:
+    return {"why": redacted(hold.why), "until": hold.until.isoformat(), "longest_s": hold.longest_s}
+
+
+def _holds_from(columns: Mapping[str, Any]) -> Holds:
+    budget_until = columns.get("budget_until")
+    return Holds(
+        away=columns.get("away"),
+        launch={pool: _hold_from(hold) for pool, hold in columns.get("launch", {}).items()},
+        place={ClusterUuid(key): _hold_from(hold) for key, hold in columns.get("place", {}).items()},
+        budget_until=datetime.fromisoformat(budget_until) if budget_until else None,
+    )
+
+
+def _hold_from(columns: Mapping[str, Any]) -> Hold:
+    until = datetime.fromisoformat(columns["until"])
+    return Hold(why=columns["why"], until=until, longest_s=columns["longest_s"])
 
 
 class HealthFace(Protocol):

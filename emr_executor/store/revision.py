@@ -6,7 +6,7 @@ from sqlalchemy import Connection, String, column, inspect, select, table
 
 from emr_executor.store.schema import METADATA, VERSION_TABLE
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision of the tables in order; the last one is what this release works with."""
 
 

@@ -211,6 +211,7 @@ AGENT = Table(
     Column("beat", BigInteger, nullable=False),
     Column("told_at", UtcTime, nullable=False),
     _json("away"),
+    _json("holds"),
 )
 """One row for each agent process, written by it alone; who steers is the lease's to say."""
 

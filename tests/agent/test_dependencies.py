@@ -14,6 +14,7 @@ from emr_executor.agent.dependencies import FORGET_S, HOLD_S, Dependencies, watc
 from emr_executor.agent.probing import Probing
 from emr_executor.agent.reporting import GONE_S, REPORT_S, Reporting
 from emr_executor.core.health import AgentHealth, Dependency
+from emr_executor.core.waiting import Hold, Holds
 from emr_executor.errors import (
     AwsUnavailable,
     BudgetSpent,
@@ -28,6 +29,7 @@ from emr_executor.errors import (
 from emr_executor.store.health_store import HealthStore
 from emr_executor.store.runner import InlineRunner
 from tests.agent.fakes import ManualClock
+from tests.builders import NOW
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ class Room:
 
     def __init__(self, engine: Engine, clock: ManualClock) -> None:
         self.clock, self.known = clock, Dependencies(clock)
-        self.store, self.steers = HealthStore(InlineRunner(engine)), True
+        self.store, self.steers, self.holds = HealthStore(InlineRunner(engine)), True, Holds()
         self.reporting = Reporting(
             store=self.store,
             dependencies=self.known,
@@ -150,6 +152,7 @@ class Room:
             pid=1,
             version="0.1.0",
             is_steering=lambda: self.steers,
+            holds=lambda: self.holds,
         )
 
     async def passes(self, seconds: float) -> None:
@@ -175,9 +178,16 @@ async def test_an_agent_tells_of_itself_now_and_then_and_at_once_when_something_
     row = await room.row()
     assert [(one.dependency, one.error) for one in row.away] == [(Dependency.S3, "no token=*** here")]
     assert row.beat == 22
+    hold = Hold(why="EMR refused the cluster template", until=NOW, longest_s=600.0)
+    room.holds = Holds(launch={"default": hold})
+    await room.passes(5)
+    assert ((await room.row()).holds, (await room.row()).beat) == (room.holds, 23)
     room.steers = False
     await room.passes(5)
-    assert ((await room.row()).steering, (await room.row()).beat) == (False, 23)
+    row = await room.row()
+    assert (row.steering, row.beat, row.holds) == (False, 24, Holds()), (
+        "only the one that steers holds anything"
+    )
 
 
 async def test_the_one_that_steers_forgets_those_that_are_gone(room: Room) -> None:

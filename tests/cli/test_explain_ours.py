@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from emr_executor.cli.explain import explanation_view
 from emr_executor.cli.tables import plain
 from emr_executor.config import Settings
+from emr_executor.core.health import AgentHealth
 from emr_executor.core.model import Cluster, ClusterId, Identity, StepId, StepOutcome
 from emr_executor.core.states import (
     ClusterState,
@@ -18,6 +20,8 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.waiting import Hold, Holds
+from emr_executor.store.health_store import tell_health
 from tests.cli.world import World, rendered, workload_of
 from tests.store.builders import a_cluster, a_parked, a_submission, at
 
@@ -94,6 +98,47 @@ def test_launches_are_held_after_failures(world: World, settings: Settings, ti_i
     )
     assert said[1] == "The last 2 launches of its pool failed."
     assert len(said) == 2
+
+
+def an_agent(world: World, **holds: Any) -> None:
+    """The agent that steers, and what it has just told that it does not ask of EMR."""
+    agent = AgentHealth(
+        holder="host-a/17/aa",
+        host="host-a",
+        pid=17,
+        version="0.1.0",
+        steering=True,
+        started_at=at(0),
+        beat=1,
+        told_at=at(95),
+        holds=Holds(**holds),
+    )
+    with world.engine.begin() as conn:
+        tell_health(conn, agent)
+
+
+def test_a_free_slot_is_not_promised_while_the_agent_adds_no_steps(
+    world: World, settings: Settings, ti_id: str
+) -> None:
+    up = cluster(settings, "j-UP", ready_at=at(1))
+    world.store(workload_of(ti_id), up)
+    head = f"{PARKED}, first in its line"
+    hold = Hold(why="EMR throttled AddJobFlowSteps.", until=at(110), longest_s=60.0)
+    an_agent(world, place={up.cluster_uuid: hold})
+    assert ours(world, settings)[0] == (
+        f"{head}: EMR takes no steps for j-UP: EMR throttled AddJobFlowSteps; the next try is at 07:09:59 "
+        "UTC, then ever more rarely, at least every 1 min."
+    )
+    an_agent(world, budget_until=at(104))
+    assert ours(world, settings)[0] == (
+        f"{head}: a slot is free, and as many steps were added as EMR takes (AddJobFlowSteps, by our own "
+        "count); the next call is at 07:09:53 UTC."
+    )
+    an_agent(world, away="Amazon EMR is away")
+    away = "Amazon EMR is away: nothing is launched or placed until it is back"
+    assert ours(world, settings)[0] == f"{head}: {away}."
+    an_agent(world, place={up.cluster_uuid: replace(hold, until=at(99))}, budget_until=at(99))
+    assert ours(world, settings)[1].startswith("A slot is free on j-UP")
 
 
 def test_a_free_slot_is_named(world: World, settings: Settings, ti_id: str) -> None:

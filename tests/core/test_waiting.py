@@ -49,9 +49,9 @@ def told(*rows: Workload | Cluster | Submission, holds: Holds | None = None, **c
     ages = reckoned(snapshot.clusters, snapshot.submissions, now=snapshot.now)
     decided = plan(snapshot, limits, ages)
     if holds.away:
-        from emr_executor.agent.steering import _without_new
+        from emr_executor.agent.steering import without_new
 
-        decided = _without_new(decided)
+        decided = without_new(decided)
     return list(reasons(snapshot, decided, limits, ages, holds, loss_hold_s=150.0))
 
 

@@ -44,6 +44,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store import schema
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.health_store import tell_health
@@ -173,6 +174,9 @@ def _write(connection: Connection) -> None:
             beat=412,
             told_at=MOMENT,
             away=(Away(dependency=next(iter(Dependency)), since=MOMENT, error="no answer"),),
+            holds=Holds(
+                launch={"default": Hold(why="ä", until=MOMENT, longest_s=600.0)}, budget_until=MOMENT
+            ),
         ),
     )
     subjects = ("workload", "submission", "cluster", "agent")

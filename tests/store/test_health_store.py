@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import Connection
 
 from emr_executor.core.health import AgentHealth, Away, Dependency, redacted
+from emr_executor.core.model import ClusterUuid
+from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store.health_store import agents, forget_agent, tell_health
 from tests.store.builders import at
 
@@ -26,11 +28,20 @@ FIRST = AgentHealth(
 def test_a_row_is_written_anew_and_comes_back_whole(conn: Connection) -> None:
     tell_health(conn, FIRST)
     away = Away(dependency=Dependency.S3, since=at(3), error="no answer")
-    now = replace(FIRST, steering=True, beat=2, told_at=at(5), away=(away,))
+    hold = Hold(why="EMR refused it: password=secret", until=at(9), longest_s=60.0)
+    holds = Holds(
+        away="Amazon EMR is away",
+        launch={"default": hold},
+        place={ClusterUuid("c-1"): hold},
+        budget_until=at(7),
+    )
+    now = replace(FIRST, steering=True, beat=2, told_at=at(5), away=(away,), holds=holds)
     tell_health(conn, now)
     other = replace(FIRST, holder="host-b/1/bb", host="host-b")
     tell_health(conn, other)
-    assert agents(conn) == (now, other)
+    masked = replace(hold, why="EMR refused it: password=***")
+    shown = replace(holds, launch={"default": masked}, place={ClusterUuid("c-1"): masked})
+    assert agents(conn) == (replace(now, holds=shown), other)
 
 
 def test_an_agent_that_spoke_in_between_is_not_forgotten(conn: Connection) -> None:
