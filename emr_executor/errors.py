@@ -10,6 +10,7 @@ EmrExecutorError
 │  ├─ StoreBusy                the database is away or locked
 │  └─ TokenRefused             the API server takes no token of ours: clocks or signing keys differ
 ├─ OutcomeUnknown              the call may have had its effect: look before acting again
+│  └─ ThrottledUnknown          AWS asked for fewer calls, and hardly ever did what it was asked
 ├─ TryElsewhere                this cluster cannot take the step
 │  ├─ ClusterGone              it is ending or over
 │  └─ StepLimitReached         EMR's 256 active steps
@@ -79,6 +80,10 @@ class TokenRefused(TryAgain):
 
 class OutcomeUnknown(EmrExecutorError):
     """A call with an effect was sent and its answer never came: look before acting again."""
+
+
+class ThrottledUnknown(OutcomeUnknown):
+    """A throttled call with an effect: a RunJobFlow was seen to have launched (aws-sdk-ruby issue 825)."""
 
 
 class TryElsewhere(EmrExecutorError):

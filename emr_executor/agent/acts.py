@@ -15,7 +15,14 @@ from datetime import datetime, timedelta
 import structlog
 
 from emr_executor.agent.launching import LaunchHolds
-from emr_executor.agent.placing import MOST_REFUSALS, PlacingHolds, Refusals, Ride, hold_after_s
+from emr_executor.agent.placing import (
+    FIRST_HOLD_S,
+    MOST_REFUSALS,
+    PlacingHolds,
+    Refusals,
+    Ride,
+    hold_after_s,
+)
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.aws.launch import launch_request
 from emr_executor.aws.step import new_step
@@ -23,6 +30,7 @@ from emr_executor.config import Settings
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
+    ClusterUuid,
     HistoryEntry,
     StepId,
     Submission,
@@ -40,6 +48,7 @@ from emr_executor.errors import (
     StaleWriter,
     StepsRefused,
     StoreBusy,
+    ThrottledUnknown,
     TryAgain,
     TryElsewhere,
 )
@@ -58,7 +67,10 @@ log = structlog.get_logger(__name__)
 
 
 class Acts:
-    """Starts acts and knows which rows they own."""
+    """Starts acts and knows which rows they own.
+
+    throttled_launches, throttled_steps: whose last call EMR throttled, and has hardly ever carried out
+    """
 
     def __init__(
         self,
@@ -80,12 +92,18 @@ class Acts:
         self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
         self._wake = wake
         self._busy: set[str] = set()
+        self.throttled_launches: set[ClusterUuid] = set()
+        self.throttled_steps: set[SubmissionId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def busy(self) -> frozenset[str]:
         """Ids of submissions and clusters whose act has not ended."""
         return frozenset(self._busy)
+
+    def may_send_again(self, submission: Submission) -> bool:
+        """Whether EMR has not refused what the submission's step is."""
+        return not self._refusals.has(submission.workload_id)
 
     async def settle(self) -> None:
         """Wait for every act that is under way."""
@@ -102,13 +120,16 @@ class Acts:
         cluster: Cluster,
         rides: Sequence[Ride],
         intended_at: float,
+        *,
+        again: bool = False,
     ) -> None:
         """AddJobFlowSteps, in one call unless EMR refuses it, for submissions saved as INTENDED.
 
         intended_at: when that was, at the earliest (monotonic)
+        again: nobody knows what became of an earlier call, so no answer says that a step is not there
         """
         owned = {submission.submission_id for _, submission in rides}
-        self._start(owned, self._add_steps(lease_token, cluster, rides, intended_at))
+        self._start(owned, self._add_steps(lease_token, cluster, rides, intended_at, again=again))
 
     def _left_s(self, within_s: float, intended_at: float) -> float:
         return within_s - (self._clock.monotonic() - intended_at)
@@ -150,6 +171,9 @@ class Acts:
             cluster_id = await self._emr.run_job_flow(request, within_s=within_s)
         except OutcomeUnknown as error:
             log.warning("launch_unknown", cluster_uuid=cluster.cluster_uuid, error=str(error))
+            if isinstance(error, ThrottledUnknown):
+                self.throttled_launches.add(cluster.cluster_uuid)
+                self._holds.throttled(pool.name)
             return
         except (LaunchRefused, TryAgain) as error:
             over = refused(cluster, str(error), now=now())
@@ -168,19 +192,12 @@ class Acts:
         await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
 
     async def _add_steps(
-        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], intended_at: float
+        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], intended_at: float, *, again: bool
     ) -> None:
         cluster_id = cluster.cluster_id
         if cluster_id is None:
             return
-        steps: dict[SubmissionId, NewStep] = {}
-        for workload, submission in rides:
-            try:
-                steps[submission.submission_id] = self._new_step(workload, submission)
-            except Exception as error:
-                log.exception("step_not_built", submission=submission.submission_id)
-                why = f"no step can be made of the task: {error}"
-                await self._refused_for_good(lease_token, cluster_id, (workload, submission), why)
+        steps = await self._built(lease_token, cluster_id, rides)
         parts = deque(self._refusals.parts([ride for ride in rides if ride[1].submission_id in steps]))
         while parts:
             part = parts.popleft()
@@ -192,31 +209,58 @@ class Acts:
                 if len(part) > 1:
                     parts.extendleft(reversed(self._refusals.together(part)))
                 else:
-                    await self._refused_alone(lease_token, cluster_id, part[0], str(error))
-            except OutcomeUnknown as error:
-                log.warning("add_steps_unknown", cluster_id=cluster_id, error=str(error))
-                await self._not_added(lease_token, [ride for left in parts for ride in left], str(error))
-                return
-            except (TryElsewhere, TryAgain) as error:
+                    await self._refused_alone(lease_token, cluster_id, part[0], str(error), again=again)
+            except (OutcomeUnknown, TryElsewhere, TryAgain) as error:
                 if isinstance(error, BudgetSpent):
                     self._placing.budget_spent()
                 else:
                     self._placing.refused(cluster.cluster_uuid, str(error))
-                await self._not_added(
-                    lease_token, [ride for left in (part, *parts) for ride in left], str(error)
-                )
+                if isinstance(error, OutcomeUnknown):
+                    await self._unheard(cluster, part, error, again=again)
+                else:
+                    parts.appendleft(part)
+                if not again:
+                    await self._not_added(lease_token, [ride for left in parts for ride in left], str(error))
                 return
             else:
                 await self._added(lease_token, cluster, part, step_ids)
 
-    def _new_step(self, workload: Workload, submission: Submission) -> NewStep:
-        return new_step(
-            workload,
-            submission.submission_id,
-            submission.cluster_uuid,
-            records_uri=self._records_uri,
-            region=self._region,
-        )
+    async def _unheard(
+        self, cluster: Cluster, rides: Sequence[Ride], error: OutcomeUnknown, *, again: bool
+    ) -> None:
+        log.warning("add_steps_unknown", cluster_id=cluster.cluster_id, error=str(error))
+        is_throttled = isinstance(error, ThrottledUnknown)
+        if is_throttled:
+            self.throttled_steps.update(submission.submission_id for _, submission in rides)
+        if again:
+            return
+        name = f"the step for cluster {cluster.cluster_id}"
+        text = f"EMR gave no answer on {name}: it is sent again when EMR does not show it"
+        if is_throttled:
+            text = f"EMR throttled AddJobFlowSteps: {name} is sent again, in {FIRST_HOLD_S:g} s or later"
+        line = agent_line(self._clock.now(), text, level="warning")
+        for workload, _ in rides:
+            await self._task_log.append(workload.log_path, [line])
+
+    async def _built(
+        self, lease_token: int, cluster_id: ClusterId, rides: Sequence[Ride]
+    ) -> dict[SubmissionId, NewStep]:
+        """The steps of all rides but those of which none can be made: their tasks fail."""
+        steps: dict[SubmissionId, NewStep] = {}
+        for workload, submission in rides:
+            try:
+                steps[submission.submission_id] = new_step(
+                    workload,
+                    submission.submission_id,
+                    submission.cluster_uuid,
+                    records_uri=self._records_uri,
+                    region=self._region,
+                )
+            except Exception as error:
+                log.exception("step_not_built", submission=submission.submission_id)
+                why = f"no step can be made of the task: {error}"
+                await self._refused_for_good(lease_token, cluster_id, (workload, submission), why)
+        return steps
 
     async def _added(
         self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], step_ids: Sequence[StepId]
@@ -233,9 +277,13 @@ class Acts:
             line = agent_line(now, f"queued on {cluster.cluster_id} as step {step_id}")
             await self._task_log.append(workload.log_path, [line])
 
-    async def _refused_alone(self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str) -> None:
+    async def _refused_alone(
+        self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str, *, again: bool
+    ) -> None:
         workload, _ = ride
         refusals = self._refusals.alone(workload.workload_id)
+        if again:
+            return
         if refusals >= MOST_REFUSALS:
             text = f"EMR refused the step {refusals} times: {why}"
             await self._refused_for_good(lease_token, cluster_id, ride, text)
@@ -251,6 +299,7 @@ class Acts:
         now = self._clock.now()
         workload, submission = ride
         over = not_added(submission, why, now=now)
+        self._refusals.over([workload.workload_id])
         move = refused_for_good(workload, over, cluster_id=cluster_id, now=now)
         changes = [Change(old=submission, new=over), Change(old=workload, new=move.workload)]
         told = HistoryEntry(
@@ -294,9 +343,25 @@ class Acts:
                 await self._clock.sleep(min(10.0, 2.0**attempt))
                 continue
             except StaleWriter as stale:
+                if len(rides := _by_ride(changes)) > 1:
+                    # News of one of them came first, and takes nothing from the others.
+                    for ride in rides:
+                        await self._write(lease_token, ride, subject, event, text)
+                    return
                 # The tracker finds the truth by the Name that the act carried.
                 log.warning("act_result_dropped", what=event, why=str(stale))
             return
+
+
+def _by_ride(changes: Sequence[Change]) -> list[list[Change]]:
+    """The changes by the submission that each begins with."""
+    rides: list[list[Change]] = []
+    for change in changes:
+        if isinstance(change.new, Workload) and rides:
+            rides[-1].append(change)
+        else:
+            rides.append([change])
+    return rides
 
 
 def _id_of(value: Submission | Cluster) -> str:

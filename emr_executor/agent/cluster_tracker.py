@@ -20,7 +20,7 @@ from emr_executor.agent.settling import Settling
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.config import Settings
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
 from emr_executor.core.observe import forgotten, never_shown, observe_cluster
 from emr_executor.core.states import (
@@ -51,6 +51,7 @@ class ClusterTracker:
     """Folds what EMR shows of this deployment's clusters into the desk.
 
     terminate: asks EMR to end clusters, for a launch that is there twice
+    unshown: launches without an answer that EMR did not show after ``STALE_READ_S``
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ClusterTracker:
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
         self._seen_at: dict[ClusterUuid, float] = {}
+        self.unshown: set[ClusterUuid] = set()
 
     def unseen_s(self, cluster_uuid: ClusterUuid) -> float:
         """How long ago EMR last showed the cluster to this agent; infinite when it never did.
@@ -81,6 +83,7 @@ class ClusterTracker:
     async def look(self, desk: Desk, ages: Ages) -> None:
         """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
         self._seen_at = {key: at for key, at in self._seen_at.items() if key in desk.clusters}
+        self.unshown.clear()
         living = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
         if living:
             self._due.hasten("clusters", self._settings.cluster_poll_interval_s)
@@ -101,12 +104,10 @@ class ClusterTracker:
         by_uuid = self._by_uuid(seen)
         vanished = []
         for cluster in living:
-            if cluster.cluster_uuid in desk.busy:
-                continue
             shown = by_uuid.get(cluster.cluster_uuid)
             if shown:
                 self._fold(desk, cluster, self._one_of(cluster, shown))
-            else:
+            elif cluster.cluster_uuid not in desk.busy:
                 vanished.append(cluster)
         await self._look_up(desk, ages, vanished)
         await self._strays(desk, by_uuid)
@@ -189,7 +190,10 @@ class ClusterTracker:
     def _give_up(self, desk: Desk, ages: Ages, cluster: Cluster) -> None:
         pool = self._settings.pool_named(cluster.cluster_pool)
         patience_s = pool.launch_unknown_s if pool else UNKNOWN_POOL_PATIENCE_S
-        if ages.of(Fact.INTENDED, cluster.cluster_uuid) < patience_s:
+        unknown_s = ages.of(Fact.INTENDED, cluster.cluster_uuid)
+        if unknown_s >= STALE_READ_S:
+            self.unshown.add(cluster.cluster_uuid)
+        if unknown_s < patience_s:
             return
         now = self._clock.now()
         reason = f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from emr_executor.core.ages import STALE_READ_S
 from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import Cluster
 from emr_executor.core.settle import lost_because
@@ -42,6 +43,7 @@ class LaunchHolds:
         self._failures: dict[str, int] = {}
         self._until: dict[str, float] = {}
         self._why: dict[str, str] = {}
+        self._may_be_done: set[str] = set()
 
     def cluster_over(self, cluster: Cluster) -> None:
         """A cluster ended; one that never came up is a failed launch."""
@@ -51,12 +53,20 @@ class LaunchHolds:
         self._failures[cluster.cluster_pool] = failures
         self._until[cluster.cluster_pool] = self._clock.monotonic() + hold_after_s(failures)
         self._why[cluster.cluster_pool] = why_failed(cluster)
+        self._may_be_done.discard(cluster.cluster_pool)
 
     def not_sent(self, cluster_pool: str, why: str) -> None:
         """RunJobFlow reached nobody: that says nothing of the template, so the hold does not grow."""
         self._why[cluster_pool] = why
+        self._may_be_done.discard(cluster_pool)
         until = self._clock.monotonic() + FIRST_HOLD_S
         self._until[cluster_pool] = max(until, self._until.get(cluster_pool, until))
+
+    def throttled(self, cluster_pool: str) -> None:
+        """EMR throttled RunJobFlow: whether it launched is known when EMR's reads would show it."""
+        self._why[cluster_pool] = "EMR throttled RunJobFlow"
+        self._until[cluster_pool] = self._clock.monotonic() + STALE_READ_S
+        self._may_be_done.add(cluster_pool)
 
     def cluster_ready(self, cluster: Cluster) -> None:
         """A cluster came up: the pool's template works."""
@@ -77,6 +87,7 @@ class LaunchHolds:
                 why=self._why[pool],
                 until=now + timedelta(seconds=until - monotonic),
                 longest_s=LONGEST_HOLD_S,
+                may_be_done=pool in self._may_be_done,
             )
             for pool, until in self._until.items()
             if until > monotonic

@@ -119,9 +119,11 @@ class Refusals:
         """EMR refused this one in a call of its own: how often so far."""
         self._at_most[workload_id] = 1
         self._alone[workload_id] = refusals = self._alone.get(workload_id, 0) + 1
-        if refusals >= MOST_REFUSALS:
-            self.over([workload_id])
         return refusals
+
+    def has(self, workload_id: WorkloadId) -> bool:
+        """Whether EMR refused it alone, and has not taken it since."""
+        return workload_id in self._alone
 
     def over(self, workload_ids: Collection[WorkloadId]) -> None:
         """EMR took these, or they are refused for good."""

@@ -14,6 +14,7 @@ from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     ClusterState,
+    SubmissionState,
     WorkloadTarget,
 )
 from emr_executor.core.workload import WorkloadMove, after_submission, never_added
@@ -71,7 +72,8 @@ class Settling:
         """
         for submission in list(desk.submissions.values()):
             cluster = desk.clusters.get(submission.cluster_uuid)
-            if not submission.is_live or cluster is None or submission.submission_id in desk.busy:
+            is_asked = submission.state is SubmissionState.INTENDED and submission.submission_id in desk.busy
+            if not submission.is_live or cluster is None or is_asked:
                 continue
             with desk.confined(submission):
                 workload = desk.workloads.get(submission.workload_id)

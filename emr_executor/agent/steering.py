@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -34,10 +34,17 @@ from emr_executor.core.model import (
     submission_id_of,
 )
 from emr_executor.core.moving import Move
+from emr_executor.core.observe import sent_again
 from emr_executor.core.placement import Waiting, WaitKind
 from emr_executor.core.plan import Cancel, Plan, culprit, plan
 from emr_executor.core.scaling import Launch, Retarget
-from emr_executor.core.states import ClusterState, ClusterTarget, SubmissionState
+from emr_executor.core.states import (
+    USABLE_CLUSTER_STATES,
+    ClusterState,
+    ClusterTarget,
+    SubmissionState,
+    WorkloadTarget,
+)
 from emr_executor.core.waiting import Holds, reasons
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
@@ -132,6 +139,8 @@ class Steering:
             decided = without_new(decided)
         self._tracker.look_soon(decided.look)
         after = self._write_intents(desk, decided, now)
+        if not away:
+            self._intend_again(desk, after, now)
         self._tell_waiting(desk, snapshot, decided, ages, away)
         intended_at = self._clock.monotonic()
         await desk.save(self._store, lease_token, self._task_log)
@@ -247,6 +256,47 @@ class Steering:
         desk.note(now, "workload", workload_id, "placed", where)
         return workload_id, submission.submission_id
 
+    def _intend_again(self, desk: Desk, acting: _Acting, now: datetime) -> None:
+        """Calls that EMR throttled, or whose answer nobody heard, and which EMR shows no effect of.
+
+        A step that is there twice is harmless, since its wrapper claims the submission. A second cluster is
+        not: only what was throttled is asked for again, when EMR's reads would show it (``STALE_READ_S``).
+        """
+        acts, tracker = self._acts, self._tracker
+        acts.throttled_launches &= desk.clusters.keys()
+        acts.throttled_steps &= desk.submissions.keys()
+        for cluster_uuid in sorted(tracker.unshown_clusters & acts.throttled_launches):
+            cluster = desk.clusters[cluster_uuid]
+            is_intended = cluster.state is ClusterState.INTENDED and cluster_uuid not in desk.busy
+            if is_intended and is_free(cluster):
+                desk.put(replace(cluster, intended_at=now))
+                why = "launching it again: EMR throttled RunJobFlow"
+                desk.note(now, "cluster", cluster_uuid, "launching", why)
+                acting.launches.append(cluster_uuid)
+        held = self._placing.held(desk.clusters.keys())
+        for submission_id in sorted(tracker.unshown | acts.throttled_steps):
+            submission = desk.submissions[submission_id]
+            if self._may_go_again(desk, submission, held):
+                tracker.unshown.discard(submission_id)
+                desk.put(sent_again(submission, now=now))
+                pair = submission.workload_id, submission_id
+                acting.again.setdefault(submission.cluster_uuid, []).append(pair)
+
+    def _may_go_again(self, desk: Desk, submission: Submission, held: Collection[ClusterUuid]) -> bool:
+        workload = desk.workloads.get(submission.workload_id)
+        cluster = desk.clusters.get(submission.cluster_uuid)
+        if not (is_free(submission) and is_free(workload) and is_free(cluster)):
+            return False
+        return (
+            submission.state is SubmissionState.INTENDED
+            and submission.submission_id not in desk.busy
+            and workload.target is WorkloadTarget.RUN
+            and cluster.target is ClusterTarget.KEEP
+            and cluster.state in USABLE_CLUSTER_STATES
+            and cluster.cluster_uuid not in held
+            and self._acts.may_send_again(submission)
+        )
+
     def _retarget(self, desk: Desk, change: Retarget, now: datetime) -> None:
         cluster = desk.clusters[change.cluster_uuid]
         desk.put(replace(cluster, target=change.target))
@@ -257,7 +307,7 @@ class Steering:
     def _intend_cancel(self, desk: Desk, cancel: Cancel | Move, acting: _Acting, now: datetime) -> None:
         submission = desk.submissions[cancel.submission_id]
         cluster = desk.clusters.get(submission.cluster_uuid)
-        if submission.submission_id in desk.busy or cluster is None or cluster.cluster_id is None:
+        if cluster is None or cluster.cluster_id is None:
             return
         self._asked.add((Fact.CANCEL_ASKED, submission.submission_id))
         is_move, workload = isinstance(cancel, Move), desk.workloads.get(submission.workload_id)
@@ -278,8 +328,6 @@ class Steering:
 
     def _let_run(self, desk: Desk, submission_id: SubmissionId, now: datetime) -> None:
         submission = desk.submissions[submission_id]
-        if submission_id in desk.busy:
-            return
         desk.put(replace(submission, cancel_asked_at=None, cause=""))
         text = f"step {submission.step_id} had begun before it was cancelled: it runs on"
         desk.note(now, "submission", submission_id, "runs_on", text)
@@ -308,6 +356,7 @@ class _Acting:
     def __init__(self) -> None:
         self.launches: list[ClusterUuid] = []
         self.rides: dict[ClusterUuid, list[tuple[WorkloadId, SubmissionId]]] = {}
+        self.again: dict[ClusterUuid, list[tuple[WorkloadId, SubmissionId]]] = {}
         self.cancels: dict[ClusterUuid, list[SubmissionId]] = {}
         self.ends: list[ClusterUuid] = []
 
@@ -316,7 +365,8 @@ class _Acting:
         for cluster_uuid in self.launches:
             if is_free(cluster := desk.clusters.get(cluster_uuid)):
                 acts.launch(lease_token, cluster, intended_at)
-        for cluster_uuid, rides in self.rides.items():
+        added = [(False, *of) for of in self.rides.items()] + [(True, *of) for of in self.again.items()]
+        for again, cluster_uuid, rides in added:
             pairs: list[tuple[Workload, Submission]] = [
                 (workload, submission)
                 for workload_id, submission_id in rides
@@ -324,7 +374,7 @@ class _Acting:
                 and is_free(submission := desk.submissions.get(submission_id))
             ]
             if pairs:
-                acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs, intended_at)
+                acts.add_steps(lease_token, desk.clusters[cluster_uuid], pairs, intended_at, again=again)
         for cluster_uuid, submission_ids in self.cancels.items():
             cluster_id = desk.clusters[cluster_uuid].cluster_id
             asked = [s for one in submission_ids if is_free(s := desk.submissions.get(one))]

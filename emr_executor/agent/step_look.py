@@ -23,7 +23,9 @@ class StepLook:
     between two pages.
 
     wanted: the submissions whose steps are looked for
-    overdue: those of them that were never added if the look ends and did not show them
+    unheard: those of them whose call nobody heard the answer of
+    twice: those of them that EMR may have several steps of
+    overdue: those that were never added if the look ends and did not show them
     is_last: the cluster had been over for so long that EMR's word is its last
     marker: where the next page begins; None before the first and after the last
     failures: how often, in a row, the next page was asked for in vain
@@ -32,6 +34,8 @@ class StepLook:
     cluster_uuid: ClusterUuid
     cluster_id: ClusterId
     wanted: frozenset[SubmissionId]
+    unheard: frozenset[SubmissionId]
+    twice: frozenset[SubmissionId]
     overdue: frozenset[SubmissionId]
     is_last: bool
     steps: tuple[ObservedStep, ...] = ()
@@ -51,7 +55,15 @@ class StepLook:
         """Whether the pages so far are enough (of a look that has any)."""
         if self.marker is None or len(self.steps) >= MOST_STEPS:
             return True
-        return self.wanted <= by_submission(self.steps).keys()
+        shown = by_submission(self.steps)
+        if not self.wanted <= shown.keys():
+            return False
+        # Of several steps those that did nothing may be the newest.
+        return not any(_is_bad_end(one_of(shown[one], None)) for one in self.twice)
+
+
+def _is_bad_end(step: ObservedStep) -> bool:
+    return step.state in TERMINAL_STEP_STATES and step.state is not StepState.COMPLETED
 
 
 def by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[ObservedStep]]:

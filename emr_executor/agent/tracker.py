@@ -20,7 +20,7 @@ from emr_executor.agent.settling import Settling
 from emr_executor.agent.step_look import StepLook, by_submission, one_of
 from emr_executor.agent.tasklog import driver_lines
 from emr_executor.config import Settings
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import (
     Cluster,
     ClusterUuid,
@@ -42,8 +42,6 @@ from emr_executor.ports import Clock, EmrApi, StepRecords
 
 QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
-STALE_READ_S = 30.0
-"""EMR's reads lag less: what ListSteps shows when a cluster was over for this long is its last word."""
 STEP_UNKNOWN_S = 60.0
 """A step that a complete ListSteps does not show after this was never added: longer than an act may wait
 before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
@@ -62,7 +60,10 @@ log = structlog.get_logger(__name__)
 
 
 class Tracker:
-    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence."""
+    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence.
+
+    unshown: submissions whose call nobody heard the answer of, and which the last look does not show
+    """
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Tracker:
     ) -> None:
         self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
         self._clock, self._settings, self._masks = clock, settings, masks
+        self.unshown: set[SubmissionId] = set()
         self._due, self._sweeps = Due(clock), Due(clock)
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
@@ -85,6 +87,11 @@ class Tracker:
         self._looked_at = self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
+
+    @property
+    def unshown_clusters(self) -> set[ClusterUuid]:
+        """Launches without an answer that EMR did not show in this tick's look, 30 s or more after them."""
+        return self._clusters.unshown
 
     @property
     def stalled(self) -> frozenset[ClusterUuid]:
@@ -112,6 +119,7 @@ class Tracker:
             self._looks.clear()
         self._looked_at = self._clock.monotonic()
         self._stalled &= desk.clusters.keys()
+        self.unshown &= {one.submission_id for one in desk.live() if one.state is SubmissionState.INTENDED}
         for gone in self._idle_slots_since.keys() - desk.clusters.keys():
             del self._idle_slots_since[gone]
         for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
@@ -152,8 +160,7 @@ class Tracker:
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
         changed = await self._records.changed(known)
         self._records_seen_at = self._clock.monotonic()
-        wanted = live.keys() - desk.busy
-        news = [record for record in changed if record.submission_id in wanted]
+        news = [record for record in changed if record.submission_id in live]
         await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
 
     async def _apply_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
@@ -226,6 +233,8 @@ class Tracker:
                 cluster_uuid=cluster.cluster_uuid,
                 cluster_id=cluster.cluster_id,
                 wanted=frozenset(s.submission_id for s in live),
+                unheard=frozenset(s.submission_id for s in live if s.state is SubmissionState.INTENDED),
+                twice=frozenset(s.submission_id for s in live if s.was_sent_again),
                 overdue=frozenset(s.submission_id for s in live if _was_never_added(s, ages)),
                 is_last=is_last,
             )
@@ -234,7 +243,7 @@ class Tracker:
             except BudgetSpent:
                 self._sweeps.put_off(cluster.cluster_uuid, due_at)
                 raise
-            self._fold_steps(desk, ages, look, live)
+            self._fold_steps(desk, ages, look, live_on[cluster.cluster_uuid])
             if look.is_through:
                 self._watch_stall(cluster, look.steps, live)
             else:
@@ -263,7 +272,7 @@ class Tracker:
         try:
             page = await self._emr.list_steps(look.cluster_id, marker=look.marker, within_s=LOOK_WITHIN_S)
         except ClusterGone:
-            return replace(look, marker=None, overdue=frozenset())
+            return replace(look, marker=None, unheard=frozenset(), overdue=frozenset())
         except Throttled:
             self._looks[look.cluster_uuid] = look
             raise
@@ -287,6 +296,8 @@ class Tracker:
                     self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
                 elif look.is_through and submission_id in look.overdue and _was_never_added(submission, ages):
                     self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+                elif look.is_through and submission_id in look.unheard:
+                    self.unshown.add(submission_id)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
             self._last_looked.add(look.cluster_uuid)
 
@@ -304,6 +315,6 @@ def _may_never_begin(cluster: Cluster, live: Sequence[Submission]) -> bool:
 
 
 def _needs_a_sweep(submission: Submission) -> bool:
-    if submission.state is SubmissionState.INTENDED or submission.cancel_asked_at is not None:
+    if submission.step_id is None or submission.cancel_asked_at is not None:
         return True
     return submission.wrapper_ended and submission.wrapper_reason == "terminated"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -21,6 +22,8 @@ OVER_CLUSTER_STATES = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 CANCEL_BATCH = 256
 TERMINATE_BATCH = 10
 """Ids of one CancelSteps and of one TerminateJobFlows (botocore emr 2009-03-31)."""
+ADD_ANSWER_S = 10.0
+"""An answer to AddJobFlowSteps that takes longer is not waited for: the same steps can be added again."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -56,7 +59,12 @@ class EmrClient:
         """Add steps in one call, in order; never repeated inside. See ``ports.EmrApi``."""
         request = {"JobFlowId": cluster_id, "Steps": [_step_config(step) for step in steps]}
         answer = await self._call(
-            "AddJobFlowSteps", self._once.add_job_flow_steps, request, cluster_id, within_s=within_s
+            "AddJobFlowSteps",
+            self._once.add_job_flow_steps,
+            request,
+            cluster_id,
+            within_s=within_s,
+            answer_s=ADD_ANSWER_S,
         )
 
         def step_ids() -> tuple[StepId, ...]:
@@ -159,10 +167,12 @@ class EmrClient:
         cluster_id: ClusterId | None = None,
         *,
         within_s: float | None = None,
+        answer_s: float | None = None,
     ) -> Mapping[str, Any]:
         await self.budget.take(operation, within_s=within_s)
         try:
-            answer = await call(**request)
+            async with asyncio.timeout(answer_s):
+                answer = await call(**request)
         except Exception as fault:
             if translate.is_throttle(fault):
                 self.budget.throttled(operation)

@@ -34,6 +34,7 @@ from emr_executor.errors import (
     StepLimitReached,
     StepsRefused,
     Throttled,
+    ThrottledUnknown,
     TryElsewhere,
 )
 
@@ -141,7 +142,7 @@ def is_missing_object(fault: boto.ClientError) -> bool:
 
 
 def _unanswered_error(fault: BaseException, operation: str) -> EmrExecutorError:
-    said = f"{operation}: {fault}"
+    said = f"{operation}: {str(fault) or 'no answer came in time'}"
     if isinstance(fault, NO_CREDENTIALS):
         return CredentialsMissing(
             f"{said}. Give the agent AWS credentials (environment, profile, role or"
@@ -164,7 +165,7 @@ def _answered_error(
     said = f"{operation}: {code}: {_message(fault)}"
     unrepeatable = operation in UNREPEATABLE
     if code in THROTTLED_CODES:
-        return OutcomeUnknown(said) if unrepeatable else Throttled(said)
+        return ThrottledUnknown(said) if unrepeatable else Throttled(said)
     if code in CREDENTIAL_CODES:
         return CredentialsMissing(f"{said}. Renew the agent's AWS credentials; it goes on by itself")
     if code in DENIED_CODES:

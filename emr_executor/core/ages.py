@@ -20,6 +20,9 @@ from enum import StrEnum
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, SubmissionState
 
+STALE_READ_S = 30.0
+"""EMR's reads lag less: what they do not show of something that is this old, EMR does not have."""
+
 
 class Fact(StrEnum):
     """What may have stood for a while, of one cluster or submission."""
@@ -64,7 +67,7 @@ def facts_of(
     for submission in submissions:
         key = submission.submission_id
         if submission.state is SubmissionState.INTENDED and key not in busy:
-            facts[Fact.INTENDED, key] = True
+            facts[Fact.INTENDED, key] = submission.intended_at
         if submission.started_at is not None:
             facts[Fact.RUNNING, key] = True
         if submission.ended_at is not None:
@@ -76,7 +79,7 @@ def facts_of(
         if cluster.state in OVER_CLUSTER_STATES:
             facts[Fact.OVER, key] = True
         elif cluster.state is ClusterState.INTENDED and key not in busy:
-            facts[Fact.INTENDED, key] = True
+            facts[Fact.INTENDED, key] = cluster.intended_at
         if cluster.idle_since is not None:
             facts[Fact.IDLE, key] = cluster.idle_since
         if cluster.end_asked_at is not None:

@@ -166,6 +166,8 @@ class Workload:
 class Submission:
     """One time a workload was put on a cluster as a step.
 
+    intended_at: when its last call was decided
+    submitted_at: when EMR had it; of one that was sent again, when it was sent first
     ended_at: when the agent first saw that it was over
     wrapper_ended: the wrapper wrote its last words; wrapper_reason is empty when the command
         ended by itself (see ``StepRecord.reason``)
@@ -201,6 +203,11 @@ class Submission:
     def is_live(self) -> bool:
         """Whether EMR may have an active step for it."""
         return self.state in LIVE_SUBMISSION_STATES
+
+    @property
+    def was_sent_again(self) -> bool:
+        """Whether EMR may have several steps for it. A single one does anything: the wrapper claims it."""
+        return self.submitted_at is not None and self.submitted_at < self.intended_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

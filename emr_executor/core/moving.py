@@ -103,7 +103,9 @@ def _rows(
     for one in submissions:
         if one.submission_id in going:
             leaving[one.cluster_uuid] += 1
-        elif one.state is SubmissionState.PENDING and one.quarantine is None and one.workload_id in wanted:
+        elif one.was_sent_again or one.quarantine is not None:
+            continue
+        elif one.state is SubmissionState.PENDING and one.workload_id in wanted:
             pending.setdefault(one.cluster_uuid, []).append(one)
     rows = []
     for cluster in clusters:

@@ -10,7 +10,7 @@ InvalidTransition for what it does not have.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from emr_executor.core.cause import cause_of
 from emr_executor.core.machine import fold, step
@@ -43,7 +43,17 @@ def added(submission: Submission, step_id: StepId, *, now: datetime) -> Submissi
         state=_step(submission, SubmissionSeen.ADDED),
         step_state=StepState.PENDING,
         step_id=step_id,
-        submitted_at=now,
+        submitted_at=submission.submitted_at or now,
+    )
+
+
+def sent_again(submission: Submission, *, now: datetime) -> Submission:
+    """The submission whose call is made once more: what became of the last one is not known."""
+    after = submission.intended_at + timedelta(microseconds=1)
+    return replace(
+        submission,
+        submitted_at=submission.submitted_at or submission.intended_at,
+        intended_at=max(now, after),
     )
 
 
@@ -60,7 +70,10 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
     """
     if not submission.is_live:
         return submission
-    if submission.step_id not in (None, shown.step_id) and shown.state not in TERMINAL_STEP_STATES:
+    is_bad_end = shown.state in TERMINAL_STEP_STATES and shown.state is not StepState.COMPLETED
+    if submission.step_id not in (None, shown.step_id):
+        if is_bad_end:
+            return submission
         ended_at = submission.ended_at if submission.wrapper_ended else None
         submission = replace(submission, step_id=shown.step_id, step_state=shown.state, ended_at=ended_at)
     known_over = submission.step_state in TERMINAL_STEP_STATES

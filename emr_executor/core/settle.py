@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.machine import step
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
@@ -78,7 +78,7 @@ def settle(
     is_over = _step_over(submission)
     if cluster_over:
         is_over = had_last_look or _never_began(submission)
-    if not is_over:
+    if not is_over or (not cluster_over and _may_have_a_twin(submission, ages)):
         return None
     if submission.cancel_asked_at is not None and not is_wanted:
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
@@ -157,7 +157,15 @@ def _ended_well(submission: Submission) -> bool:
 
 def _never_began(submission: Submission) -> bool:
     """Whether EMR shows it over without a start: nothing of it ever ran, however late the answer is."""
-    return submission.step_state in TERMINAL_STEP_STATES and submission.started_at is None
+    never = submission.step_state in TERMINAL_STEP_STATES and submission.started_at is None
+    return never and not submission.was_sent_again
+
+
+def _may_have_a_twin(submission: Submission, ages: Ages) -> bool:
+    """Whether EMR may have a step for it that its reads do not show yet, and that runs."""
+    if not submission.was_sent_again or submission.wrapper_ended:
+        return False
+    return ages.of(Fact.ENDED, submission.submission_id) < STALE_READ_S
 
 
 def _step_over(submission: Submission) -> bool:

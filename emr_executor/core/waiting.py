@@ -52,11 +52,13 @@ class Hold:
     why: EMR's own words, or what happened
     until: when it is asked again
     longest_s: how long such a hold becomes when EMR says the same again and again
+    may_be_done: EMR may have done what it was asked, and that is looked for first
     """
 
     why: str
     until: datetime
     longest_s: float
+    may_be_done: bool = False
 
     @property
     def again(self) -> str:
@@ -180,9 +182,13 @@ def _why_full(
         slots = sum(cluster.slots for cluster in usable)
         head = f"every slot of its pool is taken ({slots} on {_counted(len(usable), 'cluster')})"
     capped = [cluster for cluster in clusters if cluster.state in CAPPED_CLUSTER_STATES]
+    hold = holds.launch.get(pool)
     if any(cluster.state is ClusterState.INTENDED for cluster in capped) or pool in launching:
+        if hold is not None and hold.may_be_done:
+            why = f"{head}; {_clause(hold.why)}: if EMR does not show the cluster by {at_clock(hold.until)}"
+            return f"{why}, it is asked for again", ("may be done", bool(usable)), False
         return f"{head}; a cluster is being launched", ("launching", bool(usable)), False
-    if hold := holds.launch.get(pool):
+    if hold is not None:
         why = f"{head}, and the last launch failed: {_clause(hold.why)}; {hold.again}"
         return why, ("launch", hold.why), True
     most = limits[pool].max_clusters

@@ -42,6 +42,7 @@ class Terms:
     stood_back: steps that started no command
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
+    refused: task instances whose step EMR refuses for good
     fails_after: task instances whose user code fails after a step that ended well
     open_tries: task instances that Airflow still held open at the end
     may_be_purged: no agent may have been there to heartbeat for as long as Airflow waits
@@ -57,6 +58,7 @@ class Terms:
     stood_back: frozenset[str] = frozenset()
     ended_well: frozenset[str] = frozenset()
     ended_badly: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
     fails_after: frozenset[str] = frozenset()
     open_tries: tuple[str, ...] = ()
     may_be_purged: bool = False
@@ -76,6 +78,7 @@ class _StepLife:
     started_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
+    did_nothing: bool = False
     killed: bool = False
     completed: bool = False
     terminal_at: float | None = None
@@ -124,7 +127,7 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
         elif entry.step_id is not None and entry.cluster_name.startswith(ours):
             _read_step(entry, by_step, read)
     for step_id in by_step.keys() & terms.stood_back:
-        by_step[step_id].started_at = None
+        by_step[step_id].did_nothing = True
     return read
 
 
@@ -167,7 +170,8 @@ def _never_twice_at_once(read: _Read) -> list[Violation]:
     """Invariant 1, over all tries of a task: no two of its step processes live at one moment."""
     found = []
     for task, lives in _by_task(read).items():
-        started = sorted((life for life in lives if life.started_at is not None), key=_started)
+        began = [life for life in lives if life.started_at is not None and not life.did_nothing]
+        started = sorted(began, key=_started)
         for earlier, later in pairwise(started):
             if earlier.ended_at is None or earlier.ended_at > _started(later):
                 text = (
@@ -186,7 +190,8 @@ def _never_doubled(read: _Read) -> list[Violation]:
     """However often EMR was asked to add a submission, one step of it does the work."""
     found = []
     for workload_id, lives in read.steps.items():
-        begun = Counter(life.submission_id for life in lives if life.started_at is not None)
+        began = (life for life in lives if life.started_at is not None and not life.did_nothing)
+        begun = Counter(life.submission_id for life in began)
         for submission_id, count in begun.items():
             if count > 1:
                 text = f"{count} steps of submission {submission_id} did its work"
@@ -277,15 +282,15 @@ def _truthful(read: _Read, airflow: Iterable[AirflowEntry], terms: Terms) -> lis
 
 
 def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLife], terms: Terms) -> bool:
-    if workload_id in terms.fails_after:
+    if workload_id in terms.fails_after or workload_id in terms.refused:
         return True
     by_itself = any(life.step_id in terms.ended_badly for life in lives)
     by_people = any(
         life.step_id in terms.person_cancelled or life.cluster_id in terms.person_cancelled for life in lives
     )
-    begun = (life for life in lives if life.started_at is not None)
-    over = sum(1 for life in begun if life.cluster_id in read.over_at or life.cluster_id in read.lost)
-    return by_itself or by_people or over >= terms.max_submissions
+    over = read.over_at.keys() | read.lost
+    lost = {life.submission_id for life in lives if life.started_at is not None and life.cluster_id in over}
+    return by_itself or by_people or len(lost) >= terms.max_submissions
 
 
 def _no_try_spent(airflow: Iterable[AirflowEntry], terms: Terms) -> list[Violation]:

@@ -10,6 +10,7 @@ from typing import Any
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
+from emr_executor.local.requests import validation
 from emr_executor.simulation.clock import EPOCH, VirtualClock
 from emr_executor.simulation.records import Bucket
 from emr_executor.simulation.step_process import (
@@ -33,6 +34,7 @@ NODE_LOST_EXIT = 1
 class Cloud:
     """EMR and the machines of its clusters.
 
+    refuses: whether EMR never takes the step of a submission, nor any other of its call
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
     stood_back: steps whose wrapper started no command: another step had claimed their submission, or it was
@@ -49,6 +51,7 @@ class Cloud:
         weather: Weather,
         rng: random.Random,
         script_of: Callable[[SubmissionId], StepScript | None],
+        refuses: Callable[[SubmissionId], bool] = lambda _: False,
     ) -> None:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
@@ -56,7 +59,7 @@ class Cloud:
         self.ended_well: set[str] = set()
         self.ended_badly: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._weather, self._rng, self._script_of = weather, rng, script_of
+        self._weather, self._rng, self._script_of, self._refuses = weather, rng, script_of, refuses
         self._processes: dict[str, StepProcess] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -79,6 +82,9 @@ class Cloud:
         self, operation: str, request: Mapping[str, Any], *, as_of: float | None = None
     ) -> dict[str, Any]:
         """One API call that arrives now; ``as_of`` as in ``EmrModel.call``. Raises EmrApiError."""
+        names = [str(step["Name"]) for step in request.get("Steps", ()) if operation == "AddJobFlowSteps"]
+        if any(self._refuses(one) for name in names if (one := submission_of_step_name(name))):
+            raise validation("simulated: one of the steps is not what it should be")
         try:
             return self.model.call(operation, request, self.now_s, as_of=as_of)
         finally:

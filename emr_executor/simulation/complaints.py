@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-_EXPECTED = frozenset({"launch_refused", "step_is_there_twice", "cluster_is_there_twice"})
+_EXPECTED = frozenset({"launch_refused", "cluster_is_there_twice"})
 """Errors that faults of the world explain."""
 
 

@@ -41,6 +41,7 @@ class PlannedTask:
 class Scenario:
     """A world before it begins.
 
+    refused_share: how many of the workloads have a step that EMR never takes
     stormy_s: for how long faults happen; then everything must converge
     cap: what the ledgers are judged by; the settings say the same unless a bug is planted
     """
@@ -53,6 +54,7 @@ class Scenario:
     skews_s: tuple[float, ...]
     schedulers: int
     foreign_clusters: int
+    refused_share: float
     stormy_s: float
     cap: int
     max_submissions: int
@@ -65,6 +67,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
     # Drawn apart, so that seeds that once failed are still the same worlds.
     keep_rng = random.Random(f"keep/{seed}")  # noqa: S311 - a simulation, no secret
     settings = _settings(rng, workloads, keep_history_s=keep_rng.choice(KEEP_HISTORY_S))
+    refusal_rng = random.Random(f"refusal/{seed}")  # noqa: S311 - a simulation, no secret
     page_rng = random.Random(f"page/{seed}")  # noqa: S311 - a simulation, no secret
     pool = settings.cluster_pools[0]
     return Scenario(
@@ -84,6 +87,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
         skews_s=tuple(rng.uniform(-MAX_SKEW_S, MAX_SKEW_S) for _ in range(rng.choice((1, 2, 2, 3)))),
         schedulers=rng.choice((1, 1, 2)),
         foreign_clusters=rng.randrange(4),
+        refused_share=refusal_rng.choice((0.0, 0.0, 0.0, 0.01, 0.1)),
         stormy_s=rng.uniform(600, 1800),
         cap=pool.max_clusters,
         max_submissions=pool.max_submissions,

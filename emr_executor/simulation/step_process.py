@@ -86,6 +86,7 @@ class StepProcess:
     """One step's process, from its start to its end.
 
     submission_id: None for a step without our wrapper
+    has_begun: whether its command ever ran: it had the claim, and was not ended before
     """
 
     __slots__ = (

@@ -106,6 +106,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.person_did: set[str] = set()
         self.foreign: set[str] = set()
+        self.refused: set[str] = set()
         self.airflow = AirflowModel(
             now_s=self.clock.epoch_s, rng=self.rngs["airflow"], mirror=faces.task_instances
         )
@@ -130,6 +131,7 @@ class World:
             weather=self.weather,
             rng=self.rngs["cloud"],
             script_of=self._script_of,
+            refuses=self._refuses,
         )
         self.limits = CallLimits(self.cloud, self.weather, EMR_BUCKETS)
         self.agents: dict[int, SimProcess] = {}
@@ -213,6 +215,7 @@ class World:
             stood_back=frozenset(self.cloud.stood_back),
             ended_well=frozenset(self.cloud.ended_well),
             ended_badly=frozenset(self.cloud.ended_badly),
+            refused=frozenset(self.refused),
             fails_after=frozenset(self._fails_after()),
             open_tries=self.airflow.open_tries(),
             may_be_purged=self.weather.may_silence,
@@ -268,6 +271,14 @@ class World:
     def _script_of(self, submission_id: SubmissionId) -> StepScript | None:
         script = self.airflow.script_of(submission_id.rpartition("-")[0])
         return None if script is None else script.step
+
+    def _refuses(self, submission_id: SubmissionId) -> bool:
+        workload_id = submission_id.rpartition("-")[0]
+        chance = random.Random(f"refused/{self.scenario.seed}/{workload_id}").random()  # noqa: S311
+        if chance >= self.scenario.refused_share:
+            return False
+        self.refused.add(workload_id)
+        return True
 
     # -- processes ---------------------------------------------------------------------------------------
 

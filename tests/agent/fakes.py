@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ class FakeEmr:
 
     A cluster whose state is None is in one that nobody asks ListClusters for.
 
+    hang: calls that act and answer when the event is set
     markers: that ListSteps was asked for
     refuse_steps: by workload, why EMR refuses every call with its step
     sweeps_left: how many calls of ListSteps the budget still has; None: any number
@@ -83,6 +85,8 @@ class FakeEmr:
     requests: list[Mapping[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     lose_answers: set[str] = field(default_factory=set)
+    lost_as: type[OutcomeUnknown] = OutcomeUnknown
+    hang: dict[str, asyncio.Event] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
     refuse_steps: dict[str, str] = field(default_factory=dict)
     sweeps_left: int | None = None
@@ -94,9 +98,11 @@ class FakeEmr:
         if operation in self.refuse:
             raise self.refuse[operation]
 
-    def _answer(self, operation: str) -> None:
+    async def _answer(self, operation: str) -> None:
+        if operation in self.hang:
+            await self.hang[operation].wait()
         if operation in self.lose_answers:
-            raise OutcomeUnknown(f"{operation}: the answer was lost")
+            raise self.lost_as(f"{operation}: the answer was lost")
 
     async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         self._called("run_job_flow")
@@ -108,7 +114,7 @@ class FakeEmr:
             cluster_id=cluster_id, name=request["Name"], state=ClusterState.STARTING
         )
         self.steps[cluster_id] = []
-        self._answer("run_job_flow")
+        await self._answer("run_job_flow")
         return cluster_id
 
     async def add_steps(
@@ -130,7 +136,7 @@ class FakeEmr:
             for i, step in enumerate(steps, 1)
         ]
         self.steps[cluster_id] = [*reversed(added), *self.steps[cluster_id]]
-        self._answer("add_steps")
+        await self._answer("add_steps")
         return tuple(step.step_id for step in added)
 
     async def list_steps(
@@ -362,6 +368,13 @@ class World:
             self.clock.passed_s += seconds
             await self.steering.tick(self.token)
             await self.acts.settle()
+
+    async def hanging_tick(self) -> None:
+        """Time passes and the agent looks and acts; acts that hang are not waited for."""
+        self.clock.passed_s += 2.0
+        await self.steering.tick(self.token)
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def tick_and_die(self) -> None:
         """The intents are written, and the agent is gone before any act could begin."""

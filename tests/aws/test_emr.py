@@ -22,6 +22,7 @@ from emr_executor.errors import (
     StepLimitReached,
     StepsRefused,
     Throttled,
+    ThrottledUnknown,
     TryElsewhere,
 )
 from emr_executor.ports import NewStep
@@ -183,8 +184,8 @@ async def test_cancel_on_a_cluster_that_is_gone_is_done(emr: EmrClient, server: 
 @pytest.mark.parametrize(
     ("call", "code", "message", "status", "error"),
     [
-        (LAUNCH, "ThrottlingException", "Rate exceeded", 400, OutcomeUnknown),
-        (ADD, "ThrottlingException", "Rate exceeded", 400, OutcomeUnknown),
+        (LAUNCH, "ThrottlingException", "Rate exceeded", 400, ThrottledUnknown),
+        (ADD, "ThrottlingException", "Rate exceeded", 400, ThrottledUnknown),
         (LIST, "ThrottlingException", "Rate exceeded", 400, Throttled),
         (TERMINATE, "Throttling", "Rate exceeded", 400, Throttled),
         (LAUNCH, "InternalServerException", "", 500, OutcomeUnknown),

@@ -31,6 +31,7 @@ def on(cluster: str, name: str, **changes: Any) -> list[Row]:
     ran_s = changes.pop("ran_s", None)
     state = SubmissionState.PENDING if ran_s is None else SubmissionState.RUNNING
     started_at = None if ran_s is None else ago(ran_s)
+    changes = {"intended_at": ago(600), **changes}
     return [
         make_workload(name, state=WorkloadState.SUBMITTED, submissions=1),
         make_submission(name, cluster, state=state, started_at=started_at, **changes),
@@ -65,6 +66,12 @@ def test_the_last_step_behind_others_is_taken_back_when_a_slot_is_free_elsewhere
     decided = decide(seen(*rows))
     assert moved(decided) == [("w2-1", "a slot is free on j-c2")]
     assert (decided.launch, decided.cancel) == ((), ())
+
+
+def test_a_step_that_emr_may_have_twice_stays() -> None:
+    twice = on("c1", "w1", submitted_at=ago(50), intended_at=ago(40))
+    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *twice]
+    assert moved(decide(seen(*rows))) == []
 
 
 def test_steps_of_one_call_are_taken_back_in_the_reverse_of_the_order_of_the_call() -> None:

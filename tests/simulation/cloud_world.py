@@ -29,12 +29,14 @@ class CloudWorld:
         self.rng = random.Random("test")
         self.clock = VirtualClock(asyncio.get_running_loop())
         self.scripts: dict[SubmissionId, StepScript] = {}
+        self.refused: set[str] = set()
         self.cloud = Cloud(
             clock=self.clock,
             options=options or ModelOptions(),
             weather=self.weather,
             rng=self.rng,
             script_of=self.scripts.get,
+            refuses=lambda submission_id: submission_id in self.refused,
         )
         self.records = SimRecords(self.cloud.bucket, self.clock, self.weather, self.rng)
 

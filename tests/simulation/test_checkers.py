@@ -64,6 +64,14 @@ def test_one_process_after_the_other_is_fine(told: Ledgers) -> None:
     assert told.broken() == set()
 
 
+def test_a_step_that_emr_refuses_is_a_reason_to_fail(told: Ledgers) -> None:
+    told.reported(40, "failed")
+    told.cluster_ends(50)
+    assert told.broken() == {"truthful"}
+    told.terms["refused"] = frozenset({"w1"})
+    assert told.broken() == set()
+
+
 def test_added_again_while_the_earlier_step_was_still_pending(told: Ledgers) -> None:
     told.add(10, "s1", "w1-1")
     told.ran(12, 30, "s2", "w1-2")

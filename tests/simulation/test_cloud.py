@@ -9,10 +9,11 @@ import pytest
 from emr_executor.core.states import StepState
 from emr_executor.local.behaviour import LaunchFailureKind
 from emr_executor.local.entities import ModelOptions
+from emr_executor.local.requests import EmrApiError
 from emr_executor.simulation.cloud import StepScript
 from emr_executor.simulation.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
 from emr_executor.simulation.weather import Weather
-from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world
+from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, sim_step
 
 SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
 
@@ -267,6 +268,18 @@ def test_a_silent_wrapper_writes_nothing_and_its_step_goes_on() -> None:
         assert world.cloud.ended_well == {step_id}
 
     in_world(story, weather=Weather(records_silent=1.0))
+
+
+def test_a_call_with_a_step_that_emr_refuses_adds_none() -> None:
+    async def story(world: CloudWorld) -> None:
+        cluster_id = world.launch()
+        world.refused.add("bad-1")
+        steps = [sim_step("good-1"), sim_step("bad-1")]
+        with pytest.raises(EmrApiError, match="not what it should be"):
+            world.cloud.call("AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": steps})
+        assert world.cloud.call("ListSteps", {"ClusterId": cluster_id})["Steps"] == []
+
+    in_world(story)
 
 
 def _ledger_of(seed: int) -> list[object]:
