@@ -216,7 +216,15 @@ class Steering:
             place=self._placing.told(),
             budget_until=self._placing.budget_until,
         )
-        found = reasons(snapshot, decided, self._limits, ages, self.told_holds, loss_hold_s=self._loss_hold_s)
+        found = reasons(
+            snapshot,
+            decided,
+            self._limits,
+            ages,
+            self.told_holds,
+            loss_hold_s=self._loss_hold_s,
+            records_unseen_s=self._tracker.records_unseen_s,
+        )
         self._telling.tell(desk, found, snapshot.now, monotonic=self._clock.monotonic())
 
     def _intend_launch(self, desk: Desk, launch: Launch, now: datetime) -> list[ClusterUuid]:

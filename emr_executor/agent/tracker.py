@@ -94,6 +94,11 @@ class Tracker:
         return self._clusters.unshown
 
     @property
+    def records_unseen_s(self) -> float:
+        """How long ago the records could last be read."""
+        return self._clock.monotonic() - self._records_seen_at
+
+    @property
     def stalled(self) -> frozenset[ClusterUuid]:
         """Clusters whose last sweeps showed pending steps, and none running, for ``STALL_S``."""
         return frozenset(self._stalled)
@@ -141,7 +146,7 @@ class Tracker:
             with desk.confined(cluster):
                 desk.put(observe_idleness(cluster, live_submissions=live, now=now))
         # While the cluster's end, or the wrapper's last words, could not have been seen, the hold goes on.
-        records_unseen_s = self._clock.monotonic() - self._records_seen_at
+        records_unseen_s = self.records_unseen_s
         blind_s = {
             key: max(self._clusters.unseen_s(key), min(records_unseen_s, WORDS_HOLD_S))
             for key in desk.clusters

@@ -41,6 +41,7 @@ QUIET_S = 10.0
 """What goes on within this time is not called waiting."""
 SILENT_WRAPPER_S = 60.0
 """A wrapper writes its first record as soon as it begins."""
+SILENT = "silent"
 STARTING_S = 60.0
 """A step that stands on a cluster that is not up for so long says so again."""
 
@@ -110,10 +111,14 @@ def reasons(
     holds: Holds,
     *,
     loss_hold_s: float,
+    records_unseen_s: float = 0.0,
 ) -> Iterator[Reason]:
-    """The reason of everything that waits, after ``decided`` is done."""
+    """The reason of everything that waits, after ``decided`` is done.
+
+    records_unseen_s: how long ago wrappers' records could last be read
+    """
     yield from _of_ready(snapshot, decided, limits, holds)
-    yield from _of_steps(snapshot, ages, loss_hold_s)
+    yield from _of_steps(snapshot, ages, loss_hold_s, records_unseen_s)
 
 
 # -- what waits for a slot ---------------------------------------------------------------------------
@@ -163,7 +168,7 @@ def _why_full(
 ) -> tuple[str, Hashable, bool]:
     """The sentence, its news, and whether it is trouble."""
     if holds.away:
-        return f"{holds.away}: nothing is launched or placed until it is back", ("away", holds.away), True
+        return f"{holds.away}: nothing is launched or placed until that is over", ("away", holds.away), True
     if pool not in limits:
         return f"the cluster pool {pool!r} is no longer configured", "no pool", True
     clusters = [cluster for cluster in snapshot.clusters if cluster.cluster_pool == pool]
@@ -203,7 +208,9 @@ def _why_full(
 # -- what stands on a cluster ------------------------------------------------------------------------
 
 
-def _of_steps(snapshot: Snapshot, ages: Ages, loss_hold_s: float) -> Iterator[Reason]:
+def _of_steps(
+    snapshot: Snapshot, ages: Ages, loss_hold_s: float, records_unseen_s: float
+) -> Iterator[Reason]:
     quiet = [s for s in snapshot.submissions if not _goes_on(s)]
     if not quiet:
         return
@@ -219,6 +226,8 @@ def _of_steps(snapshot: Snapshot, ages: Ages, loss_hold_s: float) -> Iterator[Re
         found = _why_step(submission, cluster, snapshot.now, held_until, ahead)
         if found is not None:
             kind, why, is_trouble = found
+            if kind == SILENT and records_unseen_s >= SILENT_WRAPPER_S / 2:
+                continue
             yield Reason(
                 workload_id=submission.workload_id,
                 why=why,
@@ -295,7 +304,7 @@ def _why_step(
                 f"EMR shows the step RUNNING on {on} and its wrapper has written nothing for a minute: the "
                 "cluster's instance profile probably cannot write staging_uri"
             )
-            return "silent", text, True
+            return SILENT, text, True
     return None
 
 
@@ -312,8 +321,8 @@ def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[st
         return None
     text = (
         f"its step on {on} is {submission.step_state or 'over'} without its wrapper's last words, as steps "
-        f"are of a cluster that is being lost: held until {at_clock(held_until)} (loss_hold), and run "
-        "elsewhere if the cluster ends by then"
+        f"are of a cluster that is being lost: held at least until {at_clock(held_until)} (loss_hold), and "
+        "run elsewhere if the cluster ends by then"
     )
     return "held", text, False
 

@@ -135,7 +135,7 @@ def test_a_free_slot_is_not_promised_while_the_agent_adds_no_steps(
         "count); the next call is at 07:09:53 UTC."
     )
     an_agent(world, away="Amazon EMR is away")
-    away = "Amazon EMR is away: nothing is launched or placed until it is back"
+    away = "Amazon EMR is away: nothing is launched or placed until that is over"
     assert ours(world, settings)[0] == f"{head}: {away}."
     an_agent(world, place={up.cluster_uuid: replace(hold, until=at(99))}, budget_until=at(99))
     assert ours(world, settings)[1].startswith("A slot is free on j-UP")

@@ -27,7 +27,7 @@ SILENT = (
 )
 HELD = (
     "its step on cluster j-c1 is FAILED without its wrapper's last words, as steps are of a cluster that is "
-    "being lost: held until 12:02:00 UTC (loss_hold), and run elsewhere if the cluster ends by then"
+    "being lost: held at least until 12:02:00 UTC (loss_hold), and run elsewhere if the cluster ends by then"
 )
 LATER = NOW + timedelta(seconds=10)
 NOT_LAUNCHED = Hold(why="The supplied ec2SubnetId is not valid.", until=LATER, longest_s=600.0)
@@ -35,7 +35,12 @@ NOT_ADDED = Hold(why="EMR throttled AddJobFlowSteps.", until=LATER, longest_s=60
 AGAIN = "the next try is at 12:00:10 UTC, then ever more rarely, at least every"
 
 
-def told(*rows: Workload | Cluster | Submission, holds: Holds | None = None, **changes: Any) -> list[Reason]:
+def told(
+    *rows: Workload | Cluster | Submission,
+    holds: Holds | None = None,
+    records_unseen_s: float = 0.0,
+    **changes: Any,
+) -> list[Reason]:
     """The reasons of everything that waits in such a world of one pool with at most one cluster."""
     holds = holds or Holds()
     held: dict[str, Any] = {
@@ -52,7 +57,10 @@ def told(*rows: Workload | Cluster | Submission, holds: Holds | None = None, **c
         from emr_executor.agent.steering import without_new
 
         decided = without_new(decided)
-    return list(reasons(snapshot, decided, limits, ages, holds, loss_hold_s=150.0))
+    found = reasons(
+        snapshot, decided, limits, ages, holds, loss_hold_s=150.0, records_unseen_s=records_unseen_s
+    )
+    return list(found)
 
 
 def why(*rows: Workload | Cluster | Submission, holds: Holds | None = None, **changes: Any) -> str:
@@ -117,7 +125,9 @@ def test_a_free_slot_that_must_not_be_used_says_whose_refusal_it_is() -> None:
 def test_while_emr_is_away_nothing_else_is_the_reason() -> None:
     holds = Holds(away="Amazon EMR is away")
     for rows in ([make_workload()], [make_workload(), make_cluster()]):
-        assert why(*rows, holds=holds) == "Amazon EMR is away: nothing is launched or placed until it is back"
+        assert (
+            why(*rows, holds=holds) == "Amazon EMR is away: nothing is launched or placed until that is over"
+        )
 
 
 def test_tries_of_one_task_wait_for_each_other() -> None:
@@ -219,6 +229,12 @@ def test_a_step_that_does_not_run_says_why(
 )
 def test_what_goes_on_has_no_reason(submission: dict[str, Any]) -> None:
     assert told(make_cluster(), *step(**submission)) == []
+
+
+def test_a_wrapper_is_not_called_silent_while_its_records_cannot_be_read() -> None:
+    silent = step(state=SubmissionState.RUNNING, step_state=StepState.RUNNING, started_at=ago(61))
+    assert len(told(make_cluster(), *silent)) == 1
+    assert told(make_cluster(), *silent, records_unseen_s=30.0) == []
 
 
 def test_numbers_and_times_that_move_are_no_news() -> None:
