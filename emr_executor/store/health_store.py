@@ -86,7 +86,12 @@ def _columns_of(holds: Holds) -> dict[str, Any]:
 
 
 def _hold_columns(hold: Hold) -> dict[str, Any]:
-    return {"why": redacted(hold.why), "until": hold.until.isoformat(), "longest_s": hold.longest_s}
+    return {
+        "why": redacted(hold.why),
+        "until": hold.until.isoformat(),
+        "longest_s": hold.longest_s,
+        "may_be_done": hold.may_be_done,
+    }
 
 
 def _holds_from(columns: Mapping[str, Any]) -> Holds:
@@ -100,8 +105,12 @@ def _holds_from(columns: Mapping[str, Any]) -> Holds:
 
 
 def _hold_from(columns: Mapping[str, Any]) -> Hold:
-    until = datetime.fromisoformat(columns["until"])
-    return Hold(why=columns["why"], until=until, longest_s=columns["longest_s"])
+    return Hold(
+        why=columns["why"],
+        until=datetime.fromisoformat(columns["until"]),
+        longest_s=columns["longest_s"],
+        may_be_done=columns["may_be_done"],
+    )
 
 
 class HealthFace(Protocol):

@@ -28,7 +28,7 @@ FIRST = AgentHealth(
 def test_a_row_is_written_anew_and_comes_back_whole(conn: Connection) -> None:
     tell_health(conn, FIRST)
     away = Away(dependency=Dependency.S3, since=at(3), error="no answer")
-    hold = Hold(why="EMR refused it: password=secret", until=at(9), longest_s=60.0)
+    hold = Hold(why="EMR refused it: password=secret", until=at(9), longest_s=60.0, may_be_done=True)
     holds = Holds(
         away="Amazon EMR is away",
         launch={"default": hold},
