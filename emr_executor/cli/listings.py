@@ -146,13 +146,12 @@ def steps_view(rows: tuple[StepRow, ...], now: datetime) -> RenderableType:
             f"{_task(row)}\n{row.run_id}",
             str(row.try_number),
             f"{row.step_id or '-'}\n{row.cluster_id or '(launching)'}",
-            row.state,
-            since(row.started_at, row.ended_at or now),
+            f"{row.state}\n{since(row.started_at, row.ended_at or now)}",
             str(row.losses),
         )
         for row in rows
     ]
-    columns = ("task and run", "try", "step and cluster", "state", "running for", "losses")
+    columns = ("task and run", "try", "step and cluster", "state and time", "losses")
     causes = [f"{_task(row)} try {row.try_number} {row.state}: {row.cause}" for row in rows if row.cause]
     held = [
         _held(f"{_task(row)} try {row.try_number}", "submission", row.quarantine, row.cluster_id)

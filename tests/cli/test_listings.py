@@ -98,9 +98,9 @@ def test_live_steps_of_one_dag(world: World) -> None:
     fill(world)
     rows = read(partial(read_steps, with_past=False, dag_id="salaries"), engine=world.engine)
     assert rendered(steps_view(rows, NOW), 80) == (
-        "task and run         try  step and cluster        state    running for  losses\n"
-        "salaries.average[3]    2  s-19864721H9UL1DBVKEQW  RUNNING  1 h               1\n"
-        "r1                        j-2AXXXXXXGAPLF"
+        "task and run         try  step and cluster        state and time  losses\n"
+        "salaries.average[3]    2  s-19864721H9UL1DBVKEQW  RUNNING              1\n"
+        "r1                        j-2AXXXXXXGAPLF         1 h"
     )
 
 
@@ -181,7 +181,7 @@ def test_a_long_name_is_folded_and_never_cut(world: World) -> None:
     world.store(mine, up, a_submission(mine, up, step_id=StepId("s-19864721H9UL1DBVKEQW")))
     rows = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
     lines = rendered(steps_view(rows, NOW), 80).splitlines()[1:]
-    assert "".join(line[:32].split(" ")[0] for line in lines) == f"salaries.{name}{run_id}", lines
+    assert "".join(line[:28].split(" ")[0] for line in lines) == f"salaries.{name}{run_id}", lines
     assert "s-19864721H9UL1DBVKEQW" in lines[0]
 
 
