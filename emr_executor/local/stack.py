@@ -338,7 +338,7 @@ class LocalStack:
     def _own_template(self) -> Path:
         path = self.home / "cluster.yaml"
         path.write_text(
-            "ReleaseLabel: emr-7.12.0\nStepConcurrencyLevel: 2\n"
+            "ReleaseLabel: emr-7.12.0\nApplications: [{Name: Spark}]\nStepConcurrencyLevel: 2\n"
             "Instances: {MasterInstanceType: m5.xlarge, InstanceCount: 1}\n"
             "ServiceRole: EMR_DefaultRole\nJobFlowRole: EMR_EC2_DefaultRole\n"
         )

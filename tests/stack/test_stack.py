@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from emr_executor.cluster_template import read_template
 from emr_executor.local import demo
 from emr_executor.local.airflow_home import write_airflow_home
 from emr_executor.local.components import StackError
@@ -51,6 +52,11 @@ def test_only_this_machine_can_reach_airflow(tmp_path: Path) -> None:
     parser = airflow_cfg(tmp_path)
     assert parser["api"]["host"] == "127.0.0.1"
     assert parser["core"]["execution_api_server_url"] == "http://127.0.0.1:1234/execution/"
+
+
+def test_the_template_of_a_stack_is_one_that_the_executor_takes(tmp_path: Path) -> None:
+    template, problems = read_template(LocalStack(tmp_path, dags=[tmp_path])._own_template())
+    assert (template is not None, problems) == (True, [])
 
 
 def test_every_dags_folder_is_a_bundle(tmp_path: Path) -> None:
