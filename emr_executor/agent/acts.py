@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -161,28 +162,25 @@ class Acts:
             self._wake()
 
     async def _launch(self, lease_token: int, cluster: Cluster, intended_at: float) -> None:
-        pool = self._settings.pool_named(cluster.cluster_pool)
-        if pool is None:
-            return
-        request = launch_request(pool, deployment_id=self._deployment_id, cluster_uuid=cluster.cluster_uuid)
         now = self._clock.now
         try:
+            request = self._launch_request(cluster)
             within_s = self._left_s(LAUNCH_WITHIN_S, intended_at)
             cluster_id = await self._emr.run_job_flow(request, within_s=within_s)
         except OutcomeUnknown as error:
             log.warning("launch_unknown", cluster_uuid=cluster.cluster_uuid, error=str(error))
             if isinstance(error, ThrottledUnknown):
                 self.throttled_launches.add(cluster.cluster_uuid)
-                self._holds.throttled(pool.name)
+                self._holds.throttled(cluster.cluster_pool)
             return
         except (LaunchRefused, TryAgain) as error:
             over = refused(cluster, str(error), now=now())
             if isinstance(error, TryAgain):
-                self._holds.not_sent(pool.name, str(error))
-                log.warning("launch_not_sent", cluster_pool=pool.name, error=str(error))
+                self._holds.not_sent(cluster.cluster_pool, str(error))
+                log.warning("launch_not_sent", cluster_pool=cluster.cluster_pool, error=str(error))
             else:
                 self._holds.cluster_over(over)
-                log.error("launch_refused", cluster_pool=pool.name, error=str(error))
+                log.error("launch_refused", cluster_pool=cluster.cluster_pool, error=str(error))
             await self._write(
                 lease_token, [Change(old=cluster, new=over)], "cluster", "never_launched", str(error)
             )
@@ -190,6 +188,17 @@ class Acts:
         up = launched(cluster, cluster_id)
         text = f"RunJobFlow gave {cluster_id}"
         await self._write(lease_token, [Change(old=cluster, new=up)], "cluster", "starting", text)
+
+    def _launch_request(self, cluster: Cluster) -> dict[str, Any]:
+        """Raises LaunchRefused: no request can be made, so none is."""
+        pool = self._settings.pool_named(cluster.cluster_pool)
+        if pool is None:
+            raise LaunchRefused(f"cluster pool {cluster.cluster_pool!r} is no longer configured")
+        try:
+            return launch_request(pool, deployment_id=self._deployment_id, cluster_uuid=cluster.cluster_uuid)
+        except Exception as error:
+            log.exception("launch_not_built", cluster_pool=pool.name)
+            raise LaunchRefused(f"no launch can be made of the cluster template: {error!r}") from error
 
     async def _add_steps(
         self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], intended_at: float, *, again: bool

@@ -106,6 +106,27 @@ async def test_why_a_launch_is_refused_is_told_once_to_all_who_wait_for_it(world
     assert len(world.emr.submissions()) == 3
 
 
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("emr_executor.config.Settings.pool_named", "cluster pool 'default' is no longer configured"),
+        ("emr_executor.agent.acts.launch_request", "no launch can be made of the cluster template: KeyError"),
+    ],
+)
+async def test_a_launch_that_cannot_be_made_is_refused_with_its_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch, broken: str, why: str
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        if broken.endswith("launch_request"):
+            raise KeyError("Instances")
+
+    monkeypatch.setattr(broken, fail)
+    await world.begin(ready("w1"))
+    await world.tick(times=3)
+    assert "run_job_flow" not in world.emr.calls
+    assert f"the last launch failed: {why}" in world.log("w1.log")
+
+
 def rides(count: int) -> list[Ride]:
     return [(make_workload(f"w{n}"), make_submission(f"w{n}")) for n in range(count)]
 
