@@ -124,6 +124,10 @@ class StepRecords(Protocol):
         """One chunk of driver output, from 1; None when it does not exist (yet)."""
         ...
 
+    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
+        """Whether no step of the submission ever began; then none will: its claim is taken. Repeatable."""
+        ...
+
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete the state record of a submission that is over; absent is fine."""
         ...

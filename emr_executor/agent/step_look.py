@@ -25,6 +25,7 @@ class StepLook:
     wanted: the submissions whose steps are looked for
     unheard: those of them whose call nobody heard the answer of
     twice: those of them that EMR may have several steps of
+    silent: those of them without a record: a FAILED step may be the twin of an older one that does the work
     overdue: those that were never added if the look ends and did not show them
     is_last: the cluster had been over for so long that EMR's word is its last
     marker: where the next page begins; None before the first and after the last
@@ -36,6 +37,7 @@ class StepLook:
     wanted: frozenset[SubmissionId]
     unheard: frozenset[SubmissionId]
     twice: frozenset[SubmissionId]
+    silent: frozenset[SubmissionId]
     overdue: frozenset[SubmissionId]
     is_last: bool
     steps: tuple[ObservedStep, ...] = ()
@@ -59,7 +61,9 @@ class StepLook:
         if not self.wanted <= shown.keys():
             return False
         # Of several steps those that did nothing may be the newest.
-        return not any(_is_bad_end(one_of(shown[one], None)) for one in self.twice)
+        if any(_is_bad_end(one_of(shown[one], None)) for one in self.twice):
+            return False
+        return not any(all(step.state is StepState.FAILED for step in shown[one]) for one in self.silent)
 
 
 def _is_bad_end(step: ObservedStep) -> bool:

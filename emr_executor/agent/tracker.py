@@ -19,6 +19,7 @@ from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.step_look import StepLook, by_submission, one_of
 from emr_executor.agent.tasklog import driver_lines
+from emr_executor.aws.layout import claims_first
 from emr_executor.config import Settings
 from emr_executor.core.ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import (
@@ -56,6 +57,11 @@ UNWATCHED_S = STALL_S / 2
 WORDS_HOLD_S = 900.0
 """How much longer a silent step is held for an S3 that cannot be read; EMR's own word counts after that."""
 
+NEVER_CLAIMED = (
+    "EMR reports the step FAILED, and its command never began: S3 was away or refused the cluster's instance"
+    " profile, or the node could not start the step wrapper"
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -82,6 +88,7 @@ class Tracker:
         self._due, self._sweeps = Due(clock), Due(clock)
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
+        self._begun: set[SubmissionId] = set()
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
         self._looked_at = self._records_seen_at = clock.monotonic()
@@ -127,7 +134,12 @@ class Tracker:
         self.unshown &= {one.submission_id for one in desk.live() if one.state is SubmissionState.INTENDED}
         for gone in self._idle_slots_since.keys() - desk.clusters.keys():
             del self._idle_slots_since[gone]
-        for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
+        for part in (
+            self._look_at_records,
+            self._clusters.look,
+            self._look_at_steps,
+            self._look_at_claims,
+        ):
             try:
                 await part(desk, ages)
             except BudgetSpent as spent:
@@ -196,6 +208,21 @@ class Tracker:
             output.append(chunk)
         return output
 
+    async def _look_at_claims(self, desk: Desk, _ages: Ages) -> None:
+        """Whether steps that failed without a word ever began."""
+        silent = {s.submission_id: s for s in desk.submissions.values() if _failed_silently(s)}
+        self._begun &= silent.keys()
+        for submission_id, submission in silent.items():
+            workload = desk.workloads.get(submission.workload_id)
+            if submission_id in self._begun or submission_id in desk.busy:
+                continue
+            if workload is None or workload.step is None or not claims_first(workload.step.wrapper_uri):
+                continue
+            if not await self._records.forbid(submission.cluster_uuid, submission_id):
+                self._begun.add(submission_id)
+                continue
+            desk.put(replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=NEVER_CLAIMED))
+
     # -- steps -----------------------------------------------------------------------------------
 
     async def _look_at_steps(self, desk: Desk, ages: Ages) -> None:
@@ -240,6 +267,7 @@ class Tracker:
                 wanted=frozenset(s.submission_id for s in live),
                 unheard=frozenset(s.submission_id for s in live if s.state is SubmissionState.INTENDED),
                 twice=frozenset(s.submission_id for s in live if s.was_sent_again),
+                silent=frozenset(s.submission_id for s in live if s.record_mark is None),
                 overdue=frozenset(s.submission_id for s in live if _was_never_added(s, ages)),
                 is_last=is_last,
             )
@@ -305,6 +333,18 @@ class Tracker:
                     self.unshown.add(submission_id)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
             self._last_looked.add(look.cluster_uuid)
+
+
+def _failed_silently(submission: Submission) -> bool:
+    return (
+        submission.is_live
+        and submission.quarantine is None
+        and submission.step_state is StepState.FAILED
+        and submission.record_mark is None
+        and submission.started_at is not None
+        and submission.cancel_asked_at is None
+        and not submission.wrapper_ended
+    )
 
 
 def _was_never_added(submission: Submission, ages: Ages) -> bool:

@@ -52,6 +52,8 @@ REFRESHED_FROM = timedelta(days=3)
 KEPT_AT_LEAST = timedelta(seconds=KEEP_STAGING_AT_LEAST_S)
 """No deployment deletes a shared object that is younger."""
 _STATE_PARTS = 3
+_CLAIMS_NOTHING = "4d45c319c405d4404c8d00215d158ff41c91c6dc05186b395a54ad12e2dbfe8c"
+"""The wrapper of commit f99b3ad, which steps that were prepared before an upgrade go on to run."""
 _SHARED = re.compile(r"\b(files|specs|wrapper)/(\d{4}-\d\d-\d\d)/([0-9a-f]{64})")
 
 
@@ -153,6 +155,11 @@ def claims_prefix(deployment_id: str) -> str:
 def claim_key(deployment_id: str, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> str:
     """Where a submission's claim stands, as the wrapper writes it."""
     return f"{claims_prefix(deployment_id)}{cluster_uuid}/{submission_id}"
+
+
+def claims_first(wrapper_uri: str) -> bool:
+    """Whether steps with this wrapper begin nothing without a claim."""
+    return _CLAIMS_NOTHING not in wrapper_uri
 
 
 def output_prefix(deployment_id: str) -> str:

@@ -64,6 +64,18 @@ class S3Objects:
         """Write the whole object."""
         await self._do("PutObject", self._client.put_object, Bucket=uri.bucket, Key=uri.key, Body=data)
 
+    async def put_new(self, uri: S3Uri, data: bytes) -> bool:
+        """Write an object that is not there yet; False when there is one."""
+        try:
+            await self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, IfNoneMatch="*")
+        except ClientError as fault:
+            if fault.response.get("Error", {}).get("Code") == "PreconditionFailed":
+                return False
+            raise self._judged(fault, "PutObject") from fault
+        except Exception as fault:
+            raise self._judged(fault, "PutObject") from fault
+        return True
+
     async def delete(self, uri: S3Uri) -> None:
         """Delete the object; absent is fine."""
         await self._do("DeleteObject", self._client.delete_object, Bucket=uri.bucket, Key=uri.key)

@@ -66,6 +66,15 @@ class S3StepRecords:
                 return stored.data
         return None
 
+    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
+        """Whether no step of the submission ever began; then none will."""
+        uri = self._at(layout.claim_key(self._deployment_id, cluster_uuid, submission_id))
+        ours = json.dumps({"v": 1, "step": "none: the agent gave it up"}).encode()
+        if await self._objects.put_new(uri, ours):
+            return True
+        held = await self._objects.get(uri)
+        return held is not None and held.data == ours
+
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served; absent is fine."""
         await self._objects.delete(

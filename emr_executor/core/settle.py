@@ -7,6 +7,7 @@ the wrapper or EMR saw it end well                                     COMPLETED
 nobody wants it any more, we asked to cancel it, and it is over         CANCELLED
 the wrapper, or we, ended it at its deadline                           FAILED, timed out
 its cluster is ending or over, and EMR shows that it never began       LOST: run elsewhere
+its wrapper never came to start it, or no step ever claimed it         LOST: run elsewhere
 the command failed by itself on a cluster that is not ending           FAILED: the task's own
 we took it back, and EMR shows it cancelled before it began            CANCELLED: run elsewhere
 we took it back, it had begun, and its wrapper left its last words     CANCELLED: run elsewhere
@@ -21,7 +22,7 @@ cluster's own end (mrjob issues 708 and 1401: "a minute or two"), hence the hold
 ever said of a cluster that is over, so nothing is run again while its step may still be alive, and
 only after its steps were listed once more: one that completed just before must not run again.
 What never began cannot have completed, so it waits for neither, and a cluster that never was up is
-listed at once.
+listed at once. What failed before it began is LOST on a cluster that stays, too: it did nothing.
 Durations are ``core.ages``: no time that another host wrote is reckoned with.
 """
 
@@ -97,6 +98,8 @@ def _settle_badly(
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
     if is_ending:
         return None
+    if submission.wrapper_reason == "not_begun":
+        return _settled(submission, Seen.NEVER_BEGUN, submission.cause)
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return _settled(submission, Seen.ENDED_BADLY, submission.cause)
     by_us = submission.cancel_asked_at is not None

@@ -109,6 +109,8 @@ class SubmissionSeen(StrEnum):
     """The wrapper reported another exit code, on a cluster that is not ending."""
     ENDED_SILENTLY = auto()
     """EMR shows it over without last words, and its cluster outlived ``loss_hold_s``."""
+    NEVER_BEGUN = auto()
+    """It failed before its wrapper could start the command: S3 was away, or the disk was full."""
     TIMED_OUT = auto()
     """It is over, and the deadline was the reason."""
     CANCELLED_BY_US = auto()
@@ -216,6 +218,7 @@ SUBMISSION_EDGES: tuple[SubmissionEdge, ...] = (
     Edge(S.RUNNING, SS.ENDED_WELL, S.COMPLETED, "The step's own end."),
     Edge(S.RUNNING, SS.ENDED_BADLY, S.FAILED, "The task's own failure."),
     Edge(S.RUNNING, SS.ENDED_SILENTLY, S.FAILED, "The cluster stayed whole, so it is the task's failure."),
+    Edge(S.RUNNING, SS.NEVER_BEGUN, S.LOST, "Not the task's fault: to be run elsewhere."),
     Edge(S.RUNNING, SS.TIMED_OUT, S.FAILED, "The wrapper ended it."),
     Edge(S.RUNNING, SS.CANCELLED_BY_US, S.CANCELLED, "It was unwanted, or overdue in spite of its wrapper."),
     Edge(S.RUNNING, SS.CANCELLED_BY_HAND, S.CANCELLED, "A person decided, so the task fails."),

@@ -17,6 +17,7 @@ from emr_executor.core.states import TERMINAL_STEP_STATES
 from emr_executor.local.ledger import LedgerEntry, cluster_intervals, most_clusters_at_once
 from emr_executor.simulation.airflow_ledger import AirflowEntry
 from emr_executor.simulation.idle_slots import waited_in_vain
+from emr_executor.simulation.step_process import EXIT_CLAIMED
 
 ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "deleted", "killed_externally", "cleared"})
 """Events after which a try is over, whoever ended it."""
@@ -39,6 +40,7 @@ class Terms:
 
     person_cancelled: steps cancelled and clusters ended by people of the simulated world, by id
     person_launched: clusters of other deployments and people, by id
+    not_begun: steps that did nothing, since S3 refused their claim
     stood_back: steps that started no command
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
         EMR came to show of them
@@ -55,6 +57,7 @@ class Terms:
     max_submissions: int
     person_cancelled: frozenset[str] = frozenset()
     person_launched: frozenset[str] = frozenset()
+    not_begun: frozenset[str] = frozenset()
     stood_back: frozenset[str] = frozenset()
     ended_well: frozenset[str] = frozenset()
     ended_badly: frozenset[str] = frozenset()
@@ -79,6 +82,8 @@ class _StepLife:
     ended_at: float | None = None
     exit_code: int | None = None
     did_nothing: bool = False
+    can_harm: bool = True
+
     killed: bool = False
     completed: bool = False
     terminal_at: float | None = None
@@ -126,8 +131,9 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
             read.lost.add(entry.cluster_id)
         elif entry.step_id is not None and entry.cluster_name.startswith(ours):
             _read_step(entry, by_step, read)
-    for step_id in by_step.keys() & terms.stood_back:
+    for step_id in by_step.keys() & (terms.stood_back | terms.not_begun):
         by_step[step_id].did_nothing = True
+        by_step[step_id].can_harm = by_step[step_id].exit_code != EXIT_CLAIMED
     return read
 
 
@@ -204,7 +210,8 @@ def _never_too_early(read: _Read) -> list[Violation]:
     """Invariant 5: added again only when the earlier step is terminal or its cluster over."""
     found = []
     for workload_id, lives in read.steps.items():
-        for earlier, later in combinations(lives, 2):
+        harmful = [life for life in lives if life.can_harm]
+        for earlier, later in combinations(harmful, 2):
             dead_at = min(
                 earlier.terminal_at if earlier.terminal_at is not None else float("inf"),
                 read.over_at.get(earlier.cluster_id, float("inf")),
@@ -220,16 +227,10 @@ def _done_once(read: _Read) -> list[Violation]:
     """What EMR showed as COMPLETED is never run again for the same try."""
     found = []
     for workload_id, lives in read.steps.items():
-        again = next(
-            (
-                (done, later)
-                for done, later in combinations(lives, 2)
-                if done.completed and later.submission_id != done.submission_id
-            ),
-            None,
-        )
-        if again is not None:
-            text = f"step {again[0].step_id} was COMPLETED, and {again[1].step_id} was added after it"
+        pairs = combinations([life for life in lives if life.can_harm], 2)
+        again = [(a, b) for a, b in pairs if a.completed and a.submission_id != b.submission_id]
+        for done, later in again[:1]:
+            text = f"step {done.step_id} was COMPLETED, and {later.step_id} was added after it"
             subject = read.task_of.get(workload_id, workload_id)
             found.append(Violation(promise="done_once", subject=subject, text=text))
     return found
@@ -290,6 +291,7 @@ def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLif
     )
     over = read.over_at.keys() | read.lost
     lost = {life.submission_id for life in lives if life.started_at is not None and life.cluster_id in over}
+    lost |= {life.submission_id for life in lives if life.step_id in terms.not_begun}
     return by_itself or by_people or len(lost) >= terms.max_submissions
 
 

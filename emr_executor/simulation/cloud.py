@@ -16,6 +16,7 @@ from emr_executor.simulation.records import Bucket
 from emr_executor.simulation.step_process import (
     EXIT_CLAIMED,
     EXIT_KILLED,
+    EXIT_NOT_BEGUN,
     EXIT_TERMINATED,
     Machine,
     StepProcess,
@@ -37,6 +38,7 @@ class Cloud:
     refuses: whether EMR never takes the step of a submission, nor any other of its call
     script_of: what the step of a submission does; None where nobody knows (steps of other people)
     clock: the true one
+    not_begun: steps whose wrapper could not claim their submission, since S3 refused
     stood_back: steps whose wrapper started no command: another step had claimed their submission, or it was
         ended before it could ask
     ended_well, ended_badly: steps whose command ended by itself with exit code 0, or with another, whatever
@@ -55,6 +57,7 @@ class Cloud:
     ) -> None:
         self.model = EmrModel(options, id_seed=f"cloud/{rng.random()}")
         self.bucket = Bucket()
+        self.not_begun: set[str] = set()
         self.stood_back: set[str] = set()
         self.ended_well: set[str] = set()
         self.ended_badly: set[str] = set()
@@ -164,6 +167,8 @@ class Cloud:
 
     def _gone(self, process: StepProcess, exit_code: int) -> None:
         self._processes.pop(process.step_id, None)
+        if exit_code == EXIT_NOT_BEGUN and not process.ended_badly:
+            self.not_begun.add(process.step_id)
         was_early = not process.has_begun and exit_code in (EXIT_KILLED, EXIT_TERMINATED)
         if exit_code == EXIT_CLAIMED or was_early:
             self.stood_back.add(process.step_id)

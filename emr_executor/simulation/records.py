@@ -110,6 +110,11 @@ class SimRecords:
         del cluster_uuid
         return self._bucket.output(submission_id, chunk)
 
+    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
+        """Whether no step of the submission ever began; then none will."""
+        del cluster_uuid
+        return self._bucket.claim(submission_id, "the agent")
+
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served."""
         del cluster_uuid

@@ -1,6 +1,6 @@
 """A step's process in virtual time: timers that do what ``wrapper.emr_step_wrapper`` does, seen from outside.
 
-Its first deed is to claim its submission; when another step has, it ends and writes nothing. A record when
+Its first deed is to claim its submission; when it cannot, it ends and writes nothing. A record when
 the command starts, with every chunk of output, and as a sign of life; its own end at its
 deadline; last words after SIGTERM, none after SIGKILL or when the machine is gone. What ended by itself is
 not terminated any more. Between the last words and EMR's own knowledge of the end passes a moment, so
@@ -21,7 +21,7 @@ from emr_executor.simulation.clock import VirtualClock
 from emr_executor.simulation.records import Bucket
 from emr_executor.simulation.weather import Weather
 
-EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 143, -9
+EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_NOT_BEGUN, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 125, 143, -9
 """The wrapper's exit codes, and the end of a process that SIGKILL or the loss of its machine ends."""
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL of the command, by the wrapper."""
@@ -166,6 +166,11 @@ class StepProcess:
 
     def _begin(self) -> None:
         script = self.script
+        if self.submission_id and self._machine.weather.happens(
+            "claims_refused", "wrapper", self._machine.rng
+        ):
+            self._leave(EXIT_NOT_BEGUN)
+            return
         if self.submission_id and not self._machine.bucket.claim(self.submission_id, self.step_id):
             self._leave(EXIT_CLAIMED)
             return

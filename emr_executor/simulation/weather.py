@@ -21,6 +21,7 @@ class Weather:
 
     crash, refused, answer_lost, slow: by gated call (``gate``)
     throttled .. stale_s: by call of EMR; adds_doubled: by AddJobFlowSteps that the network doubles
+    claims_refused: by step, whose wrapper then starts nothing and writes nothing
     records_*: by submission (silent), by write (late_s, unreadable), or by record of a listing (stale)
     api_*: by call of Airflow's Execution API
     *_per_h: events an hour, at random moments
@@ -40,6 +41,7 @@ class Weather:
     stale_s: float = 0.0
     buckets: bool = False
     adds_doubled: float = 0.0
+    claims_refused: float = 0.0
     records_silent: float = 0.0
     records_late_s: float = 0.0
     records_stale: float = 0.0
@@ -182,4 +184,6 @@ def draw(rng: random.Random) -> Weather:
     own_rng = random.Random(f"adds_doubled/{weather.told()}")  # noqa: S311 - a simulation, no secret
     if own_rng.random() < share:
         weather.adds_doubled = 0.03 * 20 ** own_rng.random()
+    if own_rng.random() < share:
+        weather.claims_refused = 0.01 * 20 ** own_rng.random()
     return weather

@@ -212,6 +212,7 @@ class World:
             max_submissions=scenario.max_submissions,
             person_cancelled=frozenset(self.person_did),
             person_launched=frozenset(self.foreign),
+            not_begun=frozenset(self.cloud.not_begun),
             stood_back=frozenset(self.cloud.stood_back),
             ended_well=frozenset(self.cloud.ended_well),
             ended_badly=frozenset(self.cloud.ended_badly),

@@ -210,14 +210,16 @@ class FakeRecords:
     written: dict[SubmissionId, StepRecord] = field(default_factory=dict)
     chunks: dict[tuple[SubmissionId, int], bytes] = field(default_factory=dict)
     consumed: list[SubmissionId] = field(default_factory=list)
+    unclaimed: set[SubmissionId] = field(default_factory=set)
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         return tuple(r for r in self.written.values() if known.get(r.submission_id) != r.mark)
 
-    async def output(
-        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
-    ) -> bytes | None:
+    async def output(self, _: ClusterUuid, submission_id: SubmissionId, chunk: int) -> bytes | None:
         return self.chunks.get((submission_id, chunk))
+
+    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
+        return submission_id in self.unclaimed
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         self.consumed.append(submission_id)
@@ -227,14 +229,9 @@ class FakeRecords:
         self, submission: Submission, phase: RecordPhase, *, exit_code: int | None = None, **changes: Any
     ) -> None:
         """A record as the wrapper of this submission would write it."""
-        values: dict[str, Any] = {
-            "submission_id": submission.submission_id,
-            "cluster_uuid": submission.cluster_uuid,
-            "mark": f"{phase}{exit_code}{changes}",
-            "phase": phase,
-            "at": NOW,
-            "exit_code": exit_code,
-        }
+        mark = f"{phase}{exit_code}{changes}"
+        values: dict[str, Any] = {"mark": mark, "phase": phase, "at": NOW, "exit_code": exit_code}
+        values |= {"submission_id": submission.submission_id, "cluster_uuid": submission.cluster_uuid}
         self.written[submission.submission_id] = StepRecord(**{**values, **changes})
 
 

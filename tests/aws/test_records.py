@@ -127,6 +127,15 @@ async def test_a_step_that_an_older_release_added_is_read_to_its_end(bucket: Buc
     assert await bucket.records.changed({}) == ()
 
 
+async def test_what_no_step_claimed_is_forbidden_and_what_one_did_is_not(bucket: Bucket) -> None:
+    w1, w2 = SubmissionId("w-1"), SubmissionId("w-2")
+    claim = b'{"v": 1, "step": "s-1", "nonce": "0"}'
+    await bucket.aws.objects.put(S3Uri(bucket.name, "af/dep/claims/c-1/w-2"), claim)
+    # An agent that died behind the call is followed by one that asks again.
+    assert [await bucket.records.forbid(C, one) for one in (w1, w1, w2)] == [True, True, False]
+    assert not await bucket.aws.objects.put_new(S3Uri(bucket.name, "af/dep/claims/c-1/w-1"), claim)
+
+
 async def test_consume_twice_is_fine(bucket: Bucket) -> None:
     await bucket.write("w-1")
     for _ in range(2):

@@ -64,7 +64,7 @@ RECORDS = st.builds(
     phase=st.sampled_from(RecordPhase),
     at=MOMENTS,
     exit_code=st.sampled_from([0, 1, 143]),
-    reason=st.sampled_from(["", "timeout", "terminated"]),
+    reason=st.sampled_from(["", "timeout", "terminated", "not_begun"]),
 )
 SEEN_CLUSTERS = st.builds(
     ObservedCluster,

@@ -1,0 +1,90 @@
+"""A step that failed before its command began is not the task's failure: it runs again elsewhere, bounded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine
+
+from emr_executor.aws.layout import _CLAIMS_NOTHING
+from emr_executor.core.model import ClusterId, StepPlan, SubmissionId
+from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
+from tests.agent.fakes import World
+from tests.builders import NOW, make_workload
+
+
+async def one_running(engine: Engine, folder: pytest.TempPathFactory, wrapper: str = "") -> World:
+    world = World(engine, folder.mktemp("logs"))
+    workload = make_workload("w1", accepted_at=NOW, ready_at=NOW, log_path="w1.log")
+    step = workload.step or StepPlan(command=("x",), spec_uri="s3://b/s", wrapper_uri="s3://b/w")
+    if wrapper:
+        workload = replace(
+            workload, step=replace(step, wrapper_uri=f"s3://b/wrapper/2026-01-03/{wrapper}/w.py")
+        )
+    await world.begin(workload)
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.RUNNING)
+    await world.tick(times=2)
+    return world
+
+
+def fail(world: World, step: str) -> None:
+    """EMR shows it as begun and failed."""
+    steps = world.emr.steps[ClusterId("j-1")]
+    steps[:] = [
+        replace(one, state=StepState.FAILED, started_at=NOW) if one.step_id == step else one for one in steps
+    ]
+
+
+async def test_no_claim_and_no_record_run_again_at_the_next_look(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = await one_running(engine, tmp_path_factory)
+    fail(world, "s-1")
+    world.records.unclaimed.add(SubmissionId("w1-1"))
+    await world.tick(seconds=30, times=4)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert len(world.submissions("w1")) == 2
+    assert world.workload("w1").losses == 1
+
+
+async def test_a_claim_without_a_record_is_the_tasks_failure_after_the_hold(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = await one_running(engine, tmp_path_factory)
+    fail(world, "s-1")
+    await world.tick(seconds=60, times=6)
+    assert [one.state for one in world.submissions("w1")] == [SubmissionState.FAILED]
+
+
+async def test_an_older_wrapper_claims_nothing_and_nothing_follows_from_that(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = await one_running(engine, tmp_path_factory, _CLAIMS_NOTHING)
+    fail(world, "s-1")
+    world.records.unclaimed.add(SubmissionId("w1-1"))
+    await world.tick(seconds=60, times=6)
+    assert [one.state for one in world.submissions("w1")] == [SubmissionState.FAILED]
+
+
+async def test_a_wrapper_that_tells_so_is_believed_at_once(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = await one_running(engine, tmp_path_factory)
+    world.records.write(
+        world.submissions("w1")[0], RecordPhase.ENDED, exit_code=125, reason="not_begun", tail="S3: HTTP 503"
+    )
+    await world.tick(times=3)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert "the step will run again elsewhere (loss 1 of " in world.log("w1.log")
+
+
+async def test_that_is_bounded(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    world = await one_running(engine, tmp_path_factory)
+    for attempt in range(1, 6):
+        world.records.unclaimed.add(SubmissionId(f"w1-{attempt}"))
+        fail(world, f"s-{attempt}")
+        await world.tick(seconds=30, times=4)
+    assert world.workload("w1").state is WorkloadState.FINISHABLE
+    assert "its command never began" in world.log("w1.log").splitlines()[-1]
