@@ -70,6 +70,7 @@ log = structlog.get_logger(__name__)
 class Acts:
     """Starts acts and knows which rows they own.
 
+    not_ended: clusters that TerminateJobFlows did not end when it was last asked, and what it answered
     throttled_launches, throttled_steps: whose last call EMR throttled, and has hardly ever carried out
     """
 
@@ -93,6 +94,7 @@ class Acts:
         self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
         self._wake = wake
         self._busy: set[str] = set()
+        self.not_ended: dict[ClusterId, str] = {}
         self.throttled_launches: set[ClusterUuid] = set()
         self.throttled_steps: set[SubmissionId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,7 +144,16 @@ class Acts:
     def terminate(self, cluster_ids: Sequence[ClusterId]) -> None:
         """TerminateJobFlows; asked again by the plan when it had no effect."""
         for start in range(0, len(cluster_ids), TERMINATE_AT_ONCE):
-            self._start((), self._emr.terminate_clusters(cluster_ids[start : start + TERMINATE_AT_ONCE]))
+            self._start((), self._terminate(cluster_ids[start : start + TERMINATE_AT_ONCE]))
+
+    async def _terminate(self, cluster_ids: Sequence[ClusterId]) -> None:
+        try:
+            await self._emr.terminate_clusters(cluster_ids)
+        except EmrExecutorError as error:
+            self.not_ended.update(dict.fromkeys(cluster_ids, str(error)))
+            raise
+        for cluster_id in cluster_ids:
+            self.not_ended.pop(cluster_id, None)
 
     def _start(self, owned: Collection[str], act: Awaitable[None]) -> None:
         self._busy.update(owned)

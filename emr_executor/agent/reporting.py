@@ -57,7 +57,8 @@ class Reporting:
         away = tuple(one for one in self._dependencies.away() if one.dependency is not Dependency.DATABASE)
         is_steering = self._is_steering()
         holds = self._holds() if is_steering else Holds()
-        whys = {key: hold.why for key, hold in (*holds.launch.items(), *holds.place.items())}
+        held = (*holds.launch.items(), *holds.place.items())
+        whys = {key: hold.why for key, hold in held} | {str(key): why for key, why in holds.not_ended.items()}
         news = (is_steering, {(one.dependency, one.since) for one in away}, whys)
         if news == self._told and self._told_at is not None and now < self._told_at + REPORT_S:
             return

@@ -215,6 +215,11 @@ class Steering:
             launch=self._holds.told(),
             place=self._placing.told(),
             budget_until=self._placing.budget_until,
+            not_ended={
+                cluster.cluster_id: self._acts.not_ended[cluster.cluster_id]
+                for cluster in snapshot.clusters
+                if cluster.cluster_id in self._acts.not_ended
+            },
         )
         found = reasons(
             snapshot,

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from emr_executor.cli.our_side import PAST_CLUSTERS, PoolFacts, pool_facts
 from emr_executor.cli.tables import clock, counted, since
 from emr_executor.config import Settings
-from emr_executor.core.model import Cluster, HistoryEntry
+from emr_executor.core.model import Cluster, ClusterId, HistoryEntry
 from emr_executor.core.states import USABLE_CLUSTER_STATES, ClusterTarget, WorkloadState
-from emr_executor.store import queries
+from emr_executor.store import health_store, queries
 
 SAME_AGAIN = 3
 """What went wrong so often in the same way will go wrong again."""
@@ -49,10 +49,12 @@ def wrong_ends(conn: Connection, now: datetime) -> list[str]:
     ending = [load.cluster for load in queries.clusters(conn) if _is_to_end(load.cluster)]
     asked = queries.history_of(conn, [("cluster", one.cluster_uuid) for one in ending]) if ending else ()
     since_when = {line.subject_id: line.at for line in asked if line.event == "ending"}
+    answers: dict[ClusterId, str] = {}
+    for agent in health_store.agents(conn) if ending else ():
+        answers.update(agent.holds.not_ended)
     return [
         f"cluster {cluster.cluster_id} is {cluster.state}, which costs money, though it was asked to end "
-        f"{since(at, now)} ago: look whether the agent may call TerminateJobFlows (its log has the answers) "
-        "and whether the cluster is protected from termination"
+        f"{since(at, now)} ago: {_answer(answers.get(cluster.cluster_id or ClusterId('')))}"
         for cluster in ending
         if (at := since_when.get(cluster.cluster_uuid)) and (now - at).total_seconds() > ENDING_S
     ]
@@ -70,6 +72,12 @@ def wrong_again(conn: Connection, history: Sequence[HistoryEntry]) -> list[str]:
         if workload.state in _PHASES:
             found[same[workload.workload_id]].append(workload.key.text)
     return [_again(sorted(tasks), text) for text, tasks in sorted(found.items())]
+
+
+def _answer(words: str | None) -> str:
+    if words:
+        return f"TerminateJobFlows answers: {words.rstrip('. ')}"
+    return "TerminateJobFlows is asked again every two minutes; look at the cluster in Amazon EMR"
 
 
 def _is_recent(facts: PoolFacts, now: datetime) -> bool:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from emr_executor.core.ages import Ages, Fact
 from emr_executor.core.model import (
     Cluster,
+    ClusterId,
     ClusterPoolLimits,
     ClusterUuid,
     Snapshot,
@@ -76,12 +77,14 @@ class Holds:
     launch: by cluster pool, after launches that came to nothing
     place: by cluster, after AddJobFlowSteps that EMR did not take
     budget_until: when AddJobFlowSteps may be called again by the agent's own count
+    not_ended: what TerminateJobFlows answered, of clusters that it did not end
     """
 
     away: str | None = None
     launch: Mapping[str, Hold] = field(default_factory=dict)
     place: Mapping[ClusterUuid, Hold] = field(default_factory=dict)
     budget_until: datetime | None = None
+    not_ended: Mapping[ClusterId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, delete, select
 
 from emr_executor.core.health import AgentHealth, Away, Dependency, redacted
-from emr_executor.core.model import ClusterUuid
+from emr_executor.core.model import ClusterId, ClusterUuid
 from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store.dialect import upsert
 from emr_executor.store.runner import Runner
@@ -82,6 +82,7 @@ def _columns_of(holds: Holds) -> dict[str, Any]:
         "launch": {pool: _hold_columns(hold) for pool, hold in holds.launch.items()},
         "place": {cluster: _hold_columns(hold) for cluster, hold in holds.place.items()},
         "budget_until": holds.budget_until.isoformat() if holds.budget_until else None,
+        "not_ended": {cluster: redacted(why) for cluster, why in holds.not_ended.items()},
     }
 
 
@@ -101,6 +102,7 @@ def _holds_from(columns: Mapping[str, Any]) -> Holds:
         launch={pool: _hold_from(hold) for pool, hold in columns.get("launch", {}).items()},
         place={ClusterUuid(key): _hold_from(hold) for key, hold in columns.get("place", {}).items()},
         budget_until=datetime.fromisoformat(budget_until) if budget_until else None,
+        not_ended={ClusterId(key): why for key, why in columns.get("not_ended", {}).items()},
     )
 
 

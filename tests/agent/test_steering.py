@@ -219,6 +219,20 @@ async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not
     assert world.emr.calls.count("terminate_clusters") == 1
 
 
+async def test_what_terminate_job_flows_answers_is_kept_until_it_ends_the_cluster(world: World) -> None:
+    await world.begin(ready())
+    await world.tick(times=2)
+    await up(world)
+    world.records.write(world.submissions("w1")[0], RecordPhase.ENDED, exit_code=0)
+    world.emr.refuse["terminate_clusters"] = LaunchRefused("the cluster is termination protected")
+    await world.tick(seconds=60, times=12)
+    assert world.emr.calls.count("terminate_clusters") > 1
+    assert world.steering.told_holds.not_ended == {"j-1": "the cluster is termination protected"}
+    del world.emr.refuse["terminate_clusters"]
+    await world.tick(seconds=60, times=4)
+    assert world.steering.told_holds.not_ended == {}
+
+
 async def test_a_step_cancelled_by_a_person_fails_the_task(world: World) -> None:
     await world.begin(ready())
     await world.tick(times=2)

@@ -9,8 +9,11 @@ import pytest
 from emr_executor.cli.reading import read
 from emr_executor.cli.status import read_status, status_view
 from emr_executor.config import Settings
+from emr_executor.core.health import AgentHealth
 from emr_executor.core.model import ClusterId
 from emr_executor.core.states import ClusterState, ClusterTarget, WorkloadState
+from emr_executor.core.waiting import Holds
+from emr_executor.store.health_store import tell_health
 from tests.cli.world import World, rendered
 from tests.store.builders import a_cluster, a_parked, at
 
@@ -72,11 +75,27 @@ def test_a_cluster_that_does_not_end(world: World, settings: Settings) -> None:
     world.tell("cluster", stays.cluster_uuid, "ending", "ending j-1: idle for 300 s", -199)
     assert wrong(world, settings) == ()
     (said,) = wrong(world, settings, 102)
-    assert said == (
-        "cluster j-1 is WAITING, which costs money, though it was asked to end 5 min 1 s ago: look whether "
-        "the agent may call TerminateJobFlows (its log has the answers) and whether the cluster is protected "
-        "from termination"
+    head = "cluster j-1 is WAITING, which costs money, though it was asked to end 5 min 1 s ago: "
+    asked = "TerminateJobFlows is asked again every two minutes; look at the cluster in Amazon EMR"
+    assert said == head + asked
+    refusal = (
+        "ValidationException: Could not shut down one or more job flows since they are termination protected."
     )
+    agent = AgentHealth(
+        holder="a",
+        host="host-a",
+        pid=17,
+        version="0.1.0",
+        steering=True,
+        started_at=at(0),
+        beat=3,
+        told_at=at(100),
+        holds=Holds(not_ended={ClusterId("j-1"): refusal}),
+    )
+    with world.engine.begin() as conn:
+        tell_health(conn, agent)
+    (said,) = wrong(world, settings, 102)
+    assert said == f"{head}TerminateJobFlows answers: {refusal.rstrip('.')}"
 
 
 def test_a_phase_that_fails_the_same_way_again_and_again(world: World, settings: Settings) -> None:

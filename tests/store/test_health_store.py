@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection
 
 from emr_executor.core.health import AgentHealth, Away, Dependency, redacted
-from emr_executor.core.model import ClusterUuid
+from emr_executor.core.model import ClusterId, ClusterUuid
 from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store.health_store import agents, forget_agent, tell_health
 from tests.store.builders import at
@@ -34,6 +34,7 @@ def test_a_row_is_written_anew_and_comes_back_whole(conn: Connection) -> None:
         launch={"default": hold},
         place={ClusterUuid("c-1"): hold},
         budget_until=at(7),
+        not_ended={ClusterId("j-1"): "it is protected"},
     )
     now = replace(FIRST, steering=True, beat=2, told_at=at(5), away=(away,), holds=holds)
     tell_health(conn, now)
