@@ -15,7 +15,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from emr_executor.config import ClusterPool, Settings
 from emr_executor.local.process import ReadyInfo
+from emr_executor.task.messages import LocalFile, Park
+from emr_executor.task.staging import Staging
 from tests.local.signing import by_hand
 
 ONCE = Config(max_pool_connections=16, retries={"total_max_attempts": 1})
@@ -256,3 +259,29 @@ def test_listings_stay_quick_with_a_thousand_objects(s3: Any, bucket: str, s3_ro
         Bucket=bucket, Prefix="state/", ContinuationToken=first["NextContinuationToken"]
     )
     assert (first["KeyCount"], second["KeyCount"], second["IsTruncated"]) == (1000, 100, False)
+
+
+@pytest.mark.parametrize("size", [3, 9 * 1024 * 1024])
+def test_what_is_staged_is_found_by_its_checksum_and_a_forged_one_written_again(
+    s3: Any, bucket: str, s3_root: Path, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "job.py").write_bytes(b"x" * size)  # boto3 sends more than 8 MiB in parts, unless told not to
+    settings = Settings(staging_uri=f"s3://{bucket}/af/", cluster_pools=(ClusterPool(template={}),))
+    file = LocalFile(token="@t@", argument="application", path=str(tmp_path / "job.py"))
+    park = Park(
+        translator="spark_submit",
+        command=["spark-submit", "@t@"],
+        env={},
+        files=[file],
+        execution_timeout_s=None,
+        rendered_fields={},
+    )
+    writes: list[str] = []
+    s3.meta.events.register("before-call.s3.PutObject", lambda **_: writes.append("put"))
+    plan = Staging(settings, s3).complete(park)
+    assert Staging(settings, s3).complete(park) == plan
+    assert len(writes) == 3
+    staged = s3_root / plan.command[1].removeprefix("s3://")
+    staged.write_bytes(b"forged")
+    assert Staging(settings, s3).complete(park) == plan
+    assert (len(writes), staged.read_bytes()) == (4, b"x" * size)
