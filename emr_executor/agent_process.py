@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -21,9 +22,13 @@ HANG_MARGIN_S = 5.0
 
 
 class Child(Protocol):
-    """A running agent process."""
+    """A running agent process.
+
+    name: ends the name under which it holds the lease, and is no other's
+    """
 
     pid: int
+    name: str
 
     def exit_code(self) -> int | None:
         """None while it runs."""
@@ -49,7 +54,8 @@ class AgentProcess:
     loop writes signs of life into a pipe; a child without one for ``hang_s`` is killed and started again. The
     silence is judged on this process's monotonic clock, and only while this process itself was not paused.
 
-    spawn: starts a child. on_restart: called with "ended" or "hung" when one is gone
+    spawn: starts a child
+    on_restart: called when one is gone, with "ended" or "hung", and with its name where it was seen dead
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class AgentProcess:
         hang_s: float,
         spawn: Callable[[], Child] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        on_restart: Callable[[str], None] = lambda _why: None,
+        on_restart: Callable[[str, str | None], None] = lambda _why, _dead: None,
     ) -> None:
         self._log, self._hang_s, self._monotonic = log, hang_s, monotonic
         self._spawn, self._on_restart = spawn or spawn_agent, on_restart
@@ -75,17 +81,20 @@ class AgentProcess:
         return self._child.pid if self._child is not None else None
 
     def keep_running(self) -> None:
-        """Start the child, or start it again after a pause that grows while it keeps dying."""
+        """Start the child, or start it again after a pause that grows while it keeps dying by itself."""
         if self._stopped:
             return
         now = self._monotonic()
         if self._child is not None:
             code = self._child.exit_code()
             if code is not None:
-                self._gone(now, f"ended with exit code {code}", "ended")
+                # Killed from outside at its work says nothing of the next one.
+                is_sound = code < 0 and self._has_begun
+                self._gone(now, f"ended with exit code {code}", "ended", self._child, is_sound=is_sound)
             elif (silent_s := self._silent_s(self._child, now)) is not None:
                 self._child.kill()
-                self._gone(now, f"gave no sign of life for {silent_s:.0f} s and was killed", "hung")
+                what = f"gave no sign of life for {silent_s:.0f} s and was killed"
+                self._gone(now, what, "hung", self._child, is_sound=False)
         if self._child is None and now >= self._restart_at:
             self._start(now)
 
@@ -107,12 +116,12 @@ class AgentProcess:
         silent_s = now - self._sign_at
         return silent_s if silent_s > (bound_s if self._has_begun else max(bound_s, START_S)) else None
 
-    def _gone(self, now: float, what: str, why: str) -> None:
-        was_steady = now - self._started_at > STEADY_S
-        self._pause_s = FIRST_PAUSE_S if was_steady else min(LONGEST_PAUSE_S, self._pause_s * 2)
+    def _gone(self, now: float, what: str, why: str, child: Child, *, is_sound: bool) -> None:
+        is_sound = is_sound or now - self._started_at > STEADY_S
+        self._pause_s = FIRST_PAUSE_S if is_sound else min(LONGEST_PAUSE_S, self._pause_s * 2)
         self._log.error("the EMR agent %s; it starts again in %.0f s", what, self._pause_s)
         self._child, self._restart_at = None, now + self._pause_s
-        self._on_restart(why)
+        self._on_restart(why, child.name if child.exit_code() is not None else None)
 
     def _start(self, now: float) -> None:
         self._started_at = self._sign_at = self._looked_at = now
@@ -132,14 +141,15 @@ def spawn_agent() -> Child:
 
 
 class ChildProcess:
-    """``Child`` as a Python process. arguments: behind them comes ``--life-fd N``."""
+    """``Child`` as a Python process. arguments: behind them come ``--name NAME --life-fd N``."""
 
     def __init__(self, arguments: list[str]) -> None:
+        self.name = uuid.uuid4().hex[:12]
         self._signs, write_end = os.pipe()
         os.set_blocking(self._signs, False)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments, "--life-fd", str(write_end)],
+                [sys.executable, *arguments, "--name", self.name, "--life-fd", str(write_end)],
                 stdin=subprocess.PIPE,
                 env=os.environ.copy(),
                 pass_fds=(write_end,),

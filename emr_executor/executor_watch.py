@@ -28,7 +28,7 @@ from emr_executor.agent.stale import StaleWatch
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth, Dependency, redacted
 from emr_executor.store.health_store import agents
-from emr_executor.store.lease_store import LeaseRow, read_lease
+from emr_executor.store.lease_store import LeaseRow, read_lease, release_lease
 from emr_executor.store.schema import STEERING
 
 LOOK_S = 10.0
@@ -68,6 +68,7 @@ class ExecutorWatch:
         self._told_unsteered = False
         self._away: dict[Dependency, str] = {}
         self._database_since: float | None = None
+        self._dead: set[str] = set()
 
     @property
     def unsteered_bound_s(self) -> float:
@@ -85,6 +86,9 @@ class ExecutorWatch:
             self._database_since = None
             self._metrics.gauge("emr_executor.database_away_seconds", 0.0)
             self._log.info("Airflow's metadata database answers EmrExecutor again, after %.0f s", away_s)
+        if self._dead:
+            run(lambda session: self._hand_over(session.connection()))
+            self._dead.clear()
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             run(lambda session: self.look(session.connection(), parked))
@@ -95,9 +99,21 @@ class ExecutorWatch:
         self._judge_lease(read_lease(conn, STEERING), parked, now)
         self._judge_agents(agents(conn), now)
 
-    def restarted(self, reason: str) -> None:
-        """The agent that is this scheduler's child is gone and comes again."""
+    def restarted(self, reason: str, dead: str | None) -> None:
+        """The agent that is this scheduler's child is gone and comes again.
+
+        dead: its name, where it was seen dead
+        """
+        if dead is not None:
+            self._dead.add(dead)
         self._metrics.incr("emr_executor.agent_restarts", tags={"reason": reason})
+
+    def _hand_over(self, conn: Connection) -> None:
+        """Free the lease of a child that is dead: nobody need watch it until it is silent for long enough."""
+        lease = read_lease(conn, STEERING)
+        if lease.holder is not None and lease.holder.rpartition("/")[2] in self._dead:
+            release_lease(conn, STEERING, lease.holder, lease.token)
+            self._log.info("the lease of the EMR agent that ended is handed over: %s", lease.holder)
 
     def failed(self, error: Exception) -> None:
         """A loop of the executor failed."""

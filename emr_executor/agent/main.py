@@ -60,10 +60,15 @@ log = structlog.get_logger("emr_executor.agent")
 
 
 async def run_agent(
-    settings: Settings, *, parent_pipe: int | None = None, life_fd: int | None = None
+    settings: Settings,
+    *,
+    name: str | None = None,
+    parent_pipe: int | None = None,
+    life_fd: int | None = None,
 ) -> None:
     """Compose the agent, run it until SIGTERM, SIGINT or the parent's death, and end in order.
 
+    name: ends the name under which it holds the lease, by which its parent knows it; None: a new one
     life_fd: where the event loop's signs of life go, for the executor
     Raises ConfigError where the database's tables are, or become, those of another release.
     """
@@ -73,7 +78,7 @@ async def run_agent(
     signs = asyncio.create_task(
         pulse(watchdog, life_fd, lambda: max((agent.longest_round_s for agent in running), default=0.0))
     )
-    work = asyncio.create_task(_run_agent(settings, running))
+    work = asyncio.create_task(_run_agent(settings, running, name or uuid.uuid4().hex[:12]))
 
     def stop() -> None:
         for agent in running:
@@ -90,13 +95,13 @@ async def run_agent(
         signs.cancel()
 
 
-async def _run_agent(settings: Settings, running: list[Agent]) -> None:
+async def _run_agent(settings: Settings, running: list[Agent], name: str) -> None:
     from airflow.configuration import conf
     from airflow.utils.net import get_hostname
 
     clock = SystemClock()
     identity = Identity(hostname=get_hostname(), unixname=getpass.getuser(), pid=os.getpid())
-    holder = f"{identity.hostname}/{identity.pid}/{uuid.uuid4().hex[:8]}"
+    holder = f"{identity.hostname}/{identity.pid}/{name}"
     runner = ThreadRunner(engine_for(conf.get_mandatory_value("database", "sql_alchemy_conn")))
     store, dependencies = AgentStore(runner), Dependencies(clock)
     async with AsyncExitStack() as stack:
@@ -224,7 +229,7 @@ def _stop_on_signals(stop: Callable[[], None], parent_pipe: int | None) -> None:
         loop.add_reader(parent_pipe, parent_spoke)
 
 
-def run(*, child: bool = False, life_fd: int | None = None) -> int:
+def run(*, child: bool = False, name: str | None = None, life_fd: int | None = None) -> int:
     """Run an agent to its end; the process's exit code."""
     make_standard_streams_lossy()
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
@@ -234,7 +239,7 @@ def run(*, child: bool = False, life_fd: int | None = None) -> int:
         setproctitle("airflow emr agent")
         settings = load_settings()
         parent_pipe = sys.stdin.fileno() if child else None
-        asyncio.run(run_agent(settings, parent_pipe=parent_pipe, life_fd=life_fd))
+        asyncio.run(run_agent(settings, name=name, parent_pipe=parent_pipe, life_fd=life_fd))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -245,9 +250,10 @@ def main() -> None:
     """The entry point of the executor's child."""
     parser = argparse.ArgumentParser(prog="emr_executor.agent.main")
     parser.add_argument("--child", action="store_true", help="end when standard input closes")
+    parser.add_argument("--name", help="ends the name under which it holds the lease")
     parser.add_argument("--life-fd", type=int, help="where signs of life go, for the executor")
     options = parser.parse_args()
-    sys.exit(run(child=options.child, life_fd=options.life_fd))
+    sys.exit(run(child=options.child, name=options.name, life_fd=options.life_fd))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ class FakeChild:
 
     def __init__(self, pid: int) -> None:
         self.pid, self.speaks, self.code, self.killed = pid, True, None, False
+        self.name = f"agent-{pid}"
 
     code: int | None
+    code_when_killed: int | None = -9
 
     def exit_code(self) -> int | None:
         return self.code
@@ -29,7 +31,7 @@ class FakeChild:
         self.code = 0
 
     def kill(self) -> None:
-        self.killed = True
+        self.killed, self.code = True, self.code_when_killed
 
 
 class Log:
@@ -48,13 +50,14 @@ class Room:
     """A scheduler's loop, its clock and the children that it started."""
 
     def __init__(self) -> None:
-        self.now_s, self.children, self.restarts, self.log = 1000.0, list[FakeChild](), list[str](), Log()
+        self.now_s, self.children, self.log = 1000.0, list[FakeChild](), Log()
+        self.restarts = list[tuple[str, str | None]]()
         self.agent = AgentProcess(
             self.log,
             hang_s=HANG_S,
             spawn=self._spawn,
             monotonic=lambda: self.now_s,
-            on_restart=self.restarts.append,
+            on_restart=lambda why, dead: self.restarts.append((why, dead)),
         )
 
     def _spawn(self) -> FakeChild:
@@ -83,7 +86,7 @@ def test_a_child_that_stands_still_is_killed_and_another_started() -> None:
     room.loops(3)
     assert room.children[0].killed
     assert [child.pid for child in room.children] == [1, 2]
-    assert room.restarts == ["hung"]
+    assert room.restarts == [("hung", "agent-1")]
     assert "gave no sign of life for 36 s and was killed; it starts again in 1 s" in room.log.lines[1]
 
 
@@ -123,6 +126,34 @@ def test_a_child_that_keeps_ending_is_started_ever_more_rarely_and_a_steady_one_
     room.children[-1].code = 1
     room.loops(1)
     assert "it starts again in 1 s" in room.log.lines[-1]
+
+
+def test_a_child_that_is_killed_at_its_work_again_and_again_is_started_soon_each_time() -> None:
+    room = Room()
+    for _ in range(9):
+        room.loops(5)
+        room.children[-1].code = -9
+        room.loops(2)
+    assert len(room.children) == 10
+    assert room.restarts == [("ended", f"agent-{n}") for n in range(1, 10)]
+
+
+def test_a_child_that_is_killed_before_its_first_sign_of_life_is_started_ever_more_rarely() -> None:
+    room = Room()
+    room.loops(1)
+    for pause_s in (2.0, 4.0):
+        room.children[-1].speaks, room.children[-1].code = False, -9
+        room.loops(1)
+        assert f"it starts again in {pause_s:.0f} s" in room.log.lines[-1]
+        room.loops(pause_s)
+
+
+def test_a_child_that_could_not_be_seen_dead_is_named_to_nobody() -> None:
+    room = Room()
+    room.loops(100)
+    room.children[0].speaks, room.children[0].code_when_killed = False, None
+    room.loops(HANG_S + HANG_MARGIN_S + 3)
+    assert room.restarts == [("hung", None)]
 
 
 def test_a_stopped_child_is_not_started_again() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from emr_executor.core.health import AgentHealth, Away, Dependency
 from emr_executor.executor_watch import ExecutorWatch
@@ -158,3 +159,31 @@ def test_the_look_is_taken_every_ten_seconds_and_not_in_each_loop(room: Room) ->
         room.now_s += 0.5
         room.watch.synced(looks.append, 0)
     assert len(looks) == 5
+
+
+def test_the_lease_of_a_dead_child_is_free_at_once_and_no_others(room: Room) -> None:
+    watch, engine = room.watch, room.engine
+
+    def run(work: Callable[[Session], None]) -> None:
+        with Session(engine) as session, session.begin():
+            work(session)
+
+    with engine.begin() as conn:
+        token = take_lease(conn, STEERING, "host/1/mine", read_lease(conn, STEERING))
+    watch.restarted("ended", "other")
+    watch.restarted("hung", None)
+    watch.synced(run, 0)
+    with engine.begin() as conn:
+        assert read_lease(conn, STEERING).holder == "host/1/mine"
+        assert token is not None
+        assert beat_lease(conn, STEERING, "host/1/mine", token)
+    watch.restarted("ended", "mine")
+    watch.synced(run, 0)
+    with engine.begin() as conn:
+        free = read_lease(conn, STEERING)
+        assert (free.holder, free.token) == (None, token + 1)
+        assert not beat_lease(conn, STEERING, "host/1/mine", token)
+        assert take_lease(conn, STEERING, "host/2/next", free) == token + 2
+    watch.synced(run, 0)
+    with engine.begin() as conn:
+        assert read_lease(conn, STEERING).holder == "host/2/next"

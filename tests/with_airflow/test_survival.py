@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 from tests.with_airflow.conftest import Bench
 
@@ -32,8 +33,17 @@ def test_killed_agent_alone_is_started_again(bench: Bench) -> None:
     bench.finished("gated_crash")
     first = bench.agent()
     assert first is not None
+    bench.wait(lambda: f"/{first.pid}/" in (lease(bench)["holder"] or ""), "the agent to steer")
+    token = lease(bench)["token"]
     first.kill()
     bench.wait(lambda: (now := bench.agent()) is not None and now.pid != first.pid, "a new agent")
+    bench.wait(lambda: (held := lease(bench)["holder"]) and f"/{first.pid}/" not in held, "its successor")
+    assert lease(bench)["token"] == token + 2, "its parent gave it back: nobody waited for its silence"
+
+
+def lease(bench: Bench) -> dict[str, Any]:
+    (row,) = bench.rows("select holder, token from emr_lease where name = 'steering'")
+    return row
 
 
 def test_a_dag_file_that_vanishes_while_parked_does_not_run_the_step_twice(bench: Bench) -> None:
