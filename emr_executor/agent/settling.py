@@ -62,11 +62,13 @@ class Settling:
         ages: Ages,
         *,
         last_looked: Collection[ClusterUuid],
+        closed: Callable[[Submission], bool],
         now: datetime,
         blind_s: Mapping[ClusterUuid, float],
     ) -> None:
         """Settle every live submission that can be settled.
 
+        closed: whether no step of a submission can begin any more
         last_looked: clusters that are over and whose steps were listed for the last time
         blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
         """
@@ -84,6 +86,7 @@ class Settling:
                     loss_hold_s=self._loss_hold_s + blind_s[cluster.cluster_uuid],
                     had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
                     is_wanted=workload is not None and workload.target is WorkloadTarget.RUN,
+                    is_closed=closed(submission),
                 )
                 if settled is not None:
                     over = replace(

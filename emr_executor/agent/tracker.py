@@ -34,6 +34,8 @@ from emr_executor.core.model import (
 from emr_executor.core.observe import observe_idleness, observe_record, observe_step
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
+    UP_CLUSTER_STATES,
     ClusterState,
     StepState,
     SubmissionState,
@@ -89,6 +91,7 @@ class Tracker:
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
         self._begun: set[SubmissionId] = set()
+        self._closed: set[SubmissionId] = set()
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
         self._looked_at = self._records_seen_at = clock.monotonic()
@@ -139,6 +142,7 @@ class Tracker:
             self._clusters.look,
             self._look_at_steps,
             self._look_at_claims,
+            self._close_claims,
         ):
             try:
                 await part(desk, ages)
@@ -163,7 +167,14 @@ class Tracker:
             key: max(self._clusters.unseen_s(key), min(records_unseen_s, WORDS_HOLD_S))
             for key in desk.clusters
         }
-        self._settling.settle_all(desk, ages, last_looked=self._last_looked, now=now, blind_s=blind_s)
+        self._settling.settle_all(
+            desk,
+            ages,
+            last_looked=self._last_looked,
+            now=now,
+            blind_s=blind_s,
+            closed=lambda one: one.submission_id in self._closed or not _claims(desk, one),
+        )
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -213,15 +224,24 @@ class Tracker:
         silent = {s.submission_id: s for s in desk.submissions.values() if _failed_silently(s)}
         self._begun &= silent.keys()
         for submission_id, submission in silent.items():
-            workload = desk.workloads.get(submission.workload_id)
-            if submission_id in self._begun or submission_id in desk.busy:
-                continue
-            if workload is None or workload.step is None or not claims_first(workload.step.wrapper_uri):
+            if submission_id in self._begun | desk.busy or not _claims(desk, submission):
                 continue
             if not await self._records.forbid(submission.cluster_uuid, submission_id):
                 self._begun.add(submission_id)
                 continue
             desk.put(replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=NEVER_CLAIMED))
+
+    async def _close_claims(self, desk: Desk, _ages: Ages) -> None:
+        """Let no second step of a doubled call begin what is about to run elsewhere, or was given up."""
+        over = {s.submission_id: s for s in desk.live() if _is_over_unbegun(desk, s) and _claims(desk, s)}
+        self._closed &= over.keys()
+        for submission_id in over.keys() - self._closed - desk.busy:
+            submission = over[submission_id]
+            if await self._records.forbid(submission.cluster_uuid, submission_id):
+                self._closed.add(submission_id)
+            else:
+                now = self._clock.now()
+                desk.put(replace(submission, started_at=now, ended_at=now))
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -345,6 +365,23 @@ def _failed_silently(submission: Submission) -> bool:
         and submission.cancel_asked_at is None
         and not submission.wrapper_ended
     )
+
+
+def _claims(desk: Desk, submission: Submission) -> bool:
+    """Whether a step of it begins nothing without the submission's claim."""
+    workload = desk.workloads.get(submission.workload_id)
+    wrapper_uri = workload.step.wrapper_uri if workload is not None and workload.step is not None else ""
+    return bool(wrapper_uri) and claims_first(wrapper_uri)
+
+
+def _is_over_unbegun(desk: Desk, submission: Submission) -> bool:
+    """Whether EMR shows its step over without a start, cancelled by us or with its cluster."""
+    cluster = desk.clusters.get(submission.cluster_uuid)
+    if cluster is None or submission.quarantine is not None or submission.started_at is not None:
+        return False
+    is_ours = submission.cancel_asked_at is not None or cluster.state not in UP_CLUSTER_STATES
+    is_over = submission.step_state in TERMINAL_STEP_STATES
+    return is_over and is_ours and submission.step_state is not StepState.COMPLETED
 
 
 def _was_never_added(submission: Submission, ages: Ages) -> bool:

@@ -76,6 +76,10 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
             return submission
         ended_at = submission.ended_at if submission.wrapper_ended else None
         submission = replace(submission, step_id=shown.step_id, step_state=shown.state, ended_at=ended_at)
+    if submission.step_id not in (None, shown.step_id):
+        # EMR has the step twice, and it is the other one that tells how it goes (``step_look.one_of``).
+        ended_at = submission.ended_at if submission.wrapper_ended else None
+        submission = replace(submission, step_id=shown.step_id, step_state=None, ended_at=ended_at)
     known_over = submission.step_state in TERMINAL_STEP_STATES
     step_state = submission.step_state if known_over or shown.state is None else shown.state
     over = step_state in TERMINAL_STEP_STATES

@@ -62,10 +62,12 @@ def settle(
     loss_hold_s: float,
     had_last_look: bool,
     is_wanted: bool,
+    is_closed: bool,
 ) -> Settled | None:
     """The submission's final state, or None while it cannot be known yet.
 
     is_wanted: Airflow still wants the try
+    is_closed: a step of it that is not over, such as the second one of a doubled call, can begin no more
     had_last_look: EMR's list of the cluster's steps was read when the cluster had been over for a while, or
         was over and had never been up
     """
@@ -78,23 +80,23 @@ def settle(
         return _settled(submission, Seen.ENDED_WELL)
     is_over = _step_over(submission)
     if cluster_over:
-        is_over = had_last_look or _never_began(submission)
+        is_over = had_last_look or (is_closed and _never_began(submission))
     if not is_over or (not cluster_over and _may_have_a_twin(submission, ages)):
         return None
     if submission.cancel_asked_at is not None and not is_wanted:
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
-    return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s)
+    return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s, is_closed=is_closed)
 
 
 def _settle_badly(
-    submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float
+    submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float, is_closed: bool
 ) -> Settled | None:
     """Over, not well, and wanted: by whom."""
     is_ending = cluster.state is ClusterState.TERMINATING
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
     if submission.timed_out and submission.wrapper_reason == "timeout":
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
-    if cluster.state in OVER_CLUSTER_STATES or (is_ending and _never_began(submission)):
+    if cluster.state in OVER_CLUSTER_STATES or (is_ending and is_closed and _never_began(submission)):
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
     if is_ending:
         return None
@@ -106,9 +108,10 @@ def _settle_badly(
     if by_us and submission.timed_out:
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
     by_us = by_us and submission.step_state is StepState.CANCELLED
-    # A wrapper that spoke is heard to its end: it may still be ending what it started.
-    if by_us and (submission.record_mark is None or submission.wrapper_ended):
+    if by_us and (is_closed or submission.wrapper_ended):
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
+    if by_us and submission.started_at is None:
+        return None
     if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
         return None
     if submission.timed_out:

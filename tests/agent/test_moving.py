@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emr_executor.core.model import ClusterId, StepId, Submission
+from emr_executor.core.model import ClusterId, ObservedStep, StepId, Submission, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
 from tests.agent.fakes import World
 from tests.builders import NOW, ago, make_workload
@@ -63,6 +63,7 @@ def free_the_other(world: World) -> str:
 
 
 async def test_a_step_behind_others_runs_where_a_slot_is_free(world: World) -> None:
+    world.records.unclaimed.add(SubmissionId("w5-1"))
     where = free_the_other(world)
     await world.tick(times=4)
     first, second = world.submissions("w5")
@@ -148,6 +149,7 @@ async def test_a_cancel_that_was_never_made_is_made_again_unless_the_step_began(
 async def test_pending_steps_of_a_lost_cluster_do_not_wait_for_its_end(world: World) -> None:
     """EMR shows them over before the cluster is: nothing of them ever ran."""
     where = last(world, "w5").cluster_uuid
+    world.records.unclaimed.add(SubmissionId("w5-1"))
     cluster_id = "j-1" if where == "uuid-1" else "j-2"
     launches = world.emr.calls.count("run_job_flow")
     world.emr.set_cluster(cluster_id, ClusterState.TERMINATING, "INSTANCE_FAILURE")
@@ -178,6 +180,7 @@ async def test_a_cluster_that_starts_no_step_is_replaced_also_when_emr_has_a_new
     engine: Engine, tmp_path: Path, step_state: StepState | None
 ) -> None:
     world = World(engine, tmp_path / "logs")
+    world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.begin(make_workload("w1", ready_at=NOW))
     await world.tick(times=2)
     world.emr.set_cluster("j-1", ClusterState.WAITING)
@@ -200,3 +203,21 @@ async def test_a_step_in_a_new_state_that_its_wrapper_says_runs_does_not_stall_i
     await world.tick(seconds=20, times=20)
     assert [one.state for one in world.submissions("w1")] == [SubmissionState.RUNNING]
     assert world.emr.calls.count("run_job_flow") == 1
+
+
+async def test_a_step_that_was_taken_back_waits_for_the_other_one_of_a_doubled_call(world: World) -> None:
+    """EMR has w5 twice: the one that we know is cancelled, and the other does the work."""
+    name = next(one.name for one in world.emr.steps[ClusterId("j-1")] if "w5-1" in one.name)
+    free_the_other(world)
+    await world.tick()
+    assert world.emr.calls.count("cancel_steps") == 1
+    twin = ObservedStep(step_id=StepId("s-twin"), name=name, state=StepState.RUNNING, started_at=NOW)
+    await world.tick()
+    assert last(world, "w5").is_live, "its claim is held"
+    world.emr.steps[ClusterId("j-1")].insert(0, twin)
+    await world.tick(times=3)
+    (only,) = world.submissions("w5")
+    assert (only.step_id, only.state) == ("s-twin", SubmissionState.RUNNING)
+    end(world, "w5")
+    await world.tick(times=2)
+    assert (world.workload("w5").state, len(world.submissions("w5"))) == (WorkloadState.FINISHABLE, 1)

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, select
 from structlog.testing import capture_logs
 
+from emr_executor.core.model import SubmissionId
 from emr_executor.core.states import (
     ClusterState,
     ClusterTarget,
@@ -213,6 +214,7 @@ async def test_an_end_without_an_edge_is_a_quarantine_and_then_a_loss(world: Wor
     await world.tick()
     await world.tick_and_die()
     await world.restart()
+    world.records.unclaimed.add(SubmissionId("w1-1"))
     plant(world, SUBMISSION, "w1-1", cancel_asked_at=world.clock.now(), step_state=StepState.CANCELLED)
     with capture_logs() as logs:
         await world.tick()

@@ -111,7 +111,13 @@ def test_a_held_submission_is_settled_by_the_end_of_its_cluster_alone(
 
     def judge(*, had_last_look: bool) -> Settled | None:
         return settle(
-            one, its_cluster, ages=ages, loss_hold_s=5.0, had_last_look=had_last_look, is_wanted=True
+            one,
+            its_cluster,
+            ages=ages,
+            loss_hold_s=5.0,
+            had_last_look=had_last_look,
+            is_wanted=True,
+            is_closed=True,
         )
 
     settled = judge(had_last_look=True)

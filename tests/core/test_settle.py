@@ -44,6 +44,7 @@ def judge(
     *,
     had_last_look: bool = True,
     is_wanted: bool = True,
+    is_closed: bool = True,
 ) -> Settled | None:
     one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
     ages = reckoned([its_cluster], [one], now=NOW)
@@ -54,6 +55,7 @@ def judge(
         loss_hold_s=HOLD_S,
         had_last_look=had_last_look,
         is_wanted=is_wanted,
+        is_closed=is_closed,
     )
 
 
@@ -101,7 +103,6 @@ NEVER_BEGAN = {"started_at": None, "step_state": StepState.CANCELLED, "ended_at"
         ({**TAKEN_BACK, "step_state": StepState.RUNNING}, {}, None),
         ({**TAKEN_BACK, "step_state": StepState.CANCEL_PENDING}, {}, None),
         ({**TAKEN_BACK, "step_state": StepState.CANCELLED}, {}, SubmissionState.CANCELLED),
-        ({**TAKEN_BACK, "step_state": StepState.CANCELLED, "record_mark": "m"}, {}, None),
         (
             {**TAKEN_BACK, **ENDED, "step_state": StepState.CANCELLED, "wrapper_reason": "terminated"},
             {},
@@ -118,6 +119,17 @@ def test_a_step_that_was_taken_back_ends_as_it_did(
     """It may have begun before it was cancelled: what it did then counts."""
     found = judge(submission, cluster)
     assert (found.state if found else None) is settled
+
+
+def test_a_step_that_was_taken_back_is_over_when_no_second_one_can_begin() -> None:
+    """A doubled call leaves two steps, and the other may begin, or have begun, what this one did not."""
+    assert judge({**TAKEN_BACK, **NEVER_BEGAN}, is_closed=False) is None
+    assert judge(NEVER_BEGAN, {"state": ClusterState.TERMINATING}, is_closed=False) is None
+    begun = {**TAKEN_BACK, "step_state": StepState.CANCELLED, "ended_at": ago(1)}
+    assert judge(begun, is_closed=False) is None, "its wrapper is heard to its end"
+    silent = judge({**begun, "ended_at": ago(101)}, is_closed=False)
+    assert silent is not None
+    assert silent.state is SubmissionState.CANCELLED
 
 
 def test_a_step_that_began_and_failed_by_itself_does_not_blame_the_move() -> None:

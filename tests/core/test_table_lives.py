@@ -154,7 +154,13 @@ class Life:
         if one is not None:
             ages = reckoned([self.cluster], [one], now=NOW)
             settled = settle(
-                one, self.cluster, ages=ages, loss_hold_s=5.0, had_last_look=True, is_wanted=True
+                one,
+                self.cluster,
+                ages=ages,
+                loss_hold_s=5.0,
+                had_last_look=True,
+                is_wanted=True,
+                is_closed=True,
             )
             if settled is not None:
                 self.submission = self.went(one, replace(one, state=settled.state, cause=settled.cause))
