@@ -366,18 +366,11 @@ def _cap_held(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
 
 def _no_idle_slot(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
     """No step waits behind another for longer than a move takes while a slot of its pool is free."""
-    if terms.unhindered_from is None:
+    since = terms.unhindered_from
+    if since is None:
         return []
-    waits = waited_in_vain(emr, terms.slots, deployment_id=terms.deployment_id, since=terms.unhindered_from)
-    return [
-        Violation(
-            promise="no_idle_slot",
-            subject=wait.step_id,
-            text=f"it waited behind others on {wait.cluster_id} from {wait.since:.1f} to {wait.until:.1f}, "
-            "while another cluster of its pool had a free slot",
-        )
-        for wait in waits
-    ]
+    waits = waited_in_vain(emr, terms.slots, deployment_id=terms.deployment_id, since=since)
+    return [Violation(promise="no_idle_slot", subject=wait.step_id, text=wait.text) for wait in waits]
 
 
 def _others_untouched(emr: Iterable[LedgerEntry], terms: Terms) -> list[Violation]:

@@ -22,6 +22,12 @@ class WaitedInVain:
     since: float
     until: float
 
+    @property
+    def text(self) -> str:
+        """What was broken."""
+        when = f"on {self.cluster_id} from {self.since:.1f} to {self.until:.1f}"
+        return f"it waited behind others {when}, while another cluster of its pool had a free slot"
+
 
 @dataclass(slots=True)
 class _Cluster:

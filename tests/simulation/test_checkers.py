@@ -344,3 +344,16 @@ def test_a_cluster_that_is_launched_in_the_name_of_others(foreign: Ledgers) -> N
     foreign.launch(10, "odd", name="airflow-emr/d10/default/y")
     (violation,) = foreign.check()
     assert (violation.promise, violation.subject) == ("others_untouched", "airflow-emr/d10/default/y")
+
+
+def test_a_late_twin_that_does_nothing_was_not_added_by_us(told: Ledgers) -> None:
+    """The network delivers the call of w1-1 once more when w1-2 has long completed."""
+    told.add(10, "s1", "w1-1")
+    told.step(15, "s1", "step_state", "CANCELLED")
+    told.ran(20, 30, "s2", "w1-2")
+    told.add(40, "s3", "w1-1")
+    told.reported(50, "success")
+    told.cluster_ends(60)
+    assert told.broken() == set()
+    told.start(55, "s3")
+    assert "done_once" in told.broken()
