@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +45,11 @@ from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
+from tests.agent.manual_clock import ManualClock
 from tests.builders import NOW
 
 DEPLOYMENT = "dep"
 STEPS_A_PAGE = 50
-
-
-class ManualClock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-        self.skew = timedelta()
-
-    def now(self) -> datetime:
-        return NOW + timedelta(seconds=self.passed_s) + self.skew
-
-    def monotonic(self) -> float:
-        return self.passed_s
-
-    async def sleep(self, delay_s: float) -> None:
-        self.passed_s += delay_s
 
 
 @dataclass
