@@ -236,12 +236,10 @@ class Tracker:
         over = {s.submission_id: s for s in desk.live() if _is_over_unbegun(desk, s) and _claims(desk, s)}
         self._closed &= over.keys()
         for submission_id in over.keys() - self._closed - desk.busy:
-            submission = over[submission_id]
-            if await self._records.forbid(submission.cluster_uuid, submission_id):
+            if await self._records.forbid(over[submission_id].cluster_uuid, submission_id):
                 self._closed.add(submission_id)
             else:
-                now = self._clock.now()
-                desk.put(replace(submission, started_at=now, ended_at=now))
+                desk.put(replace(over[submission_id], started_at=(now := self._clock.now()), ended_at=now))
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -370,8 +368,8 @@ def _failed_silently(submission: Submission) -> bool:
 def _claims(desk: Desk, submission: Submission) -> bool:
     """Whether a step of it begins nothing without the submission's claim."""
     workload = desk.workloads.get(submission.workload_id)
-    wrapper_uri = workload.step.wrapper_uri if workload is not None and workload.step is not None else ""
-    return bool(wrapper_uri) and claims_first(wrapper_uri)
+    step = workload.step if workload is not None else None
+    return step is not None and bool(step.wrapper_uri) and claims_first(step.wrapper_uri)
 
 
 def _is_over_unbegun(desk: Desk, submission: Submission) -> bool:

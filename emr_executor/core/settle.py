@@ -104,27 +104,29 @@ def _settle_badly(
         return _settled(submission, Seen.NEVER_BEGUN, submission.cause)
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return _settled(submission, Seen.ENDED_BADLY, submission.cause)
+    is_held = submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s
+    return _settle_silent(submission, is_held=is_held, is_closed=is_closed)
+
+
+def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) -> Settled | None:
+    """Over on a cluster that stays, without a word on why: by us, by a person, or by itself."""
     by_us = submission.cancel_asked_at is not None
-    if by_us and submission.timed_out:
+    if submission.timed_out and (by_us or not is_held):
         return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
-    by_us = by_us and submission.step_state is StepState.CANCELLED
-    if by_us and (is_closed or submission.wrapper_ended):
+    is_cancelled = submission.step_state is StepState.CANCELLED
+    if by_us and is_cancelled:
+        waits = is_held or submission.started_at is None
+        if waits and not (is_closed or submission.wrapper_ended):
+            return None
         return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
-    if by_us and submission.started_at is None:
+    if is_held:
         return None
-    if submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s:
-        return None
-    if submission.timed_out:
-        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
-    if by_us:
-        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
-    if submission.step_state is StepState.CANCELLED:
+    if is_cancelled:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
         return _settled(submission, Seen.CANCELLED_BY_HAND, text)
     text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper left no last words"
     # Of a step that we wanted to cancel, the cause is why.
-    cause = "" if submission.cancel_asked_at is not None else submission.cause
-    return _settled(submission, Seen.ENDED_SILENTLY, cause or text)
+    return _settled(submission, Seen.ENDED_SILENTLY, text if by_us else submission.cause or text)
 
 
 def lost_because(cluster: Cluster) -> str:
