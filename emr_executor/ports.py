@@ -74,9 +74,14 @@ class EmrApi(Protocol):
         ...
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+        self,
+        cluster_id: ClusterId,
+        *,
+        marker: str | None = None,
+        step_ids: Sequence[StepId] = (),
+        within_s: float | None = None,
     ) -> StepPage:
-        """One page of steps, newest first: the first, or the one at ``marker``.
+        """One page of steps, newest first: the first, or the one at ``marker``; or these steps, at most 10.
 
         Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and the call would
         have to wait longer than that for the call budget.
@@ -126,6 +131,10 @@ class StepRecords(Protocol):
 
     async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
         """Whether no step of the submission ever began; then none will: its claim is taken. Repeatable."""
+        ...
+
+    async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
+        """How many bytes of driver output stand behind the first so many chunks."""
         ...
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:

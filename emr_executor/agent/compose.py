@@ -118,6 +118,7 @@ def compose(around: Surroundings) -> Agent:
         clock=clock,
         settings=settings,
         masks=phases.masks,
+        records_uri=around.records_uri,
     )
     steering = Steering(
         store=store,

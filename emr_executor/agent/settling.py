@@ -8,7 +8,7 @@ from datetime import datetime
 
 from emr_executor.agent.desk import Desk
 from emr_executor.core.ages import Ages
-from emr_executor.core.model import Cluster, ClusterUuid, Submission, Workload
+from emr_executor.core.model import Cluster, ClusterUuid, Submission, SubmissionId, Workload
 from emr_executor.core.observe import not_added
 from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import (
@@ -65,17 +65,21 @@ class Settling:
         closed: Callable[[Submission], bool],
         now: datetime,
         blind_s: Mapping[ClusterUuid, float],
+        unread: Collection[SubmissionId],
     ) -> None:
         """Settle every live submission that can be settled.
 
         closed: whether no step of a submission can begin any more
         last_looked: clusters that are over and whose steps were listed for the last time
         blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
+        unread: completed, and their output is not read to its end: they are settled later
         """
         for submission in list(desk.submissions.values()):
             cluster = desk.clusters.get(submission.cluster_uuid)
             is_asked = submission.state is SubmissionState.INTENDED and submission.submission_id in desk.busy
             if not submission.is_live or cluster is None or is_asked:
+                continue
+            if submission.submission_id in unread:
                 continue
             with desk.confined(submission):
                 workload = desk.workloads.get(submission.workload_id)

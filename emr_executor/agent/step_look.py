@@ -6,13 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from emr_executor.aws.step import submission_of_step_name
-from emr_executor.core.model import ClusterId, ClusterUuid, ObservedStep, StepId, StepPage, SubmissionId
-from emr_executor.core.states import TERMINAL_STEP_STATES, StepState
+from emr_executor.core.model import (
+    Cluster,
+    ClusterId,
+    ClusterUuid,
+    ObservedStep,
+    StepId,
+    StepPage,
+    Submission,
+    SubmissionId,
+)
+from emr_executor.core.states import (
+    OVER_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
+    ClusterState,
+    StepState,
+)
 
 MOST_FAILURES = 3
 """A marker that EMR refuses so often is of no use any more; an answer that got lost is another matter."""
 MOST_STEPS = 1000
 """A step that so many newer ones hide was added long ago: it is no news that anybody waits for."""
+
+IDS_A_CALL = 10
+"""StepIds of one ListSteps (botocore emr 2009-03-31)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +45,9 @@ class StepLook:
     silent: those of them without a record: a FAILED step may be the twin of an older one that does the work
     overdue: those that were never added if the look ends and did not show them
     is_last: the cluster had been over for so long that EMR's word is its last
+    known: the steps of the wanted, as far as their ids are known
+    asked: those of them that were asked for by id, since no page shows them
+    pages: read so far
     marker: where the next page begins; None before the first and after the last
     failures: how often, in a row, the next page was asked for in vain
     """
@@ -40,13 +60,21 @@ class StepLook:
     silent: frozenset[SubmissionId]
     overdue: frozenset[SubmissionId]
     is_last: bool
+    known: frozenset[StepId] = frozenset()
+    asked: frozenset[StepId] = frozenset()
+    pages: int = 0
     steps: tuple[ObservedStep, ...] = ()
     marker: str | None = None
     failures: int = 0
 
     def after(self, page: StepPage) -> StepLook:
         """The look with one more page."""
-        return replace(self, steps=(*self.steps, *page.steps), marker=page.marker, failures=0)
+        pages, steps = self.pages + 1, (*self.steps, *page.steps)
+        return replace(self, steps=steps, pages=pages, marker=page.marker, failures=0)
+
+    def after_asking(self, step_ids: Sequence[StepId], page: StepPage) -> StepLook:
+        """The look with the steps that were asked for by id."""
+        return replace(self, steps=(*self.steps, *page.steps), asked=self.asked.union(step_ids), failures=0)
 
     def failed(self) -> StepLook | None:
         """The look after its next page was asked for in vain, or None where it has to begin anew."""
@@ -54,7 +82,20 @@ class StepLook:
 
     @property
     def is_through(self) -> bool:
-        """Whether the pages so far are enough (of a look that has any)."""
+        """Whether all was shown that EMR can show of the wanted."""
+        return self._is_listed and not self.hidden
+
+    @property
+    def hidden(self) -> tuple[StepId, ...]:
+        """The next steps to ask for by id: those that the pages, which are through, do not show."""
+        if not self._is_listed:
+            return ()
+        return tuple(sorted(self.known - self.asked - {step.step_id for step in self.steps})[:IDS_A_CALL])
+
+    @property
+    def _is_listed(self) -> bool:
+        if not self.pages:
+            return False
         if self.marker is None or len(self.steps) >= MOST_STEPS:
             return True
         shown = by_submission(self.steps)
@@ -95,3 +136,16 @@ def one_of(steps: Sequence[ObservedStep], known: StepId | None) -> ObservedStep:
         return (2 if step.state is StepState.PENDING else 1), step.step_id != known
 
     return min(reversed(steps), key=rank)
+
+
+def may_never_begin(cluster: Cluster, live: Sequence[Submission]) -> bool:
+    """Whether EMR may show of a step that it never ran, so that it can run elsewhere at once."""
+    is_ending = cluster.state is ClusterState.TERMINATING or cluster.state in OVER_CLUSTER_STATES
+    return is_ending and any(one.started_at is None and one.step_id is not None for one in live)
+
+
+def needs_a_sweep(submission: Submission) -> bool:
+    """Whether only a look can tell how it goes on."""
+    if submission.step_id is None or submission.cancel_asked_at is not None:
+        return True
+    return submission.wrapper_ended and submission.wrapper_reason == "terminated"

@@ -1,24 +1,27 @@
 """What became of steps: step records and ListSteps sweeps.
 
 Two truths: the wrapper's records in S3, seen within seconds and without any EMR call, and
-ListSteps under its tiny budget, for slots and for steps whose wrapper is silent. Never
-DescribeStep. News is folded into the desk (``core.observe``) and settled (``core.settle``).
+ListSteps under its tiny budget, for slots and for steps whose wrapper is silent; by id for those
+that no page shows. Never DescribeStep. News is folded into the desk (``core.observe``) and settled
+(``core.settle``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.desk import Desk
+from emr_executor.agent.driver_output import DriverOutput
 from emr_executor.agent.due import Due
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.step_look import StepLook, by_submission, one_of
-from emr_executor.agent.tasklog import driver_lines
+from emr_executor.agent.step_look import StepLook, by_submission, may_never_begin, needs_a_sweep, one_of
 from emr_executor.aws.layout import claims_first
 from emr_executor.config import Settings
 from emr_executor.core.ages import STALE_READ_S, Ages, Fact
@@ -37,6 +40,7 @@ from emr_executor.core.states import (
     TERMINAL_STEP_STATES,
     UP_CLUSTER_STATES,
     ClusterState,
+    RecordPhase,
     StepState,
     SubmissionState,
 )
@@ -64,6 +68,7 @@ NEVER_CLAIMED = (
     " profile, or the node could not start the step wrapper"
 )
 
+
 log = structlog.get_logger(__name__)
 
 
@@ -83,10 +88,12 @@ class Tracker:
         clock: Clock,
         settings: Settings,
         masks: Mapping[WorkloadId, tuple[str, ...]],
+        records_uri: str,
     ) -> None:
         self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
-        self._clock, self._settings, self._masks = clock, settings, masks
+        self._clock, self._settings = clock, settings
         self.unshown: set[SubmissionId] = set()
+        self._output = DriverOutput(records, clock, masks, records_uri)
         self._due, self._sweeps = Due(clock), Due(clock)
         self._looks: dict[ClusterUuid, StepLook] = {}
         self._last_looked: set[ClusterUuid] = set()
@@ -155,6 +162,11 @@ class Tracker:
             except Exception:
                 # One look that fails for ever must not blind the others.
                 log.exception("look_failed_unexpectedly", part=part.__name__)
+        if self._output.awaits_records(desk, self._records_seen_at):
+            self._due.hasten("records", 0.0)
+            with suppress(TryAgain):
+                await self._look_at_records(desk, ages)
+        unread = await self._output.read_to_end(desk, self._records_seen_at)
         now = self._clock.now()
         live_on = desk.live_by_cluster()
         for cluster in list(desk.clusters.values()):
@@ -174,6 +186,7 @@ class Tracker:
             now=now,
             blind_s=blind_s,
             closed=lambda one: one.submission_id in self._closed or not _claims(desk, one),
+            unread=unread,
         )
 
     # -- records ---------------------------------------------------------------------------------
@@ -196,28 +209,19 @@ class Tracker:
             await self._fold_record(desk, submission, record)
 
     async def _fold_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
-        output = await self._new_output(submission, record.chunks)
+        output = await self._output.read(submission, record.chunks)
         chunks = submission.output_chunks + len(output)
+        missing = ""
+        if chunks < record.chunks and record.phase is RecordPhase.ENDED and self._output.is_late(submission):
+            missing = await self._output.missing(submission, chunks) or self._output.not_there(submission)
+            chunks = record.chunks
         now = self._clock.now()
-        seen = observe_record(submission, record, now=now)
+        seen = observe_record(submission, record)
         if chunks < record.chunks:
             # Not all output could be read yet: the same record is looked at again.
             seen = submission
         self._settling.started(desk, submission, replace(seen, output_chunks=chunks), now=now)
-        workload = desk.workloads.get(submission.workload_id)
-        if workload is not None:
-            masks = self._masks.get(workload.workload_id, ())
-            desk.quote(workload, driver_lines(now, b"".join(output), masks=masks))
-
-    async def _new_output(self, submission: Submission, chunks: int) -> list[bytes]:
-        output: list[bytes] = []
-        while submission.output_chunks + len(output) < chunks:
-            number = submission.output_chunks + len(output) + 1
-            chunk = await self._records.output(submission.cluster_uuid, submission.submission_id, number)
-            if chunk is None:
-                break
-            output.append(chunk)
-        return output
+        self._output.quote(desk, submission, output, missing)
 
     async def _look_at_claims(self, desk: Desk, _ages: Ages) -> None:
         """Whether steps that failed without a word ever began."""
@@ -261,8 +265,8 @@ class Tracker:
             is_urgent = (
                 is_asked_for
                 or cluster.state in OVER_CLUSTER_STATES
-                or _may_never_begin(cluster, live)
-                or any(map(_needs_a_sweep, live))
+                or may_never_begin(cluster, live)
+                or any(map(needs_a_sweep, live))
             )
             if is_urgent:
                 self._sweeps.hasten(cluster.cluster_uuid, 0.0 if is_asked_for else QUICK_LOOK_S)
@@ -274,7 +278,7 @@ class Tracker:
                 had_no_chance or ages.of(Fact.OVER, cluster.cluster_uuid) >= STALE_READ_S
             )
             is_early = cluster.state in OVER_CLUSTER_STATES and not is_last
-            if cluster.cluster_id is None or (is_early and not _may_never_begin(cluster, live)):
+            if cluster.cluster_id is None or (is_early and not may_never_begin(cluster, live)):
                 continue
             interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
             if not self._sweeps.is_due(cluster.cluster_uuid, interval_s):
@@ -288,6 +292,7 @@ class Tracker:
                 silent=frozenset(s.submission_id for s in live if s.record_mark is None),
                 overdue=frozenset(s.submission_id for s in live if _was_never_added(s, ages)),
                 is_last=is_last,
+                known=frozenset(s.step_id for s in live if s.step_id is not None),
             )
             try:
                 look = await self._read_on(look)
@@ -320,10 +325,17 @@ class Tracker:
 
     async def _read_on(self, look: StepLook) -> StepLook:
         """The look with its next page; one that EMR cannot go on with begins anew."""
+        hidden = look.hidden
         try:
-            page = await self._emr.list_steps(look.cluster_id, marker=look.marker, within_s=LOOK_WITHIN_S)
+            page = await self._emr.list_steps(
+                look.cluster_id,
+                marker=None if hidden else look.marker,
+                step_ids=hidden,
+                within_s=LOOK_WITHIN_S,
+            )
         except ClusterGone:
-            return replace(look, marker=None, unheard=frozenset(), overdue=frozenset())
+            nothing: frozenset[Any] = frozenset()
+            return replace(look, marker=None, pages=1, unheard=nothing, overdue=nothing, known=nothing)
         except Throttled:
             self._looks[look.cluster_uuid] = look
             raise
@@ -332,7 +344,7 @@ class Tracker:
                 self._looks[look.cluster_uuid] = left
             raise
         self._shown_at |= dict.fromkeys(by_submission(page.steps), self._clock.monotonic())
-        return look.after(page)
+        return look.after_asking(hidden, page) if hidden else look.after(page)
 
     def _fold_steps(self, desk: Desk, ages: Ages, look: StepLook, live: Sequence[Submission]) -> None:
         """Fold what a look has shown. Earlier pages too: a tick that was dropped took their news with it."""
@@ -386,15 +398,3 @@ def _was_never_added(submission: Submission, ages: Ages) -> bool:
     if submission.step_id is not None or submission.quarantine is not None:
         return False
     return ages.of(Fact.INTENDED, submission.submission_id) > STEP_UNKNOWN_S
-
-
-def _may_never_begin(cluster: Cluster, live: Sequence[Submission]) -> bool:
-    """Whether EMR may show of a step that it never ran, so that it can run elsewhere at once."""
-    is_ending = cluster.state is ClusterState.TERMINATING or cluster.state in OVER_CLUSTER_STATES
-    return is_ending and any(one.started_at is None and one.step_id is not None for one in live)
-
-
-def _needs_a_sweep(submission: Submission) -> bool:
-    if submission.step_id is None or submission.cancel_asked_at is not None:
-        return True
-    return submission.wrapper_ended and submission.wrapper_reason == "terminated"

@@ -76,10 +76,19 @@ class EmrClient:
         return self._read("AddJobFlowSteps", step_ids)
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+        self,
+        cluster_id: ClusterId,
+        *,
+        marker: str | None = None,
+        step_ids: Sequence[StepId] = (),
+        within_s: float | None = None,
     ) -> StepPage:
         """One page of steps, newest first: 50 at most. See ``ports.EmrApi``."""
-        request = {"ClusterId": cluster_id, **({"Marker": marker} if marker else {})}
+        request: dict[str, Any] = {"ClusterId": cluster_id}
+        if step_ids:
+            request["StepIds"] = list(step_ids)
+        elif marker:
+            request["Marker"] = marker
         call = self._client.list_steps
         page = await self._call("ListSteps", call, request, cluster_id, within_s=within_s)
         return self._read("ListSteps", partial(self._step_page, page))

@@ -14,10 +14,11 @@ from emr_executor.aws.layout import S3Uri
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One key of a listing, with the ETag of the object as listed."""
+    """One key of a listing, with the ETag and the size in bytes of the object as listed."""
 
     key: str
     etag: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class S3Objects:
             )
             for entry in page.get("Contents") or ():
                 if isinstance(entry, Mapping) and entry.get("Key"):
-                    yield Listed(str(entry["Key"]), str(entry.get("ETag") or ""))
+                    yield Listed(str(entry["Key"]), str(entry.get("ETag") or ""), int(entry.get("Size") or 0))
             token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
             if not token:
                 return

@@ -75,6 +75,12 @@ class S3StepRecords:
         held = await self._objects.get(uri)
         return held is not None and held.data == ours
 
+    async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
+        """How many bytes of driver output stand behind the first so many chunks."""
+        last = self._at(layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunks))
+        folder = S3Uri(last.bucket, last.key.rpartition("/")[0] + "/")
+        return sum([entry.size async for entry in self._objects.list(folder) if entry.key > last.key])
+
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served; absent is fine."""
         await self._objects.delete(
@@ -117,7 +123,8 @@ def record_of(key: str, data: bytes, mark: str) -> StepRecord:
             submission_id=owner[1],
             mark=mark,
             phase=RecordPhase(raw["phase"]),
-            at=datetime.fromtimestamp(float(raw["at"]), UTC),
+            at=_moment(raw["at"]),
+            started_at=_moment(raw["started_at"]) if raw.get("started_at") else None,
             exit_code=_exit_code(raw),
             reason=str(raw.get("reason") or "")[:REASON_CHARACTERS],
             chunks=max(0, int(raw.get("chunks") or 0)),
@@ -125,6 +132,10 @@ def record_of(key: str, data: bytes, mark: str) -> StepRecord:
         )
     except (KeyError, TypeError, OverflowError, OSError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from fault
+
+
+def _moment(value: Any) -> datetime:
+    return datetime.fromtimestamp(float(value), UTC)
 
 
 def _exit_code(raw: Mapping[str, Any]) -> int | None:

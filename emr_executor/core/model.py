@@ -168,7 +168,7 @@ class Submission:
 
     intended_at: when its last call was decided
     submitted_at: when EMR had it; of one that was sent again, when it was sent first
-    ended_at: when the agent first saw that it was over
+    started_at, ended_at: of a step that is over both by one clock: its wrapper's, or EMR's
     wrapper_ended: the wrapper wrote its last words; wrapper_reason is empty when the command
         ended by itself (see ``StepRecord.reason``)
     output_chunks: chunks of driver output already copied to the task log
@@ -329,6 +329,7 @@ class StepRecord:
     """What the step wrapper last wrote of a submission.
 
     mark: the object's ETag; the same mark means nothing new
+    at, started_at: when it was written and when the wrapper began, both on the primary node's clock
     chunks: output chunks written so far, numbered from 1
     tail: the last lines of the driver's output
     """
@@ -338,6 +339,7 @@ class StepRecord:
     mark: str
     phase: RecordPhase
     at: datetime
+    started_at: datetime | None = None
     exit_code: int | None = None
     reason: str = ""
     chunks: int = 0

@@ -66,7 +66,8 @@ def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
 def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) -> Submission:
     """The submission after ListSteps showed its step.
 
-    Where a request was doubled, the step shown may be another than the one known so far, and alive after all.
+    Where a request was doubled, the step shown may be another than the one known so far, and alive or
+    COMPLETED after all. Of a step that is over, start and end are both EMR's, or both the wrapper's.
     """
     if not submission.is_live:
         return submission
@@ -86,6 +87,9 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
     started = submission.started_at or shown.started_at
     if started is None and shown.state is StepState.RUNNING:
         started = now
+    ended = submission.ended_at
+    if over and not submission.wrapper_ended and shown.ended_at is not None:
+        started, ended = shown.started_at or started, shown.ended_at
     begun = SubmissionSeen.SHOWN_PENDING if started is None else SubmissionSeen.SHOWN_RUNNING
     return replace(
         submission,
@@ -94,12 +98,12 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
         state=_fold(submission, SubmissionSeen.SHOWN_OVER if over else begun),
         submitted_at=submission.submitted_at or shown.created_at or now,
         started_at=started,
-        ended_at=submission.ended_at or (now if over else None),
+        ended_at=ended or (now if over else None),
         cause=submission.cause or (shown.failure if over else ""),
     )
 
 
-def observe_record(submission: Submission, record: StepRecord, *, now: datetime) -> Submission:
+def observe_record(submission: Submission, record: StepRecord) -> Submission:
     """The submission after its wrapper's record was read. Output chunks are counted by the reader."""
     if not submission.is_live or submission.wrapper_ended:
         return replace(submission, record_mark=record.mark)
@@ -109,7 +113,7 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
             submission,
             record_mark=record.mark,
             state=state,
-            started_at=submission.started_at or record.at,
+            started_at=submission.started_at or record.started_at or record.at,
         )
     failed = record.exit_code != 0
     is_told = record.reason == "terminated" and submission.cause != ""
@@ -117,8 +121,8 @@ def observe_record(submission: Submission, record: StepRecord, *, now: datetime)
         submission,
         record_mark=record.mark,
         state=state,
-        started_at=submission.started_at or record.at,
-        ended_at=submission.ended_at or now,
+        started_at=record.started_at or submission.started_at or record.at,
+        ended_at=record.at,
         wrapper_ended=True,
         wrapper_reason=record.reason,
         exit_code=record.exit_code,

@@ -36,6 +36,7 @@ class ModelOptions:
     auto_termination_reason: code and message after an idle timeout; not documented
     bootstrap_timeout_s: of one bootstrap action; an hour in EMR
     steps_a_page: of ListSteps, 50 in EMR (botocore emr 2009-03-31); fewer bring about long looks
+    visible_steps: ListSteps shows a cluster's last 1,000 (seen by users of EMR, not documented), others by id
     """
 
     region: str = "us-east-1"
@@ -51,6 +52,7 @@ class ModelOptions:
     auto_termination_reason: tuple[str, str] = ("USER_REQUEST", "Terminated by user request")
     idle_timeout_min_s: int = 60
     steps_a_page: int = 50
+    visible_steps: int = 1000
 
 
 @dataclass(slots=True)

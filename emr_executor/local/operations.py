@@ -27,8 +27,8 @@ from emr_executor.local.views import FRESH
 
 PAGE_SIZE = 50
 """ListClusters: 50 a page (botocore emr 2009-03-31)."""
-VISIBLE_STEPS = 1000
-"""The API shows a cluster's last 1000 steps only (seen by users of EMR, not documented)."""
+INSTANCES_A_PAGE = 1000
+"""Of ListInstances, in this model."""
 STEP_IDS_LIMIT = 10
 TERMINATE_LIMIT = 10
 CANCEL_LIMIT = 256
@@ -77,7 +77,7 @@ def list_steps(life: Lifecycle, request: Request, as_of: float = FRESH) -> Answe
     while known and cluster.steps[known - 1].created_at > as_of:
         known -= 1
     # The marker is the place to go on from, counted from the oldest: steps added meanwhile shift nothing.
-    oldest = max(0, known - VISIBLE_STEPS)
+    oldest = max(0, known - life.options.visible_steps)
     page: list[StepEntry] = []
     position = min(_marker(request, default=known), known)
     while position > oldest and len(page) < life.options.steps_a_page:
@@ -254,8 +254,8 @@ def list_instances(life: Lifecycle, request: Request) -> Answer:
         and (not owner or instance.owner_id == owner)
     ]
     start = _marker(request, default=0)
-    page = found[start : start + VISIBLE_STEPS]
-    marker = {"Marker": str(start + VISIBLE_STEPS)} if start + VISIBLE_STEPS < len(found) else {}
+    page = found[start : start + INSTANCES_A_PAGE]
+    marker = {"Marker": str(start + INSTANCES_A_PAGE)} if start + INSTANCES_A_PAGE < len(found) else {}
     return {"Instances": page, **marker}
 
 

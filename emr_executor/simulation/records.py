@@ -72,6 +72,14 @@ class Bucket:
         """One chunk, from 1."""
         return self._output.get((submission_id, number))
 
+    def unread(self, submission_id: SubmissionId, chunks: int) -> int:
+        """How many bytes stand behind the first so many chunks."""
+        return sum(
+            len(chunk)
+            for (owner, number), chunk in self._output.items()
+            if owner == submission_id and number > chunks
+        )
+
     def consume(self, submission_id: SubmissionId) -> None:
         """Delete a record; its output and its claim stay, as in S3."""
         self._versions.pop(submission_id, None)
@@ -114,6 +122,11 @@ class SimRecords:
         """Whether no step of the submission ever began; then none will."""
         del cluster_uuid
         return self._bucket.claim(submission_id, "the agent")
+
+    async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
+        """How many bytes of output stand behind the first so many chunks."""
+        del cluster_uuid
+        return self._bucket.unread(submission_id, chunks)
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served."""

@@ -24,6 +24,8 @@ MAX_SKEW_S = 4.0
 TASKS_A_RUN = 20
 STEPS_A_PAGE = (50, 50, 50, 20, 10)
 """Of ListSteps: mostly EMR's own, and some so small that a look takes many ticks."""
+VISIBLE_STEPS = (1000, 1000, 100)
+"""To ListSteps: mostly EMR's own, and some so few that steps that still run are hidden."""
 KEEP_HISTORY_S = (300.0, 900.0, 30 * 86_400.0)
 """Most of them shorter than the configuration allows, so that rows are purged within a world's life."""
 
@@ -81,6 +83,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
             step_start_delay_s=rng.choice((0.0, 0.0, 1.0)),
             running_step_on_terminate=rng.choice(("CANCELLED", "INTERRUPTED")),  # type: ignore[arg-type]
             steps_a_page=page_rng.choice(STEPS_A_PAGE),
+            visible_steps=page_rng.choice(VISIBLE_STEPS),
             cancelled_step_frees_slot=rng.random() < 0.8,  # noqa: PLR2004 - mostly
         ),
         tasks=_tasks(rng, workloads),

@@ -13,6 +13,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
@@ -90,6 +91,7 @@ class StepProcess:
     """
 
     __slots__ = (
+        "_began_at",
         "_chunks",
         "_end",
         "_end_at",
@@ -128,6 +130,7 @@ class StepProcess:
         self._ended_with: int | None = None
         self._end: tuple[int, str] = (script.exit_code, script.reason)
         self._started_at = self._end_at = 0.0
+        self._began_at: datetime | None = None
         self._chunks = self._writes = 0
 
     # -- what happens to it ----------------------------------------------------------------------------
@@ -175,7 +178,7 @@ class StepProcess:
             self._leave(EXIT_CLAIMED)
             return
         self.has_begun, self._phase = True, _Phase.RUNNING
-        self._started_at = self._machine.loop.time()
+        self._started_at, self._began_at = self._machine.loop.time(), self._machine.clock.now()
         is_late = script.timeout_s is not None and script.timeout_s < script.duration_s
         life_s = script.timeout_s if is_late and script.timeout_s is not None else script.duration_s
         self._end_at = self._started_at + life_s
@@ -274,6 +277,7 @@ class StepProcess:
             mark=f"{self.step_id}/{self._writes}",
             phase=phase,
             at=machine.clock.now(),
+            started_at=self._began_at,
             exit_code=exit_code,
             reason=reason,
             chunks=self._chunks,

@@ -31,13 +31,12 @@ from emr_executor.core.model import (
     ObservedStep,
     StepId,
     StepPage,
-    StepRecord,
     Submission,
     SubmissionId,
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, RecordPhase, StepState
+from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, StepState
 from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown, StepsRefused
 from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
@@ -45,8 +44,8 @@ from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
+from tests.agent.fake_records import FakeRecords
 from tests.agent.manual_clock import ManualClock
-from tests.builders import NOW
 
 DEPLOYMENT = "dep"
 STEPS_A_PAGE = 50
@@ -74,6 +73,8 @@ class FakeEmr:
     refuse: dict[str, Exception] = field(default_factory=dict)
     refuse_steps: dict[str, str] = field(default_factory=dict)
     sweeps_left: int | None = None
+    visible_steps: int = 1000
+    asked_for: list[StepId] = field(default_factory=list)
     swept: list[ClusterId] = field(default_factory=list)
     markers: defaultdict[ClusterId, list[str | None]] = field(default_factory=lambda: defaultdict(list))
 
@@ -124,7 +125,12 @@ class FakeEmr:
         return tuple(step.step_id for step in added)
 
     async def list_steps(
-        self, cluster_id: ClusterId, *, marker: str | None = None, within_s: float | None = None
+        self,
+        cluster_id: ClusterId,
+        *,
+        marker: str | None = None,
+        step_ids: Sequence[StepId] = (),
+        within_s: float | None = None,
     ) -> StepPage:
         if within_s is not None and self.sweeps_left is not None:
             if self.sweeps_left == 0:
@@ -135,9 +141,13 @@ class FakeEmr:
         self.swept.append(cluster_id)
         if cluster_id not in self.steps:
             raise ClusterGone("unknown", cluster_id=cluster_id)
+        if step_ids:
+            self.asked_for += step_ids
+            return StepPage(steps=tuple(one for one in self.steps[cluster_id] if one.step_id in step_ids))
         start = int(marker or 0)
-        page = tuple(self.steps[cluster_id][start : start + STEPS_A_PAGE])
-        more = start + STEPS_A_PAGE < len(self.steps[cluster_id])
+        visible = self.steps[cluster_id][: self.visible_steps]
+        page = tuple(visible[start : start + STEPS_A_PAGE])
+        more = start + STEPS_A_PAGE < len(visible)
         return StepPage(steps=page, marker=str(start + STEPS_A_PAGE) if more else None)
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
@@ -185,38 +195,6 @@ class FakeEmr:
     def submissions(self) -> list[SubmissionId | None]:
         """Submission ids of every step that was ever added."""
         return [submission_of_step_name(step.name) for steps in self.steps.values() for step in steps]
-
-
-@dataclass
-class FakeRecords:
-    """What wrappers wrote."""
-
-    written: dict[SubmissionId, StepRecord] = field(default_factory=dict)
-    chunks: dict[tuple[SubmissionId, int], bytes] = field(default_factory=dict)
-    consumed: list[SubmissionId] = field(default_factory=list)
-    unclaimed: set[SubmissionId] = field(default_factory=set)
-
-    async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
-        return tuple(r for r in self.written.values() if known.get(r.submission_id) != r.mark)
-
-    async def output(self, _: ClusterUuid, submission_id: SubmissionId, chunk: int) -> bytes | None:
-        return self.chunks.get((submission_id, chunk))
-
-    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
-        return submission_id in self.unclaimed
-
-    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
-        self.consumed.append(submission_id)
-        self.written.pop(submission_id, None)
-
-    def write(
-        self, submission: Submission, phase: RecordPhase, *, exit_code: int | None = None, **changes: Any
-    ) -> None:
-        """A record as the wrapper of this submission would write it."""
-        mark = f"{phase}{exit_code}{changes}"
-        values: dict[str, Any] = {"mark": mark, "phase": phase, "at": NOW, "exit_code": exit_code}
-        values |= {"submission_id": submission.submission_id, "cluster_uuid": submission.cluster_uuid}
-        self.written[submission.submission_id] = StepRecord(**{**values, **changes})
 
 
 SETTINGS = Settings(
@@ -305,6 +283,7 @@ class World:
             clock=self.clock,
             settings=SETTINGS,
             masks=self.masks,
+            records_uri="s3://bucket/emr/dep/",
         )
         self.steering = Steering(
             store=self.store,

@@ -21,7 +21,8 @@ from emr_executor.core.states import (
 from emr_executor.errors import InvalidTransition, StaleWriter
 from emr_executor.store.change_store import Change
 from emr_executor.store.schema import WORKLOAD
-from tests.agent.fakes import FakeRecords, World
+from tests.agent.fake_records import FakeRecords
+from tests.agent.fakes import World
 from tests.agent.impossible import end, last, plant, running
 from tests.builders import make_cluster, make_submission, make_workload
 from tests.store.builders import store

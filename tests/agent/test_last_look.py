@@ -31,3 +31,20 @@ async def test_a_last_look_that_was_not_saved_is_taken_again(
     await world.tick(times=3)
     assert world.submissions("w1")[0].state is SubmissionState.COMPLETED
     assert world.emr.submissions() == ["w1-1"]
+
+
+async def test_a_step_that_completed_and_that_no_page_shows_is_not_lost_with_its_cluster(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = World(engine, tmp_path_factory.mktemp("logs"))
+    await world.begin(make_workload("w1", accepted_at=NOW, ready_at=NOW))
+    await world.tick(times=2)
+    world.emr.set_cluster("j-1", ClusterState.RUNNING)
+    world.emr.set_step(StepId("s-1"), StepState.RUNNING)
+    await world.tick(times=5)
+    world.emr.visible_steps = 0
+    world.emr.set_step(StepId("s-1"), StepState.COMPLETED)
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    await world.tick(seconds=10, times=12)
+    assert world.submissions("w1")[0].state is SubmissionState.COMPLETED
+    assert world.emr.submissions() == ["w1-1"]

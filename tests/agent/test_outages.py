@@ -19,7 +19,8 @@ from emr_executor.core.states import (
 )
 from emr_executor.errors import AwsUnavailable
 from emr_executor.store import scheduler_store
-from tests.agent.fakes import FakeRecords, World
+from tests.agent.fake_records import FakeRecords
+from tests.agent.fakes import World
 from tests.builders import make_workload
 
 OPERATIONS = ("run_job_flow", "add_steps", "list_steps", "list_clusters", "describe_cluster", "cancel_steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,8 @@ from emr_executor.core.ages import Ages, Fact, FactKey
 from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
 from emr_executor.core.states import ClusterState, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable, BudgetSpent, ClusterGone
-from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, FakeRecords, ManualClock
+from tests.agent.fake_records import FakeRecords
+from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, ManualClock
 from tests.builders import make_cluster, make_snapshot, make_submission, make_workload
 
 CLUSTERS = 12
@@ -70,6 +72,7 @@ class Watched:
             clock=self.clock,
             settings=SETTINGS,
             masks={},
+            records_uri="s3://bucket/emr/dep/",
         )
 
     async def look(self, tokens: int | None = A_TICK) -> list[ClusterId]:
@@ -165,6 +168,40 @@ async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched
         watched.ages[Fact.INTENDED, fresh.submission_id] = STEP_UNKNOWN_S + 1
     assert states == [SubmissionState.INTENDED, SubmissionState.INTENDED, SubmissionState.LOST]
     assert watched.desk.submissions[fresh.submission_id].state is SubmissionState.INTENDED
+
+
+@pytest.mark.parametrize("state", [StepState.RUNNING, StepState.COMPLETED])
+async def test_the_end_of_a_newer_twin_is_no_end_while_the_older_is_on_another_page(
+    watched: Watched, state: StepState
+) -> None:
+    cluster_id = bury(watched, newer=60)
+    own = watched.submissions[0]
+    older = watched.emr.steps[cluster_id][-1]
+    watched.emr.set_step(older.step_id, state)
+    newer = replace(older, step_id=StepId("s-newer"), state=StepState.FAILED)
+    watched.emr.steps[cluster_id].insert(0, newer)
+    seen = set()
+    for _ in range(3):
+        watched.clock.passed_s += 10
+        await watched.look(tokens=None)
+        seen.add(watched.desk.submissions[own.submission_id].step_state)
+    assert StepState.FAILED not in seen
+    assert watched.desk.submissions[own.submission_id].step_id == older.step_id
+    assert state in seen
+
+
+async def test_a_step_that_no_page_shows_is_asked_for_by_id(watched: Watched) -> None:
+    """EMR lists a cluster's last 1,000 steps only."""
+    cluster_id = bury(watched, newer=60)
+    watched.emr.visible_steps = 60
+    own = watched.submissions[0]
+    watched.emr.set_step(StepId(own.step_id or ""), StepState.COMPLETED)
+    for _ in range(3):
+        watched.clock.passed_s += 10
+        await watched.look(tokens=None)
+    assert watched.desk.submissions[own.submission_id].step_state is StepState.COMPLETED
+    assert watched.emr.markers[cluster_id] == [None, "50", None]
+    assert watched.emr.asked_for == [own.step_id]
 
 
 async def test_a_look_that_emr_cannot_go_on_with_begins_anew(watched: Watched) -> None:

@@ -62,15 +62,51 @@ def test_a_step_in_a_state_that_is_new_to_us_is_there_and_not_over() -> None:
 
 
 def test_last_words_are_never_unsaid() -> None:
-    ended = observe_record(make_submission(), record(RecordPhase.ENDED, 1, tail="ValueError: x\n"), now=NOW)
-    again = observe_record(ended, record(RecordPhase.RUNNING), now=NOW)
+    ended = observe_record(make_submission(), record(RecordPhase.ENDED, 1, tail="ValueError: x\n"))
+    again = observe_record(ended, record(RecordPhase.RUNNING))
     assert (ended.wrapper_ended, ended.exit_code, ended.cause) == (True, 1, "ValueError: x")
     assert (again.wrapper_ended, again.exit_code, again.record_mark) == (True, 1, "RUNNING-None")
 
 
 def test_a_wrapper_that_met_its_deadline_says_so() -> None:
-    ended = observe_record(make_submission(), record(RecordPhase.ENDED, 124, "timeout"), now=NOW)
+    ended = observe_record(make_submission(), record(RecordPhase.ENDED, 124, "timeout"))
     assert (ended.timed_out, ended.wrapper_reason) == (True, "timeout")
+
+
+def test_an_end_that_was_seen_late_has_the_times_of_emr() -> None:
+    """A step of 5 s whose end is seen after a minute ran for 5 s."""
+    live = make_submission(started_at=ago(70))
+    shown = replace(step(StepState.COMPLETED), started_at=ago(65), ended_at=ago(60))
+    over = observe_step(live, shown, now=NOW)
+    assert (over.started_at, over.ended_at) == (ago(65), ago(60))
+    assert observe_step(over, shown, now=ago(-30)) == over
+
+
+@pytest.mark.parametrize("is_record_first", [True, False])
+def test_the_times_of_a_step_are_never_of_two_clocks(is_record_first: bool) -> None:
+    """The wrapper's clock is an hour ahead: whatever comes first, both times are the wrapper's."""
+    words = replace(record(RecordPhase.ENDED, 0), started_at=ago(-3595), at=ago(-3600))
+    shown = replace(step(StepState.COMPLETED), started_at=ago(7), ended_at=NOW)
+    submission = make_submission(started_at=ago(8))
+    if is_record_first:
+        over = observe_step(observe_record(submission, words), shown, now=NOW)
+    else:
+        over = observe_record(observe_step(submission, shown, now=NOW), words)
+    assert (over.started_at, over.ended_at) == (ago(-3595), ago(-3600))
+
+
+def test_a_sign_of_life_tells_when_the_step_began() -> None:
+    seen = observe_record(
+        make_submission(started_at=None), replace(record(RecordPhase.RUNNING), started_at=ago(65))
+    )
+    assert seen.started_at == ago(65)
+
+
+def test_the_twin_that_completed_counts_after_the_end_of_the_other() -> None:
+    loser = replace(step(StepState.FAILED), step_id=StepId("s-2"))
+    ended = observe_step(intended(), loser, now=NOW)
+    over = observe_step(ended, step(StepState.COMPLETED), now=NOW)
+    assert (over.step_id, over.step_state) == ("s-1", StepState.COMPLETED)
 
 
 def test_a_settled_submission_does_not_change_any_more() -> None:

@@ -101,7 +101,7 @@ class Life:
             case ObservedStep() if self.submission is not None:
                 self.submission = self.went(self.submission, observe_step(self.submission, news, now=NOW))
             case StepRecord() if self.submission is not None:
-                self.submission = self.went(self.submission, observe_record(self.submission, news, now=NOW))
+                self.submission = self.went(self.submission, observe_record(self.submission, news))
             case WorkloadTarget():
                 self.workload = replace(self.workload, target=news)
             case "tick":
