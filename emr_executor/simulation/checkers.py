@@ -17,7 +17,7 @@ from emr_executor.core.states import TERMINAL_STEP_STATES
 from emr_executor.local.ledger import LedgerEntry, cluster_intervals, most_clusters_at_once
 from emr_executor.simulation.airflow_ledger import AirflowEntry
 from emr_executor.simulation.idle_slots import waited_in_vain
-from emr_executor.simulation.step_process import EXIT_CLAIMED
+from emr_executor.simulation.step_process import EXIT_CLAIMED, EXIT_NOT_BEGUN
 
 ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "deleted", "killed_externally", "cleared"})
 """Events after which a try is over, whoever ended it."""
@@ -133,7 +133,7 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
             _read_step(entry, by_step, read)
     for step_id in by_step.keys() & (terms.stood_back | terms.not_begun):
         by_step[step_id].did_nothing = True
-        by_step[step_id].can_harm = by_step[step_id].exit_code != EXIT_CLAIMED
+        by_step[step_id].can_harm = by_step[step_id].exit_code not in (EXIT_CLAIMED, EXIT_NOT_BEGUN)
     return read
 
 
