@@ -134,6 +134,10 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
     for step_id in by_step.keys() & (terms.stood_back | terms.not_begun):
         by_step[step_id].did_nothing = True
         by_step[step_id].can_harm = by_step[step_id].exit_code not in (EXIT_CLAIMED, EXIT_NOT_BEGUN)
+    for lives in read.steps.values():
+        # What the network adds once more, however late, is no decision: it counts when it begins.
+        for first, twin in combinations(lives, 2):
+            twin.can_harm &= twin.started_at is not None or twin.submission_id != first.submission_id
     return read
 
 
