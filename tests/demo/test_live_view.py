@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from emr_executor.local.flagship import in_order, losses_table, tasks_table
@@ -78,7 +79,8 @@ def test_without_a_terminal_each_line_is_told_once() -> None:
     assert lines == ["5 s  month[1]: running as s-1 on j-A", f"12 s  {counts}"]
 
 
-def test_a_terminal_is_left_clean() -> None:
+def test_a_terminal_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     file = io.StringIO()
     console = Console(file=file, width=120, force_terminal=True)
     with LiveView(console, started_epoch=1000.0) as view:
