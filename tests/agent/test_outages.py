@@ -129,7 +129,9 @@ async def test_last_words_that_s3_holds_are_waited_for(world: World, monkeypatch
     assert (outcome.verdict, outcome.cause) == (Verdict.FAILED, "ValueError: no such column")
 
 
-async def test_a_step_that_ended_well_needs_no_s3(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_ended_well_waits_a_minute_for_s3_and_no_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await running(world)
 
     async def away(*_: object) -> None:
@@ -137,5 +139,7 @@ async def test_a_step_that_ended_well_needs_no_s3(world: World, monkeypatch: pyt
 
     monkeypatch.setattr(FakeRecords, "changed", away)
     world.emr.set_step(StepId("s-1"), StepState.COMPLETED)
-    await world.tick(times=5)
+    await world.tick(times=25)
+    assert world.workload("w1").state is WorkloadState.SUBMITTED, "its output may still be read"
+    await world.tick(times=10)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
