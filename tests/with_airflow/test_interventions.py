@@ -86,8 +86,7 @@ def test_an_execution_timeout_ends_the_step_and_fails_the_try(duo: Bench) -> Non
     assert run.states() == {"waits": "failed"}
     assert duo.lives("overtime") == [False]
     log = duo.log("overtime", "waits")
-    assert "execution_timeout" in log
-    assert "AirflowTaskTimeout" in log
+    assert "ran longer than the task's execution_timeout" in log
     assert duo.events("overtime")["waits -1 1 on_failure"] == 1
 
 
