@@ -24,7 +24,7 @@ SEEDS = range(4)
 @cache
 def _lived(seed: int) -> Lived:
     """Few slots and many tasks; a quarter of them are long."""
-    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), weather=Weather())
+    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), weather=Weather(), refused_share=0.0)
     plan = planted.both(planted.crowded, planted.with_steps_of(200, 20, 40, 10))
 
     async def life() -> Lived:
