@@ -73,14 +73,11 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
         return submission
     is_bad_end = shown.state in TERMINAL_STEP_STATES and shown.state is not StepState.COMPLETED
     if submission.step_id not in (None, shown.step_id):
+        # EMR has the step twice, and it is the other one that tells how it goes (``step_look.one_of``).
         if is_bad_end:
             return submission
         ended_at = submission.ended_at if submission.wrapper_ended else None
         submission = replace(submission, step_id=shown.step_id, step_state=shown.state, ended_at=ended_at)
-    if submission.step_id not in (None, shown.step_id):
-        # EMR has the step twice, and it is the other one that tells how it goes (``step_look.one_of``).
-        ended_at = submission.ended_at if submission.wrapper_ended else None
-        submission = replace(submission, step_id=shown.step_id, step_state=None, ended_at=ended_at)
     known_over = submission.step_state in TERMINAL_STEP_STATES
     step_state = submission.step_state if known_over or shown.state is None else shown.state
     over = step_state in TERMINAL_STEP_STATES
@@ -116,7 +113,8 @@ def observe_record(submission: Submission, record: StepRecord) -> Submission:
             started_at=submission.started_at or record.started_at or record.at,
         )
     failed = record.exit_code != 0
-    is_told = record.reason == "terminated" and submission.cause != ""
+    # The last line of what was ended from outside says nothing of why.
+    is_told = record.reason == "timeout" or (record.reason == "terminated" and submission.cause != "")
     return replace(
         submission,
         record_mark=record.mark,

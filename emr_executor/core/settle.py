@@ -5,7 +5,7 @@ what is known                                                          the submi
 =====================================================================  =========================
 the wrapper or EMR saw it end well                                     COMPLETED
 nobody wants it any more, we asked to cancel it, and it is over         CANCELLED
-the wrapper, or we, ended it at its deadline                           FAILED, timed out
+the wrapper ended it at its deadline, or as we asked at its deadline   FAILED, timed out
 its cluster is ending or over, and EMR shows that it never began       LOST: run elsewhere
 its wrapper never came to start it, or no step ever claimed it         LOST: run elsewhere
 the command failed by itself on a cluster that is not ending           FAILED: the task's own
@@ -44,6 +44,7 @@ from emr_executor.core.tables import SUBMISSION
 from emr_executor.core.tables import SubmissionSeen as Seen
 
 ENDED_BY_US = "the agent ended it"
+OVERTIME = "execution_timeout reached"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ def _settle_badly(
     is_ending = cluster.state is ClusterState.TERMINATING
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
     if submission.timed_out and submission.wrapper_reason == "timeout":
-        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
+        return _settled(submission, Seen.TIMED_OUT, OVERTIME)
     if cluster.state in OVER_CLUSTER_STATES or (is_ending and is_closed and _never_began(submission)):
         return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
     if is_ending:
@@ -111,8 +112,10 @@ def _settle_badly(
 def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) -> Settled | None:
     """Over on a cluster that stays, without a word on why: by us, by a person, or by itself."""
     by_us = submission.cancel_asked_at is not None
-    if submission.timed_out and (by_us or not is_held):
-        return _settled(submission, Seen.TIMED_OUT, submission.cause or "execution_timeout reached")
+    if submission.timed_out:
+        # Last words prove that it lived until we ended it; a silent one may have died with its cluster.
+        is_known = submission.wrapper_ended or not is_held
+        return _settled(submission, Seen.TIMED_OUT, OVERTIME) if is_known else None
     is_cancelled = submission.step_state is StepState.CANCELLED
     if by_us and is_cancelled:
         waits = is_held or submission.started_at is None

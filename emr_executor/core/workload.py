@@ -82,7 +82,8 @@ def after_submission(
         case _:
             verdict = _VERDICTS[seen]
             text = f"{its_step} {_WORDS[verdict]}{_ran_for(submission)}"
-            text += f": {submission.cause}" if submission.cause else ""
+            is_said = not submission.cause or verdict is Verdict.TIMED_OUT
+            text += "" if is_said else f": {submission.cause}"
             ended = replace(workload, state=state)
             return _finishable(
                 ended, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text

@@ -51,7 +51,7 @@ def raise_unless_succeeded(outcome: StepOutcome) -> None:
             code = "" if is_said else f" with exit code {outcome.exit_code}"
             raise EmrStepFailed(f"{place} failed{code}: {cause}", outcome=outcome)
         case Verdict.TIMED_OUT:
-            raise EmrStepTimedOut(f"{place} ran longer than the task's execution_timeout: {cause}")
+            raise EmrStepTimedOut(f"{place} ran longer than the task's execution_timeout and was ended")
         case Verdict.CANCELLED:
             raise EmrStepCancelled(f"{place} was cancelled: {cause}", outcome=outcome)
         case Verdict.LOST:

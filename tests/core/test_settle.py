@@ -186,7 +186,12 @@ def test_a_step_that_died_with_its_cluster_did_not_reach_its_deadline() -> None:
 @pytest.mark.parametrize("step_state", [StepState.CANCELLED, StepState.FAILED])
 def test_a_step_that_we_ended_at_its_deadline_is_not_held(step_state: StepState) -> None:
     over = {"cancel_asked_at": ago(5), "timed_out": True, "step_state": step_state, "ended_at": ago(0)}
-    assert judge(over) == Settled(state=SubmissionState.FAILED, cause="execution_timeout reached")
+    words = {"wrapper_ended": True, "wrapper_reason": "terminated", "exit_code": 143}
+    assert judge({**over, **words}) == Settled(
+        state=SubmissionState.FAILED, cause="execution_timeout reached"
+    )
+    assert judge(over) is None, "without last words it may have died with its cluster, before its deadline"
+    assert judge({**over, "ended_at": ago(HOLD_S + 1)}) is not None
 
 
 def test_a_loss_names_its_cluster_and_the_reason() -> None:

@@ -141,7 +141,7 @@ def test_a_mapped_operator_gets_its_own_arguments_in_both_phases(bench: Bench) -
             Verdict.TIMED_OUT,
             0,
             "failed",
-            "failure: EMR step s-1 on cluster j-1 ran longer than the task's execution_timeout: boom",
+            "failure: EMR step s-1 on cluster j-1 ran longer than the task's execution_timeout and was ended",
         ),
     ],
 )
