@@ -18,7 +18,8 @@ from emr_executor.agent.loops import Agent
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.settling import Settling
-from emr_executor.agent.steering import Steering, limits_of
+from emr_executor.agent.steering import READY_LIMIT, Steering, limits_of
+from emr_executor.agent.telling import InLine, Telling
 from emr_executor.agent.tracker import Tracker
 from emr_executor.config import Settings
 from emr_executor.core.health import Dependency
@@ -120,6 +121,7 @@ def compose(around: Surroundings) -> Agent:
         masks=phases.masks,
         records_uri=around.records_uri,
     )
+    telling = Telling()
     steering = Steering(
         store=store,
         tracker=tracker,
@@ -134,6 +136,7 @@ def compose(around: Surroundings) -> Agent:
         deployment_id=around.deployment_id,
         new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
         loss_hold_s=settings.loss_hold_s,
+        telling=telling,
         held=dependencies.held,
     )
     lease = LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s)
@@ -149,6 +152,15 @@ def compose(around: Surroundings) -> Agent:
         ),
         housekeeping=Housekeeping(
             store=store, expiry=around.expiry, lease=lease, clock=clock, settings=settings
+        ),
+        in_line=InLine(
+            store=store,
+            task_log=task_log,
+            clock=clock,
+            telling=telling,
+            ready_limit=READY_LIMIT,
+            at_once=around.host.capacity,
+            no_runner=lambda: phases.no_runner,
         ),
         wake_steering=wake_steering,
         wake_phases=wake_phases,

@@ -14,6 +14,7 @@ from emr_executor.agent.housekeeping import ROUND_INTERVAL_S, Housekeeping
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.steering import Steering
+from emr_executor.agent.telling import ROUND_S, InLine
 from emr_executor.config import Settings
 from emr_executor.core.waiting import Holds
 from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain
@@ -41,12 +42,13 @@ class Agent:
         phases: Phases,
         heartbeats: Heartbeats,
         housekeeping: Housekeeping,
+        in_line: InLine,
         wake_steering: asyncio.Event,
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
         self._steering, self._acts, self._phases = steering, acts, phases
-        self._heartbeats, self._housekeeping = heartbeats, housekeeping
+        self._heartbeats, self._housekeeping, self._in_line = heartbeats, housekeeping, in_line
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
         self._rounds: dict[object, float] = {}
@@ -83,6 +85,7 @@ class Agent:
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
             loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
             loops.create_task(self._every(self._housekeeping.round, ROUND_INTERVAL_S))
+            loops.create_task(self._every(self._tell_in_line, ROUND_S))
             for work, interval_s in also:
                 loops.create_task(self._every(work, interval_s))
 
@@ -143,6 +146,10 @@ class Agent:
     async def _look(self) -> None:
         if self._lease.token is not None:
             await self._heartbeats.look()
+
+    async def _tell_in_line(self) -> None:
+        if self._lease.token is not None:
+            await self._in_line.round()
 
     async def _free_silent(self) -> None:
         await self._phases.forget()

@@ -31,7 +31,11 @@ log = structlog.get_logger(__name__)
 
 
 class Phases:
-    """Runs phases; ``masks`` keeps what to redact from each try's driver output, in memory only."""
+    """Runs phases.
+
+    masks: what to redact from each try's driver output, in memory only
+    no_runner: why the task host takes no phase now
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Phases:
         self._running: set[asyncio.Task[None]] = set()
         self._claims: StaleWatch[tuple[WorkloadId, str]] = StaleWatch(max_gap_s=settings.claim_s / 2)
         self.masks: dict[WorkloadId, tuple[str, ...]] = {}
+        self.no_runner: str | None = None
 
     @property
     def running(self) -> int:
@@ -64,8 +69,14 @@ class Phases:
         Nothing while the host is not up, which another agent's may be. Raises TryAgain.
         """
         if not self._host.is_ready:
-            await self._host.start()
+            self.no_runner = "the agent's task host is not up yet"
+            try:
+                await self._host.start()
+            except TryAgain as error:
+                self.no_runner = str(error)
+                raise
             return
+        self.no_runner = None
         for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING):
             room = self._host.capacity - len(self._running)
             if room <= 0:

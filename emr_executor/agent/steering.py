@@ -99,6 +99,7 @@ class Steering:
         deployment_id: str,
         new_cluster_uuid: Callable[[], ClusterUuid],
         loss_hold_s: float,
+        telling: Telling,
         held: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store, self._tracker, self._settling, self._acts = store, tracker, settling, acts
@@ -106,7 +107,7 @@ class Steering:
         self._records, self._task_log, self._clock = records, task_log, clock
         self._limits, self._deployment_id = dict(limits), deployment_id
         self._new_cluster_uuid, self._held = new_cluster_uuid, held
-        self._loss_hold_s, self._telling, self.told_holds = loss_hold_s, Telling(), Holds()
+        self._loss_hold_s, self._telling, self.told_holds = loss_hold_s, telling, Holds()
         self._facts: StaleWatch[FactKey] = StaleWatch()
         self._asked: set[FactKey] = set()
 

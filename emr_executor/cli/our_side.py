@@ -27,7 +27,7 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.plan import plan
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, StepState, WorkloadState
-from emr_executor.core.waiting import Hold, Holds, reasons
+from emr_executor.core.waiting import Hold, Holds, beyond, reasons
 from emr_executor.store import health_store, queries
 from emr_executor.store.snapshot_store import snapshot
 
@@ -263,7 +263,7 @@ def _waiting(
     why = next((one.why for one in found if one.workload_id == workload.workload_id), None)
     if workload.state is WorkloadState.SUBMITTED:
         return Waiting(why=why)
-    return Waiting(why=why or f"its turn is not among the first {READY_LOOKED_AT}", launch=launch)
+    return Waiting(why=why or beyond(READY_LOOKED_AT), launch=launch)
 
 
 def _holds(conn: Connection, pool: PoolFacts, now: datetime) -> Holds:

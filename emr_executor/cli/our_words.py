@@ -17,6 +17,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.waiting import for_task_runner
 
 _OVER = (WorkloadState.FINISHED, WorkloadState.CANCELLED)
 _UP = (ClusterState.RUNNING, ClusterState.WAITING)
@@ -130,9 +131,8 @@ def _phase_waits(
         counted_so_far = f"attempt {workload.phase_attempts}{bound}"
         attempts = counted_so_far if workload.phase_attempts else "none that counts"
         return f"It is to be {what} and was tried ({attempts}{told}); it is tried again{due}."
-    runners = f" ({ours.task_runner_parallelism} at once)" if ours.task_runner_parallelism else ""
     ahead = f", behind {counted(ours.ahead, 'other')}" if ours.ahead else ""
-    return f"It {waited} for a task runner{runners} to be {what}{ahead}."
+    return f"It {waited} {for_task_runner(what, ours.task_runner_parallelism)}{ahead}."
 
 
 def _attempt(workload: WorkloadFacts) -> str:

@@ -255,6 +255,20 @@ class ClusterPoolLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InLine:
+    """A live workload, seen by who waits behind whom.
+
+    is_open: it is wanted and not in quarantine
+    """
+
+    workload_id: WorkloadId
+    state: WorkloadState
+    is_open: bool
+    log_path: str | None
+    not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The state that ``plan`` decides from, at one moment.
 

@@ -17,6 +17,7 @@ from emr_executor.core.model import (
     ClusterUuid,
     HistoryEntry,
     Identity,
+    InLine,
     Snapshot,
     Workload,
     WorkloadId,
@@ -37,6 +38,8 @@ _ENGAGED = (
     (WorkloadState.SUBMITTED, _RUN),
     *((state, _CANCEL) for state in LIVE_WORKLOAD_STATES),
 )
+
+_LIVE = tuple((state, target) for state in LIVE_WORKLOAD_STATES for target in (_RUN, _CANCEL))
 
 
 class _Caller:
@@ -271,6 +274,19 @@ class MemoryAgentStore(_Caller):
         """Those of the clusters that have a row, over or not."""
         found = map(self._db.clusters.get, dict.fromkeys(cluster_uuids))
         return tuple(cluster for cluster in found if cluster is not None)
+
+    async def line(self) -> tuple[InLine, ...]:
+        """Every live workload by turn."""
+        return tuple(
+            InLine(
+                workload_id=workload.workload_id,
+                state=workload.state,
+                is_open=workload.target is _RUN and workload.quarantine is None,
+                log_path=workload.log_path,
+                not_before=workload.not_before,
+            )
+            for workload in self._db.workloads.merged_by_turn(*_LIVE)
+        )
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
         """Parked tries that Airflow must hear of."""

@@ -11,6 +11,7 @@ from emr_executor.core.model import (
     ClusterUuid,
     HistoryEntry,
     Identity,
+    InLine,
     Snapshot,
     Workload,
     WorkloadId,
@@ -117,6 +118,10 @@ class AgentStore:
     async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
         """Those of the clusters that have a row, over or not."""
         return await self._runner.read(snapshot_store.clusters, cluster_uuids)
+
+    async def line(self) -> tuple[InLine, ...]:
+        """Every live workload by turn."""
+        return await self._runner.read(snapshot_store.line)
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
         """Parked tries that Airflow must hear of."""

@@ -16,6 +16,7 @@ from emr_executor.core.model import (
     ClusterUuid,
     HistoryEntry,
     Identity,
+    InLine,
     Snapshot,
     StepPlan,
     TaskKey,
@@ -133,6 +134,10 @@ class AgentFace(Protocol):
 
     async def clusters(self, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
         """Those of the clusters that have a row, over or not."""
+        ...
+
+    async def line(self) -> tuple[InLine, ...]:
+        """Every live workload by turn, whatever its state and target."""
         ...
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:

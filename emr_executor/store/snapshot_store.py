@@ -23,7 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from emr_executor.core.model import Cluster, ClusterUuid, Identity, Snapshot, WorkloadId
+from emr_executor.core.model import Cluster, ClusterUuid, Identity, InLine, Snapshot, WorkloadId
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     WorkloadState,
@@ -104,6 +104,30 @@ def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[
     """Those of the clusters that have a row, over or not."""
     rows = conn.execute(select(CLUSTER).where(CLUSTER.c.cluster_uuid.in_(list(cluster_uuids)))).mappings()
     return tuple(map(cluster_from, rows))
+
+
+def line(conn: Connection) -> tuple[InLine, ...]:
+    """Every live workload by turn, in few columns."""
+    return tuple(
+        InLine(
+            workload_id=WorkloadId(row.workload_id),
+            state=WorkloadState(row.state),
+            is_open=row.is_open,
+            log_path=row.log_path,
+            not_before=row.not_before,
+        )
+        for row in conn.execute(_LINE)
+    )
+
+
+def _line() -> Select[Any]:
+    w = WORKLOAD.c
+    is_open = and_(w.target == WorkloadTarget.RUN, w.quarantine.is_(None)).label("is_open")
+    told = select(w.workload_id, w.state, is_open, w.log_path, w.not_before)
+    return told.where(w.state.in_(LIVE_WORKLOAD_STATES)).order_by(*BY_TURN)
+
+
+_LINE = _line()
 
 
 def heartbeat_targets(conn: Connection) -> tuple[tuple[WorkloadId, Identity], ...]:

@@ -20,6 +20,7 @@ from emr_executor.agent.placing import PlacingHolds
 from emr_executor.agent.settling import Settling
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.agent.telling import Telling
 from emr_executor.agent.tracker import Tracker
 from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
@@ -299,6 +300,7 @@ class World:
             deployment_id=DEPLOYMENT,
             new_cluster_uuid=self._new_uuid,
             loss_hold_s=SETTINGS.loss_hold_s,
+            telling=Telling(),
             held=self.dependencies.held,
         )
 

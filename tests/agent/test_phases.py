@@ -147,9 +147,11 @@ async def test_an_agent_whose_host_is_not_up_claims_nothing(room: Room) -> None:
     room.host.is_ready = False
     await room.fill()
     assert (room.workload("w1").state, room.host.starts) == (WorkloadState.ACCEPTED, 1)
+    assert room.phases.no_runner == "the agent's task host is not up yet"
     room.host.is_ready = True
     await room.fill()
     assert [job.workload_id for job in room.host.jobs] == ["w1"]
+    assert room.phases.no_runner is None
 
 
 async def test_finishing_goes_before_preparing(room: Room) -> None:

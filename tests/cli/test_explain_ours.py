@@ -192,7 +192,10 @@ def test_a_prepare_phase_waits_and_is_tried_again(world: World, settings: Settin
     waits = workload_of(ti_id, state=WorkloadState.ACCEPTED)
     world.store(waits, a_parked(state=WorkloadState.ACCEPTED, accepted_at=at(1)))
     assert ours(world, settings) == (
-        "It has waited 1 min 30 s for a task runner (4 at once) to be prepared, behind 1 other.",
+        (
+            "It has waited 1 min 30 s for a task runner (4 at once, task_runner_parallelism) to be prepared, "
+            "behind 1 other."
+        ),
     )
 
 

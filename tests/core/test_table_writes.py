@@ -48,6 +48,7 @@ ELSEWHERE = {
     "store/rows.py: SubmissionState(row['state'])": "read, not written",
     "store/rows.py: ClusterState(row['state'])": "read, not written",
     "store/scheduler_store.py: WorkloadState(row.state)": "read, not written",
+    "store/snapshot_store.py: WorkloadState(row.state)": "read, not written",
 }
 ASKS = ("step(", "fold(", "moved(", "_after(", "_ends(", "_step(", "_fold(", "_move(")
 

@@ -264,6 +264,7 @@ class Lockstep:
             self.seen[f"snapshot {workload.state} {workload.target}"] += 1
         await self.both("heartbeats", lambda store: store.agent.heartbeat_targets(), ordered=False)
         await self.both("unwanted", lambda store: store.agent.unwanted(), ordered=False)
+        await self.both("line", lambda store: store.agent.line())
         about = ("workload", WORKLOADS[a % TASKS]) if a % 2 else ("agent", "me")
         await self.both("story", lambda store: store.agent.story(*about, limit=a % 4))
         await self.both("clusters", lambda store: store.agent.clusters(CLUSTERS[:2]), ordered=False)

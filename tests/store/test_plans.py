@@ -16,7 +16,7 @@ from emr_executor.store.phase_store import claim, claims
 from emr_executor.store.reference_store import live_submissions, named_by_live_steps
 from emr_executor.store.scheduler_store import accept, adopt, live, take_outcomes
 from emr_executor.store.schema import AIRFLOW, METADATA
-from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
+from emr_executor.store.snapshot_store import heartbeat_targets, line, snapshot, unwanted
 from tests.postgres import fresh_database
 from tests.store.builders import ME, NOW, SCHEDULER, a_workload
 
@@ -122,6 +122,8 @@ CALLS = {
     "snapshot": (5_000, lambda conn: snapshot(conn, NOW, 200)),
     # 4,000 that are parked or wait, each with its task instance; of the parked ones, 3,700, no more is asked.
     "unwanted": (8_000, unwanted),
+    # 4,000 that live.
+    "line": (4_100, line),
     "heartbeat_targets": (4_300, heartbeat_targets),
     "workloads_of": (1_300, lambda conn: queries.workloads_of(conn, dag_id="d7", task_id="t57")),
     "status": (4_400, queries.status),
