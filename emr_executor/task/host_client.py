@@ -61,7 +61,8 @@ class ForkingTaskHost:
         self._ids = count(1)
         self._waiting: dict[int, _Sent] = {}
         self._process: Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        # Of hosts that are gone too: their phases go on, and the event loop keeps no task alive.
+        self._readers: set[asyncio.Task[None]] = set()
         self._started_at: float | None = None
         self._is_ready = False
 
@@ -110,14 +111,11 @@ class ForkingTaskHost:
         await self._running_host()
 
     async def close(self, *, wait: bool = False) -> None:
-        """Give the host no more work. It ends when its phases do; ``wait`` waits for that."""
-        process, reader = self._process, self._reader
-        if process is None or reader is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
+        """Give the host no more work. It ends when its phases do; ``wait`` waits for all of them."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         if wait:
-            await reader
+            await asyncio.gather(*self._readers)
 
     async def _running_host(self) -> Process:
         async with self._starting:
@@ -154,7 +152,9 @@ class ForkingTaskHost:
         finally:
             os.close(write_end)
         self._process = process
-        self._reader = asyncio.create_task(self._read(process, read_end), name="task-host-reader")
+        reader = asyncio.create_task(self._read(process, read_end), name="task-host-reader")
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
         log.info("task_host_started", pid=process.pid)
 
     async def _read(self, process: Process, read_end: int) -> None:
