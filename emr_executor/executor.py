@@ -31,7 +31,7 @@ from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.executor_watch import ExecutorWatch, tell_failure
 from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
-from emr_executor.refusal import Refusal, refuse_unknown_airflow, tell_refused
+from emr_executor.refusal import Refusal, never_stored, refuse_unknown_airflow, tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
 
@@ -195,10 +195,12 @@ class EmrExecutor(BaseExecutor):
 
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
         """Take over the tries of a dead scheduler; those that are not ours are returned."""
-        if not tis or self._settings is None:
-            return [] if self._settings is None else tis
+        if self._settings is None:
+            for workload in never_stored(tis):
+                self._hold(workload)
+            return []
         try:
-            return self._adopt(tis, self._settings)
+            return self._adopt(tis, self._settings) if tis else tis
         except Exception:
             # Returned tries would be reset and their steps run twice: Airflow makes us their owner, and
             # the next ``sync`` adopts those that are ours.

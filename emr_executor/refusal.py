@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import object_session
 
 from emr_executor.agent.tasklog import FileTaskLog, agent_line
 from emr_executor.errors import ConfigError
+from emr_executor.handover import savepoint, workload_id_of
+from emr_executor.store.scheduler_store import live
+
+if TYPE_CHECKING:
+    from airflow.executors import workloads
+    from airflow.models.taskinstance import TaskInstance
+
+log = logging.getLogger(__name__)
 
 KNOWN_AIRFLOW_MINORS = ("3.3",)
 """Minor versions whose private Task SDK classes ``task.supervise`` was written against."""
@@ -24,6 +37,22 @@ def refuse_unknown_airflow() -> None:
         raise ConfigError(
             [f"this release knows Airflow {known}, this is Airflow {__version__}: upgrade emr-executor"]
         )
+
+
+class ExecutorOrderError(BaseException):
+    """Ends the scheduler with exit code 1, and with its words as the last on stderr.
+
+    What is an Exception the executor's heartbeat keeps to itself, and a SystemExit Airflow takes for ^C: its
+    process ends with exit code 0 (airflow/jobs/job.py, execute_job).
+    """
+
+
+def _words_alone(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    """``sys.excepthook``: the end that is meant needs no traceback."""
+    if isinstance(error, ExecutorOrderError):
+        sys.stderr.write(f"{error}\n")
+    else:
+        sys.__excepthook__(kind, error, frames)
 
 
 class Refusal:
@@ -76,16 +105,38 @@ class Refusal:
         self._held.pop(workload_id, None)
 
     def due(self) -> list[tuple[str, Any, str | None]]:
-        """(workload id, key, log path) of the tasks that waited for too long. May raise SystemExit."""
+        """(workload id, key, log path) of those that waited for too long. May raise ExecutorOrderError."""
         if self._ends_scheduler:
             # Not from ``start``: Airflow would end executors that have not begun, each with a traceback.
-            raise SystemExit(1)
+            sys.excepthook = _words_alone
+            raise ExecutorOrderError(self.announcement)
         now = self._monotonic()
         return [
             (workload_id, key, log_path)
             for workload_id, (key, log_path) in self._held.items()
             if now - self._since[workload_id] >= self._hold_s
         ]
+
+
+def never_stored(tis: Sequence[TaskInstance]) -> list[workloads.ExecuteTask]:
+    """QUEUED tries of a dead scheduler that no row holds: nobody else runs them.
+
+    None where that cannot be known: one that is stored may be at its work, and must not be failed.
+    """
+    from airflow.executors import workloads
+
+    queued = {workload_id_of(ti): ti for ti in tis if ti.state == "queued"}
+    session = object_session(next(iter(queued.values()))) if queued else None
+    if session is None:
+        return []
+    connection = session.connection()
+    try:
+        with session.no_autoflush, savepoint(connection):
+            stored = live(connection, list(queued))
+    except Exception:
+        log.exception("emr_executor cannot tell which of %d tries are stored", len(queued))
+        return []
+    return [workloads.ExecuteTask.make(ti) for workload_id, ti in queued.items() if workload_id not in stored]
 
 
 def tell_refused(log_path: str | None, text: str) -> None:

@@ -83,7 +83,10 @@ RULES: dict[str, Rule] = {
     "emr_executor.handover": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
     "emr_executor.agent_process": Rule(),
     "emr_executor.lossy": Rule(),
-    "emr_executor.refusal": Rule(ours=_names("agent.tasklog errors"), theirs=_names("airflow")),
+    "emr_executor.refusal": Rule(
+        ours=_names("agent.tasklog errors handover store.scheduler_store"),
+        theirs=_names("airflow sqlalchemy"),
+    ),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy botocore")),
     "emr_executor.local": Rule(
         ours=_names("errors core wrapper emr_request launch_rules"),

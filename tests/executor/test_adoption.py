@@ -5,18 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from airflow.executors import workloads
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
-from emr_executor.core.model import WorkloadId
+from emr_executor.core.model import Identity, WorkloadId
+from emr_executor.core.states import WorkloadState
 from emr_executor.executor import EmrExecutor
+from emr_executor.refusal import Refusal
 from emr_executor.store.dialect import engine_for
+from emr_executor.store.phase_store import claim
 from emr_executor.store.schema import WORKLOAD
 from tests.agent.fakes import SETTINGS
 from tests.cli.world import World, workload_of
@@ -123,3 +128,81 @@ def test_what_airflow_gave_to_another_scheduler_is_not_adopted_late(
     executor.sync()
     assert {(w, row.scheduler_job_id) for w, row in rows(engine).items()} == {(parked, DEAD)}
     assert executor._parked == {}
+
+
+def refusing(engine: Engine, world: World, clock: list[float]) -> OnEngine:
+    executor = OnEngine(engine, world.scheduler())
+    executor._settings = None
+    executor._refusal = Refusal("max_clusters must be a number", hold_s=600, monotonic=lambda: clock[0])
+    return executor
+
+
+def adopt(engine: Engine, executor: OnEngine) -> None:
+    """As a scheduler that has just started does: what is not returned becomes its own."""
+    with Session(engine) as session, session.begin():
+        tis = [ti for ti in task_instances(session) if ti.state]
+        assert executor.try_adopt_task_instances(tis) == []
+        for ti in tis:
+            ti.queued_by_job_id = executor.job_id
+
+
+@pytest.fixture
+def queued(engine: Engine) -> tuple[World, str]:
+    world = World(engine)
+    world.run()
+    return world, world.set_task("extract", state="queued", queue="emr")
+
+
+def test_a_task_that_a_refused_configuration_left_queued_runs_after_a_restart_with_the_right_one(
+    engine: Engine, queued: tuple[World, str]
+) -> None:
+    (world, lost), clock = queued, [0.0]
+    first = refusing(engine, world, clock)
+    with Session(engine) as session, session.begin():
+        ti = next(ti for ti in task_instances(session) if str(ti.id) == lost)
+        first.queue_workload(workloads.ExecuteTask.make(ti), session)
+    clock[0] = 599.0
+    first.heartbeat()
+    assert (first.event_buffer, rows(engine)) == ({}, {})
+
+    corrected = OnEngine(engine, world.scheduler())
+    adopt(engine, corrected)
+    (row,) = rows(engine).values()
+    assert (row.workload_id, row.state, row.scheduler_job_id) == (lost, "ACCEPTED", corrected.job_id)
+    with engine.begin() as connection:
+        me = Identity(hostname="host", unixname="airflow", pid=1)
+        (claimed,) = claim(
+            connection, WorkloadState.PREPARING, 1, me, now=datetime.now(tz=UTC), new_token=lambda: "t"
+        )
+    assert claimed.workload["ti"]["task_id"] == "extract"
+
+
+def test_a_restart_with_a_configuration_that_is_still_wrong_holds_queued_tasks_and_then_fails_them(
+    engine: Engine, orphans: tuple[World, str, str]
+) -> None:
+    (world, parked, lost), clock = orphans, [0.0]
+    executor = refusing(engine, world, clock)
+    adopt(engine, executor)
+    clock[0] = 599.0
+    executor.heartbeat()
+    assert executor.event_buffer == {}
+    clock[0] = 600.0
+    executor.heartbeat()
+    # The parked one has a row: an agent may be at its work.
+    ((key, (state, text_)),) = executor.event_buffer.items()
+    assert (key.task_id, state) == ("extract", TaskInstanceState.FAILED)
+    assert text_.startswith("max_clusters must be a number\nThe task stayed queued for 600 s")
+    assert rows(engine).keys() == {parked}
+    assert lost not in rows(engine)
+
+
+def test_a_queued_task_that_is_stored_is_not_failed_by_a_refusal(
+    engine: Engine, queued: tuple[World, str]
+) -> None:
+    (world, stored), clock = queued, [0.0]
+    world.store(replace(workload_of(stored), scheduler_job_id=DEAD))
+    executor = refusing(engine, world, clock)
+    adopt(engine, executor)
+    clock[0] = 600.0
+    executor.heartbeat()
+    assert executor.event_buffer == {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from airflow.utils.state import TaskInstanceState
 
 from emr_executor.executor import EmrExecutor
-from emr_executor.refusal import Refusal
+from emr_executor.refusal import ExecutorOrderError, Refusal
 from tests.executor.test_executor import execute_task, ti_of
 
 
@@ -86,6 +88,7 @@ def test_an_order_of_executors_that_gives_us_all_tasks_ends_the_scheduler_with_t
     monkeypatch: pytest.MonkeyPatch, configured: str, problem: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", configured)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     said: list[str] = []
     executor = EmrExecutor()
     monkeypatch.setattr(executor.log, "error", lambda text, *facts: said.append(text % facts))
@@ -97,6 +100,8 @@ def test_an_order_of_executors_that_gives_us_all_tasks_ends_the_scheduler_with_t
     # With all other problems, so that one start tells everything.
     assert "cluster_template is not set" in text
     assert "staging_uri is not set" in text
-    with pytest.raises(SystemExit):
+    # No SystemExit, which Airflow takes for ^C and exit code 0.
+    with pytest.raises(ExecutorOrderError) as ended:
         executor.heartbeat()
+    assert str(ended.value) == text
     assert executor.event_buffer == {}

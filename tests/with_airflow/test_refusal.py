@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from emr_executor.local.components import StackError
 from emr_executor.local.stack import LocalStack
 
 DAGS = """
@@ -64,8 +65,10 @@ def test_where_it_would_get_all_tasks_the_scheduler_ends_with_the_line_to_write(
 ) -> None:
     stack.env["AIRFLOW__CORE__EXECUTOR"] = executors
     try:
-        said = stack.airflow("scheduler", "-n", "1")
+        with pytest.raises(StackError, match="ended with exit code 1") as ended:
+            stack.airflow("scheduler", "-n", "1")
     finally:
         del stack.env["AIRFLOW__CORE__EXECUTOR"]
+    said = str(ended.value)
     assert "write: executor = LocalExecutor,emr_executor.EmrExecutor" in said
     assert "Traceback" not in said
