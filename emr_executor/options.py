@@ -152,7 +152,8 @@ OPTIONS: tuple[Option, ...] = (
         field="yarn_queue",
         kind="text",
         example="nightly",
-        description="The YARN queue, where neither the operator nor its connection names one.",
+        description="The YARN queue, where neither the operator, its connection nor the cluster's "
+        "spark-defaults name one.",
     ),
     Option(
         name="launch_unknown_timeout",

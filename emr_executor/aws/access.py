@@ -26,7 +26,8 @@ MODELS = Loader()
 """AWS's API models, read and parsed once a process."""
 
 # Else it tells where it found credentials each time that they are looked up again.
-logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
+for _name in ("botocore.credentials", "botocore.configprovider"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from emr_executor.core.states import (
     LIVE_SUBMISSION_STATES,
     OVER_CLUSTER_STATES,
     ClusterState,
+    StepState,
     SubmissionState,
     WorkloadState,
     WorkloadTarget,
@@ -66,13 +68,14 @@ class Status:
     """The whole at one glance.
 
     clusters: (cluster pool, state, count) of those that are not over
+    submissions: (state, count) of the live ones; CANCEL_PENDING, as EMR has it, goes before our own state
     unread: workloads that are over and that their scheduler has not heard of yet
     steering: the lease of the agent that steers
     """
 
     workloads: tuple[WorkloadCount, ...]
     clusters: tuple[tuple[str, ClusterState, int], ...]
-    submissions: tuple[tuple[SubmissionState, int], ...]
+    submissions: tuple[tuple[str, int], ...]
     unread: int
     steering: LeaseRow
 
@@ -130,7 +133,11 @@ def status(conn: Connection) -> Status:
     )
     unread = and_(IS_UNREAD_END, w.reported == ReportState.UNREAD)
     clusters = _counted(conn, CLUSTER, _IS_PRESENT, "cluster_pool", "state")
-    submissions = _counted(conn, SUBMISSION, SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS), "state")
+    steps: Counter[str] = Counter()
+    for step_state, state, count in _counted(
+        conn, SUBMISSION, SUBMISSION.c.state.in_(_LIVE_SUBMISSIONS), "step_state", "state"
+    ):
+        steps[step_state if step_state == StepState.CANCEL_PENDING else state] += count
     return Status(
         workloads=tuple(
             WorkloadCount(
@@ -144,7 +151,7 @@ def status(conn: Connection) -> Status:
             for row in conn.execute(counted).mappings()
         ),
         clusters=tuple((row[0], known_or_text(ClusterState, row[1]), row[2]) for row in clusters),
-        submissions=tuple((SubmissionState(row[0]), row[1]) for row in submissions),
+        submissions=tuple(sorted(steps.items())),
         unread=conn.execute(select(func.count()).select_from(WORKLOAD).where(unread)).scalar_one(),
         steering=read_lease(conn, STEERING),
     )

@@ -12,7 +12,7 @@ from emr_executor.cli.tables import plain
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth, Away, Dependency
 from emr_executor.core.model import ClusterId
-from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
+from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState, WorkloadTarget
 from emr_executor.store.health_store import tell_health
 from tests.cli.world import World, rendered, workload_of
 from tests.store.builders import a_cluster, a_parked, a_submission, at
@@ -37,6 +37,9 @@ def busy(world: World) -> str:
     world.store(mine, cancelled, a_parked(accepted_at=at(40)), a_parked(accepted_at=at(60)), up, ending)
     world.store(a_parked(state=WorkloadState.FINISHED))
     world.store(a_submission(mine, up, state=SubmissionState.RUNNING))
+    world.store(
+        a_submission(cancelled, up, state=SubmissionState.RUNNING, step_state=StepState.CANCEL_PENDING)
+    )
     world.tell("submission", f"{mine.workload_id}-1", "never_added", "the cluster is ending", 50)
     world.tell("cluster", up.cluster_uuid, "running", "cluster j-1 is RUNNING", 55)
     world.tell("cluster", "c-9", "never_launched", "no such [profile]", 60)
@@ -53,7 +56,7 @@ def test_everything_at_one_glance(world: World, settings: Settings) -> None:
         "           default  READY                       2  1 min\n"
         "           default  SUBMITTED                   1  1 min 30 s\n"
         "Clusters   default: 1 of 2 (1 RUNNING, 1 TERMINATING)\n"
-        "Steps      1 RUNNING\n"
+        "Steps      1 CANCEL_PENDING, 1 RUNNING\n"
         "Waiting    2 steps for a slot, the first for 1 min\n"
         "Unread     1 end not yet read by a scheduler\n"
         "Problems   07:08:59 salaries.average try 1: the cluster is ending\n"
@@ -93,7 +96,7 @@ def test_the_same_as_json(world: World, settings: Settings) -> None:
         "clusters": [
             {**pool, "counted": 1, "max_clusters": 2, "states": {"RUNNING": 1, "TERMINATING": 1}},
         ],
-        "steps": {"RUNNING": 1},
+        "steps": {"CANCEL_PENDING": 1, "RUNNING": 1},
         "ready": 2,
         "oldest_ready_at": "2031-05-06T07:08:49.123456+00:00",
         "unread": 1,

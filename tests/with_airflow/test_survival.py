@@ -30,6 +30,7 @@ def test_killed_scheduler_and_agent_leave_the_step_alone(bench: Bench) -> None:
 
 
 def test_killed_agent_alone_is_started_again(bench: Bench) -> None:
+    bench.open_gate("crash")
     bench.finished("gated_crash")
     first = bench.agent()
     assert first is not None
