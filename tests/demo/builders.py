@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emr_executor.local.airflow_client import RunState, TaskState
 from emr_executor.local.ledger import LedgerEntry
-from emr_executor.local.ran import StepRan
+from tests.airflow_stack.airflow_client import RunState, TaskState
+from tests.demo_run.ran import StepRan
 
 CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
 

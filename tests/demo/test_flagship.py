@@ -9,8 +9,8 @@ import sys
 import psutil
 import pytest
 
-from emr_executor.local.components import MARK
-from emr_executor.local.demo import CHECKOUT
+from tests.airflow_stack.components import MARK
+from tests.demo_run.demo import CHECKOUT
 
 
 @pytest.mark.matrix
@@ -18,7 +18,7 @@ from emr_executor.local.demo import CHECKOUT
 def test_the_flagship_holds_all_its_claims() -> None:
     others = {"AWS_PROFILE": "production", "AWS_ENDPOINT_URL": "https://aws.invalid"}
     done = subprocess.run(
-        [sys.executable, "-m", "emr_executor.local.demo", "demo"],
+        [sys.executable, "-m", "tests.demo_run.demo", "demo"],
         cwd=CHECKOUT,
         env={**os.environ, **others, "COLUMNS": "80"},
         capture_output=True,

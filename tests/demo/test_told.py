@@ -6,10 +6,10 @@ from pathlib import Path
 
 from emr_executor.core.model import HistoryEntry, TaskKey
 from emr_executor.core.states import SubmissionState, WorkloadState
-from emr_executor.local.told import Line, OurTables, Told
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.history_store import append
 from emr_executor.store.schema import AIRFLOW, METADATA
+from tests.demo_run.told import Line, OurTables, Told
 from tests.store.builders import NOW, a_cluster, a_parked, a_submission, a_workload, store
 
 

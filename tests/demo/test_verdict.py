@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from emr_executor.local.verdict import Claim, Evidence, claims
 from tests.demo.builders import CHECKED, ledger_with_a_loss, ran_with_a_loss, run, step, task
+from tests.demo_run.verdict import Claim, Evidence, claims
 
 GOOD = Evidence(
     run=run(),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from emr_executor.local.entities import ModelOptions
-from emr_executor.local.process import ReadyInfo
 from emr_executor.local.runner import RunnerOptions
 from emr_executor.local.server import LocalEndpoint, ServerOptions
+from tests.airflow_stack.emr_local_process import ReadyInfo
 
 
 @pytest.fixture(scope="session")

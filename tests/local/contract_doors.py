@@ -26,16 +26,16 @@ from botocore.exceptions import ClientError
 
 from emr_executor.core.model import SubmissionId
 from emr_executor.local.entities import ModelOptions
-from emr_executor.local.process import ReadyInfo
 from emr_executor.local.requests import EmrApiError
 from emr_executor.local.runner import RunnerOptions
 from emr_executor.local.server import LocalEndpoint, ServerOptions
-from emr_executor.simulation.client import CloudClient
-from emr_executor.simulation.clock import VirtualClock
-from emr_executor.simulation.cloud import Cloud, StepScript
-from emr_executor.simulation.loop import VirtualLoop
-from emr_executor.simulation.weather import Weather
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.world import launch_request
+from tests.simulator.client import CloudClient
+from tests.simulator.clock import VirtualClock
+from tests.simulator.cloud import Cloud, StepScript
+from tests.simulator.loop import VirtualLoop
+from tests.simulator.weather import Weather
 
 T = TypeVar("T")
 

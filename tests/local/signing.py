@@ -9,7 +9,7 @@ import socket
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 
 
 def by_hand(

@@ -8,7 +8,7 @@ from typing import Any
 
 import boto3
 
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.waiting import step_state, until_step
 from tests.local.world import launch_request
 

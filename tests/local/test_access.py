@@ -12,8 +12,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from emr_executor.local.control import ControlError, EmrLocalControl
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_control import ControlError, EmrLocalControl
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
 from tests.local.world import launch_request
 

@@ -9,7 +9,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from emr_executor.local.process import running_endpoint
+from tests.airflow_stack.emr_local_process import running_endpoint
 
 ONCE = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
 

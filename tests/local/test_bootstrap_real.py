@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.step_cluster import Cluster
 from tests.local.world import launch_request
 

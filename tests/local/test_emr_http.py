@@ -13,7 +13,7 @@ from aiobotocore.session import get_session
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.waiting import until_step
 from tests.local.world import launch_request, step_config
 

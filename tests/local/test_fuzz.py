@@ -23,8 +23,8 @@ from emr_executor.local.behaviour import EmrModel
 from emr_executor.local.emr_api import EmrApi
 from emr_executor.local.engine import Engine
 from emr_executor.local.operations import OPERATIONS, READS
-from emr_executor.local.process import ReadyInfo
 from emr_executor.local.server import LocalEndpoint, ServerOptions
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import signed
 from tests.local.world import launch_request, step_config
 

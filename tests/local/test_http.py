@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from emr_executor.local import http as local_http
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
 
 TIMEOUT_S = 10

@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from emr_executor.local.main import main, parser
-from emr_executor.local.process import EndpointDidNotStart, running_endpoint
+from tests.airflow_stack.emr_local_process import EndpointDidNotStart, running_endpoint
 from tests.local.test_runner import alive
 from tests.local.waiting import until, until_step
 from tests.local.world import launch_request

@@ -18,10 +18,10 @@ import pytest
 
 from emr_executor.local import runner as runner_module
 from emr_executor.local.effects import StartProcess
-from emr_executor.local.process import ReadyInfo
 from emr_executor.local.runner import StepRunner
 from emr_executor.local.s3_store import S3Store
 from emr_executor.local.server import LocalEndpoint
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.step_cluster import OVER, SCRIPT_RUNNER, Cluster
 from tests.local.waiting import until, until_step
 from tests.local.world import launch_request

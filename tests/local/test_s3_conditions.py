@@ -12,7 +12,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
 
 AT_ONCE = 16

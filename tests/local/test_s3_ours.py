@@ -16,9 +16,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emr_executor.config import ClusterPool, Settings
-from emr_executor.local.process import ReadyInfo
 from emr_executor.task.messages import LocalFile, Park
 from emr_executor.task.staging import Staging
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
 
 ONCE = Config(max_pool_connections=16, retries={"total_max_attempts": 1})

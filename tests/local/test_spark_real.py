@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from emr_executor.local.process import running_endpoint
+from tests.airflow_stack.emr_local_process import running_endpoint
 from tests.local.waiting import until_step
 from tests.local.world import launch_request
 

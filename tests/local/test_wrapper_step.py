@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from emr_executor import wrapper
-from emr_executor.local.process import ReadyInfo
+from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.test_runner import PidFile, pid_file
 from tests.local.waiting import until, until_step
 from tests.local.world import launch_request

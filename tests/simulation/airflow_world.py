@@ -14,9 +14,10 @@ from emr_executor.core.model import Identity, StepOutcome, TaskKey, Workload, Wo
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import StoreBusy
 from emr_executor.ports import PhaseEnded, PhaseJob
-from emr_executor.simulation.airflow import AirflowModel
-from emr_executor.simulation.airflow_api import ApiFaults, ExecutionApi
-from emr_executor.simulation.airflow_entities import (
+from emr_executor.store.faces import Change, PhaseFace
+from tests.simulator.airflow import AirflowModel
+from tests.simulator.airflow_api import ApiFaults, ExecutionApi
+from tests.simulator.airflow_entities import (
     SimTaskInstance,
     TaskScript,
     TaskState,
@@ -24,12 +25,11 @@ from emr_executor.simulation.airflow_entities import (
     TryScript,
     mint,
 )
-from emr_executor.simulation.airflow_session import SchedulerSession, SessionFaults
-from emr_executor.simulation.clock import EPOCH
-from emr_executor.simulation.host import PhaseFaults, SimTaskHost
-from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
-from emr_executor.simulation.supervisor import PhaseSurroundings
-from emr_executor.store.faces import Change, PhaseFace
+from tests.simulator.airflow_session import SchedulerSession, SessionFaults
+from tests.simulator.clock import EPOCH
+from tests.simulator.host import PhaseFaults, SimTaskHost
+from tests.simulator.scheduler import ModelScheduler, SchedulerPace
+from tests.simulator.supervisor import PhaseSurroundings
 from tests.store.both_stores import Store
 
 HERE = Identity(hostname="host-a", unixname="airflow", pid=7)

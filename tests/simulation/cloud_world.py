@@ -11,12 +11,12 @@ from emr_executor.aws.launch import cluster_name
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.ledger import LedgerEntry
-from emr_executor.simulation.clock import VirtualClock
-from emr_executor.simulation.cloud import Cloud, StepScript
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.records import SimRecords
-from emr_executor.simulation.weather import Weather
 from tests.local.world import launch_request
+from tests.simulator.clock import VirtualClock
+from tests.simulator.cloud import Cloud, StepScript
+from tests.simulator.loop import run
+from tests.simulator.records import SimRecords
+from tests.simulator.weather import Weather
 
 CLUSTER = ClusterUuid("c1")
 

@@ -7,8 +7,8 @@ from typing import Any
 from emr_executor.aws.launch import cluster_name
 from emr_executor.core.model import ClusterUuid
 from emr_executor.local.ledger import LedgerEntry
-from emr_executor.simulation.airflow_ledger import AirflowEntry
-from emr_executor.simulation.checkers import Terms, Violation, check
+from tests.simulator.airflow_ledger import AirflowEntry
+from tests.simulator.checkers import Terms, Violation, check
 
 US = "d1"
 TASK = "dag.task@run[-1]"

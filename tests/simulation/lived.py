@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import dataclass
 
 from emr_executor.local.ledger import LedgerEntry
-from emr_executor.simulation import loop
-from emr_executor.simulation.airflow_ledger import AirflowEntry
-from emr_executor.simulation.complaints import heard
-from emr_executor.simulation.run import STORES
-from emr_executor.simulation.scenario import draw_scenario
-from emr_executor.simulation.world import Outcome, World
+from tests.simulator import loop
+from tests.simulator.airflow_ledger import AirflowEntry
+from tests.simulator.complaints import heard
+from tests.simulator.run import STORES
+from tests.simulator.scenario import draw_scenario
+from tests.simulator.world import Outcome, World
 
 
 @dataclass(frozen=True, slots=True)

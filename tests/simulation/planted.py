@@ -29,11 +29,11 @@ from emr_executor.core.states import (
     WorkloadState,
 )
 from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
-from emr_executor.simulation.cloud import StepScript
-from emr_executor.simulation.scenario import DEPLOYMENT, Scenario
-from emr_executor.simulation.stores import Faces
-from emr_executor.simulation.weather import Weather
 from emr_executor.store.faces import Change
+from tests.simulator.cloud import StepScript
+from tests.simulator.scenario import DEPLOYMENT, Scenario
+from tests.simulator.stores import Faces
+from tests.simulator.weather import Weather
 
 OURS = f"airflow-emr/{DEPLOYMENT}/"
 

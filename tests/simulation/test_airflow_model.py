@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 
 from emr_executor.errors import TaskGone, TryAgain
-from emr_executor.simulation.airflow_api import ApiFaults, ExecutionApi
-from emr_executor.simulation.airflow_entities import ApiRefused, ApiSilent, TaskState, mint
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.task_api import SimTaskApi
 from tests.simulation.airflow_world import ELSEWHERE, HERE, Rows
+from tests.simulator.airflow_api import ApiFaults, ExecutionApi
+from tests.simulator.airflow_entities import ApiRefused, ApiSilent, TaskState, mint
+from tests.simulator.loop import run
+from tests.simulator.task_api import SimTaskApi
 
 S = TaskState
 

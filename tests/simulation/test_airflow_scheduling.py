@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from emr_executor.core.model import TaskKey
-from emr_executor.simulation.airflow_entities import TaskState
-from emr_executor.simulation.airflow_scheduling import ExecutorEvent
 from tests.simulation.airflow_world import HERE, Rows
+from tests.simulator.airflow_entities import TaskState
+from tests.simulator.airflow_scheduling import ExecutorEvent
 
 S = TaskState
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from emr_executor.simulation import campaign
-from emr_executor.simulation.__main__ import main, replay_of
-from emr_executor.simulation.campaign import Result, Size, run_campaign
+from tests.simulator import campaign
+from tests.simulator.__main__ import main, replay_of
+from tests.simulator.campaign import Result, Size, run_campaign
 
 SMALL = Size(workloads=3)
 

@@ -23,13 +23,13 @@ from emr_executor.errors import (
     Throttled,
 )
 from emr_executor.ports import NewStep
-from emr_executor.simulation import client as fates
-from emr_executor.simulation.client import CallLimits, CloudClient, Fate
-from emr_executor.simulation.cloud import StepScript
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.weather import Weather
 from tests.local.world import launch_request
 from tests.simulation.cloud_world import CloudWorld
+from tests.simulator import client as fates
+from tests.simulator.client import CallLimits, CloudClient, Fate
+from tests.simulator.cloud import StepScript
+from tests.simulator.loop import run
+from tests.simulator.weather import Weather
 
 NAME = "airflow-emr/d1/default/c1"
 PREFIX = "airflow-emr/d1/"

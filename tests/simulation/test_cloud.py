@@ -10,10 +10,10 @@ from emr_executor.core.states import StepState
 from emr_executor.local.behaviour import LaunchFailureKind
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.requests import EmrApiError
-from emr_executor.simulation.cloud import StepScript
-from emr_executor.simulation.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
-from emr_executor.simulation.weather import Weather
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, sim_step
+from tests.simulator.cloud import StepScript
+from tests.simulator.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
+from tests.simulator.weather import Weather
 
 SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
 

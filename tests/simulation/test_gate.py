@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from emr_executor.errors import AwsUnavailable, StoreBusy, TryAgain
-from emr_executor.simulation.gate import Gate, through
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.weather import Weather
+from tests.simulator.gate import Gate, through
+from tests.simulator.loop import run
+from tests.simulator.weather import Weather
 
 
 @dataclass

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from emr_executor.errors import Bug
-from emr_executor.simulation.clock import VirtualClock
-from emr_executor.simulation.loop import Deadlock, Livelock, run
+from tests.simulator.clock import VirtualClock
+from tests.simulator.loop import Deadlock, Livelock, run
 
 
 async def _nap(seconds: float) -> None:

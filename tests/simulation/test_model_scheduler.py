@@ -15,14 +15,14 @@ import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.errors import Bug
-from emr_executor.simulation.airflow_entities import TaskState
-from emr_executor.simulation.airflow_session import SchedulerSession, at_once
-from emr_executor.simulation.clock import VirtualClock
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.scheduler import ModelScheduler, SchedulerPace
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.simulation.airflow_world import World
+from tests.simulator.airflow_entities import TaskState
+from tests.simulator.airflow_session import SchedulerSession, at_once
+from tests.simulator.clock import VirtualClock
+from tests.simulator.loop import run
+from tests.simulator.scheduler import ModelScheduler, SchedulerPace
 from tests.store.both_stores import memory_store, sql_store
 
 S = TaskState

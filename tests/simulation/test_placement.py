@@ -8,14 +8,14 @@ from functools import cache
 
 import pytest
 
-from emr_executor.simulation import loop
-from emr_executor.simulation.complaints import heard
-from emr_executor.simulation.scenario import DEPLOYMENT, draw_scenario
-from emr_executor.simulation.stores import in_memory
-from emr_executor.simulation.weather import Weather
-from emr_executor.simulation.world import World
 from tests.simulation import planted
 from tests.simulation.lived import Lived
+from tests.simulator import loop
+from tests.simulator.complaints import heard
+from tests.simulator.scenario import DEPLOYMENT, draw_scenario
+from tests.simulator.stores import in_memory
+from tests.simulator.weather import Weather
+from tests.simulator.world import World
 
 WORKLOADS = 80
 SEEDS = range(4)

@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 
 from emr_executor.core.states import Verdict
-from emr_executor.simulation.run import run_scenario
-from emr_executor.simulation.scenario import DEPLOYMENT, Scenario, draw_scenario
-from emr_executor.simulation.stores import Faces, in_memory
-from emr_executor.simulation.weather import Weather
-from emr_executor.simulation.world import Outcome
 from tests.simulation import planted
 from tests.simulation.planted import Bug, bend
+from tests.simulator.run import run_scenario
+from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
+from tests.simulator.stores import Faces, in_memory
+from tests.simulator.weather import Weather
+from tests.simulator.world import Outcome
 
 WORKLOADS = 30
 SEEDS = range(3)

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.process import SimProcess, task_factory
-from emr_executor.simulation.weather import Weather
+from tests.simulator.loop import run
+from tests.simulator.process import SimProcess, task_factory
+from tests.simulator.weather import Weather
 
 
 class Life:

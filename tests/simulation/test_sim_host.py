@@ -11,14 +11,14 @@ import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.ports import PhaseJob
-from emr_executor.simulation.airflow_entities import TaskState
-from emr_executor.simulation.airflow_session import SchedulerSession
-from emr_executor.simulation.clock import VirtualClock
-from emr_executor.simulation.loop import run
-from emr_executor.simulation.scheduler import ModelScheduler
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.simulation.airflow_world import World, a_queued, until
+from tests.simulator.airflow_entities import TaskState
+from tests.simulator.airflow_session import SchedulerSession
+from tests.simulator.clock import VirtualClock
+from tests.simulator.loop import run
+from tests.simulator.scheduler import ModelScheduler
 from tests.store.both_stores import memory_store, sql_store
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING

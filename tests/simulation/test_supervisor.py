@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
-from emr_executor.simulation.airflow_entities import (
+from tests.simulation.airflow_world import Faulty, World, a_queued, an_ended, until
+from tests.simulator.airflow_entities import (
     ApiSilent,
     FinishEnd,
     PrepareEnd,
     TaskState,
     TryScript,
 )
-from emr_executor.simulation.host import EXIT_KILLED
-from emr_executor.simulation.supervisor import EXIT_BROKEN, EXIT_NO_RESULT
-from tests.simulation.airflow_world import Faulty, World, a_queued, an_ended, until
+from tests.simulator.host import EXIT_KILLED
+from tests.simulator.supervisor import EXIT_BROKEN, EXIT_NO_RESULT
 from tests.store.both_stores import memory_store
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING

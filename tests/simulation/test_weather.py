@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from emr_executor.simulation.chaos import KINDS
-from emr_executor.simulation.scenario import draw_scenario
-from emr_executor.simulation.weather import STALE_AT_MOST_S, Weather, draw
+from tests.simulator.chaos import KINDS
+from tests.simulator.scenario import draw_scenario
+from tests.simulator.weather import STALE_AT_MOST_S, Weather, draw
 
 DRAWN = [draw(random.Random(seed)) for seed in range(300)]
 _STATE = {"down", "is_calm", "counts"}

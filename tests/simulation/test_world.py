@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from emr_executor.simulation.__main__ import replay_of
-from emr_executor.simulation.campaign import Size
-from emr_executor.simulation.chaos import KINDS
-from emr_executor.simulation.run import run_seed
-from emr_executor.simulation.world import Outcome
 from tests.simulation.lived import live
+from tests.simulator.__main__ import replay_of
+from tests.simulator.campaign import Size
+from tests.simulator.chaos import KINDS
+from tests.simulator.run import run_seed
+from tests.simulator.world import Outcome
 
 SEEDS = 32
 IN_MEMORY = Size(workloads=60)

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from emr_executor.local.airflow_client import AirflowClient, RunState
-from emr_executor.local.components import StackError
+from tests.airflow_stack.airflow_client import AirflowClient, RunState
+from tests.airflow_stack.components import StackError
 
 Handler = Callable[[httpx.Request], httpx.Response]
 

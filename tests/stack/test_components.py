@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from emr_executor.local.components import (
+from tests.airflow_stack.components import (
     MARK,
     Component,
     StackError,

@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from emr_executor.local.components import MARK
-from emr_executor.local.demo import CHECKOUT
-from emr_executor.local.ran import steps_that_ran
-from emr_executor.local.stack import LocalStack
+from tests.airflow_stack.components import MARK
+from tests.airflow_stack.stack import LocalStack
+from tests.demo_run.demo import CHECKOUT
+from tests.demo_run.ran import steps_that_ran
 
 
 @pytest.mark.processes

@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from emr_executor.cluster_template import read_template
-from emr_executor.local import demo
-from emr_executor.local.airflow_home import write_airflow_home
-from emr_executor.local.components import StackError
-from emr_executor.local.stack import LocalStack
-from emr_executor.local.stack_record import STATE_FILE, owner_lives, recorded, stop_recorded
+from tests.airflow_stack.airflow_home import write_airflow_home
+from tests.airflow_stack.components import StackError
+from tests.airflow_stack.stack import LocalStack
+from tests.airflow_stack.stack_record import STATE_FILE, owner_lives, recorded, stop_recorded
+from tests.demo_run import demo
 
 
 def airflow_cfg(home: Path, **extra: dict[str, str]) -> configparser.ConfigParser:

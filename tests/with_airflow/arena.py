@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
-from emr_executor.local.airflow_client import RunState
 from emr_executor.local.ledger import cluster_intervals, most_clusters_at_once, overlapping_steps
-from emr_executor.local.stack import LocalStack
+from tests.airflow_stack.airflow_client import RunState
+from tests.airflow_stack.stack import LocalStack
 from tests.postgres import fresh_database
 from tests.with_airflow.conftest import HERE, Bench
 from tests.with_airflow.saboteur.sitecustomize import name_of

@@ -14,16 +14,16 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
-from emr_executor.local.airflow_client import RunState
-from emr_executor.local.components import marked_processes, wait_until
-from emr_executor.local.control import EmrLocalControl
 from emr_executor.local.ledger import (
     LedgerEntry,
     most_clusters_at_once,
     overlapping_steps,
     step_intervals,
 )
-from emr_executor.local.stack import LocalStack
+from tests.airflow_stack.airflow_client import RunState
+from tests.airflow_stack.components import marked_processes, wait_until
+from tests.airflow_stack.emr_local_control import EmrLocalControl
+from tests.airflow_stack.stack import LocalStack
 from tests.postgres import fresh_database
 
 HERE = Path(__file__).parent

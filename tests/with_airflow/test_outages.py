@@ -19,7 +19,7 @@ import pytest
 from emr_executor.cli.reading import read
 from emr_executor.cli.status import read_status
 from emr_executor.core.health import Dependency
-from emr_executor.local.components import StackError, marked_processes
+from tests.airflow_stack.components import StackError, marked_processes
 from tests.postgres import PostgresServer
 from tests.with_airflow.conftest import Bench, running_bench
 

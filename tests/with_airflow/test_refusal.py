@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from emr_executor.local.components import StackError
-from emr_executor.local.stack import LocalStack
+from tests.airflow_stack.components import StackError
+from tests.airflow_stack.stack import LocalStack
 
 DAGS = """
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from emr_executor.local.components import marked_processes
+from tests.airflow_stack.components import marked_processes
 from tests.with_airflow.conftest import CANARIES, Bench
 
 JWT_HEAD = "eyJhbGciOi"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emr_executor.local.stack import LocalStack
+from tests.airflow_stack.stack import LocalStack
 from tests.with_airflow.conftest import HERE, Bench
 
 NO_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

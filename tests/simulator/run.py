@@ -1,0 +1,28 @@
+"""One seed, from its number to its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulator import loop
+from tests.simulator.complaints import heard
+from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
+from tests.simulator.stores import Faces, in_memory, on_sqlite
+from tests.simulator.world import Outcome, Plant, World
+
+STORES: dict[str, Callable[[], Faces]] = {"memory": lambda: in_memory(DEPLOYMENT), "sqlite": on_sqlite}
+
+
+def run_seed(seed: int, *, workloads: int, store: str = "memory") -> Outcome:
+    """Live the world of a seed."""
+    return run_scenario(draw_scenario(seed, workloads=workloads), STORES[store]())
+
+
+def run_scenario(scenario: Scenario, faces: Faces, plant: Plant | None = None) -> Outcome:
+    """Live a world as it was planned; ``plant`` may put a bug into the surroundings of its agents."""
+
+    async def live() -> Outcome:
+        return await World(scenario, faces, complaints, plant).live()
+
+    with heard() as complaints:
+        return loop.run(live(), seed=scenario.seed)
