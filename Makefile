@@ -30,17 +30,17 @@ help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP) ## 336,776 flights through two local clusters, one of which is lost
-	@$(BIN)/python -m tests.demo_run.demo demo
+	@$(BIN)/python -m tests.demo_run.commands demo
 
 up: $(STAMP) ## Start Airflow and a local EMR and leave them running (PORT= FRESH=1 SET=)
-	@$(BIN)/python -m tests.demo_run.demo up $(if $(PORT),--port $(PORT)) $(if $(FRESH),--fresh) \
+	@$(BIN)/python -m tests.demo_run.commands up $(if $(PORT),--port $(PORT)) $(if $(FRESH),--fresh) \
 		$(foreach option,$(SET),--set '$(option)')
 
 airflow: $(STAMP) ## A command in what `make up` started: ARGS="emr status"
-	@$(BIN)/python -m tests.demo_run.demo airflow $(ARGS)
+	@$(BIN)/python -m tests.demo_run.commands airflow $(ARGS)
 
 down: $(STAMP) ## Stop what `make up` started
-	@$(BIN)/python -m tests.demo_run.demo down
+	@$(BIN)/python -m tests.demo_run.commands down
 
 test: lint types ## Lint, types, all tests but the slow matrices (under 20 minutes)
 	@$(BIN)/python -m pytest -m "not matrix" -n 2 --no-loadscope-reorder $(ARGS)
@@ -73,7 +73,7 @@ docs: $(STAMP) ## Write docs/states.md from the tables of states
 	@$(BIN)/python docs/make_states.py
 
 clean: ## Remove .venv, the state of `make up`, caches, and what killed tests left
-	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m tests.demo_run.demo down; fi
+	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m tests.demo_run.commands down; fi
 	@rm -rf $(VENV) .emr .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@for left in /tmp/emr-executor-*-* "$${TMPDIR:-/tmp}"/emr-executor-*-*; do \

@@ -40,10 +40,10 @@ from emr_executor.core.states import ClusterState, StepState, SubmissionState, W
 from emr_executor.core.workload import after_submission, placed
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
+from emr_executor.store.async_stores import PhaseStore
 from emr_executor.store.change_store import Change
 from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
 from emr_executor.store.schema import STEERING
-from emr_executor.store.sql_faces import PhaseStore
 
 ACCEPTED_A_LOOP = 16
 """Airflow's ``[scheduler] max_tis_per_query``: so many tries are queued in one transaction."""

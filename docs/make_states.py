@@ -1,4 +1,4 @@
-"""Writes docs/states.md from the tables in ``emr_executor.core.tables``: ``make docs``."""
+"""Writes docs/states.md from the tables in ``emr_executor.core.transitions``: ``make docs``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from emr_executor.core.machine import Table
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
-from emr_executor.core.tables import (
+from emr_executor.core.transitions import (
     CLUSTER,
     SUBMISSION,
     WORKLOAD,
@@ -23,7 +23,7 @@ from emr_executor.core.tables import (
 HEAD = """\
 # States of workloads, submissions and clusters
 
-This page is made from the tables in `emr_executor/core/tables.py` by `make docs`; a test fails where the two
+`make docs` makes this page from the tables in `emr_executor/core/transitions.py`; a test fails where the two
 differ. The theory is at the top of that file. An edge is there because somebody observed something; what to
 do about it is decided elsewhere (`core/plan.py`). What no edge allows is a bug: the row goes into
 [quarantine](architecture.md#quarantine) and all others go on.

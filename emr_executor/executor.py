@@ -25,13 +25,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import object_session
 
 from emr_executor.agent_process import AgentProcess
+from emr_executor.airflow_mapping import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
 from emr_executor.config import Settings
 from emr_executor.config_load import executor_problem, load_settings, refusal_hold_s
+from emr_executor.config_refusal import Refusal, never_stored, refuse_unknown_airflow, tell_refused
 from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.executor_watch import ExecutorWatch, tell_failure
-from emr_executor.handover import airflow_key, is_of_the_row, savepoint, to_workload, workload_id_of
-from emr_executor.refusal import Refusal, never_stored, refuse_unknown_airflow, tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
 

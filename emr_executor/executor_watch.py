@@ -33,7 +33,7 @@ from emr_executor.store.schema import STEERING
 
 LOOK_S = 10.0
 SILENT_S = 45.0
-"""An agent tells of itself every 15 s (``agent.reporting``)."""
+"""An agent tells of itself every 15 s (``agent.agent_row``)."""
 ERROR_QUIET_S = 30.0
 FAILED = "emr_executor could not sync; it tries again in the next loop"
 

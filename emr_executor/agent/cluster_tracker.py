@@ -14,13 +14,13 @@ from datetime import timedelta
 
 import structlog
 
-from emr_executor.agent.desk import Desk
-from emr_executor.agent.due import Due
-from emr_executor.agent.settling import Settling
+from emr_executor.agent.cadence import Due
+from emr_executor.agent.outcomes import Settling
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.tick_state import Desk
 from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.config import Settings
-from emr_executor.core.ages import STALE_READ_S, Ages, Fact
+from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
 from emr_executor.core.observe import forgotten, never_shown, observe_cluster
 from emr_executor.core.states import (
@@ -30,7 +30,7 @@ from emr_executor.core.states import (
 )
 from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock, EmrApi
-from emr_executor.store.faces import AgentFace
+from emr_executor.store.protocols import AgentFace
 
 LOOK_WITHIN_S = 0.2
 """A look for which the call budget has no token by then is left to a later tick, which waits for none."""

@@ -6,26 +6,26 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
-from emr_executor.agent.expiry import Expiry
+from emr_executor.agent.emr_actions import Acts
 from emr_executor.agent.heartbeats import Heartbeats
-from emr_executor.agent.housekeeping import Housekeeping
-from emr_executor.agent.launching import LaunchHolds
+from emr_executor.agent.launch_backoff import LaunchHolds
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.loops import Agent
+from emr_executor.agent.outcomes import Settling
 from emr_executor.agent.phases import Phases
-from emr_executor.agent.placing import PlacingHolds
-from emr_executor.agent.settling import Settling
+from emr_executor.agent.placement_backoff import PlacingHolds
+from emr_executor.agent.retention_db import Housekeeping
+from emr_executor.agent.retention_s3 import Expiry
 from emr_executor.agent.steering import READY_LIMIT, Steering, limits_of
-from emr_executor.agent.telling import InLine, Telling
 from emr_executor.agent.tracker import Tracker
+from emr_executor.agent.waiting_lines import InLine, Telling
 from emr_executor.config import Settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import ClusterUuid, Identity
 from emr_executor.ports import Clock, EmrApi, StepRecords, TaskApi, TaskHost, TaskLog
-from emr_executor.store.faces import AgentFace
+from emr_executor.store.protocols import AgentFace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

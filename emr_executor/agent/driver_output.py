@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from emr_executor.agent.desk import Desk
 from emr_executor.agent.tasklog import driver_lines
+from emr_executor.agent.tick_state import Desk
 from emr_executor.core.model import Submission, SubmissionId, WorkloadId
 from emr_executor.core.states import StepState
 from emr_executor.errors import TryAgain

@@ -10,7 +10,7 @@ from __future__ import annotations
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.errors import StoreBusy
 from emr_executor.ports import Clock
-from emr_executor.store.faces import AgentFace
+from emr_executor.store.protocols import AgentFace
 from emr_executor.store.schema import STEERING
 
 BEATS_A_LEASE = 4

@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
-from emr_executor.agent.acts import Acts
+from emr_executor.agent.emr_actions import Acts
 from emr_executor.agent.heartbeats import Heartbeats
-from emr_executor.agent.housekeeping import ROUND_INTERVAL_S, Housekeeping
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
+from emr_executor.agent.retention_db import ROUND_INTERVAL_S, Housekeeping
 from emr_executor.agent.steering import Steering
-from emr_executor.agent.telling import ROUND_S, InLine
+from emr_executor.agent.waiting_lines import ROUND_S, InLine
 from emr_executor.config import Settings
 from emr_executor.core.waiting import Holds
 from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain

@@ -22,15 +22,15 @@ from typing import TypeVar
 import structlog
 
 from emr_executor import __version__
+from emr_executor.agent.agent_row import Reporting
 from emr_executor.agent.clock import SystemClock
 from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.agent.dependencies import Dependencies
-from emr_executor.agent.expiry import Expiry, StoredNeeds
+from emr_executor.agent.health_probe import Probing
+from emr_executor.agent.loop_watchdog import Watchdog, pulse
 from emr_executor.agent.loops import Agent
-from emr_executor.agent.probing import Probing
-from emr_executor.agent.pulse import Watchdog, pulse
-from emr_executor.agent.reporting import Reporting
-from emr_executor.agent.tables_watch import check_tables, until_other_tables
+from emr_executor.agent.retention_s3 import Expiry, StoredNeeds
+from emr_executor.agent.schema_check import check_tables, until_other_tables
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.session import open_aws
 from emr_executor.config import Settings
@@ -38,7 +38,6 @@ from emr_executor.config_load import load_settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import Identity
 from emr_executor.errors import ConfigError, StoreBusy, TryAgain
-from emr_executor.lossy import make_standard_streams_lossy
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.health_store import HealthStore
@@ -46,6 +45,7 @@ from emr_executor.store.runner import ThreadRunner
 from emr_executor.task.host_client import ForkingTaskHost
 from emr_executor.task.task_api import HttpTaskApi
 from emr_executor.task.tokens import token_mint
+from emr_executor.tolerant_streams import make_standard_streams_lossy
 
 EXIT_CONFIG = 3
 START_PAUSE_S = 3.0

@@ -9,9 +9,9 @@ from typing import TypeGuard, TypeVar
 import structlog
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
-from emr_executor.core.tables import Row, entity_of, id_of
+from emr_executor.core.transitions import Row, entity_of, id_of
 from emr_executor.errors import Bug, InvalidTransition
-from emr_executor.store.faces import AgentFace
+from emr_executor.store.protocols import AgentFace
 
 STORY_LINES = 20
 """Lines of the row's history that are kept with it: history itself is purged by age."""

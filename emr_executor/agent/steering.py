@@ -9,19 +9,19 @@ from datetime import datetime
 
 import structlog
 
-from emr_executor.agent.acts import Acts
-from emr_executor.agent.desk import Desk
-from emr_executor.agent.launching import LaunchHolds
-from emr_executor.agent.placing import PlacingHolds
+from emr_executor.agent.emr_actions import Acts
+from emr_executor.agent.launch_backoff import LaunchHolds
+from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.placement_backoff import PlacingHolds
 from emr_executor.agent.quarantine import is_free
-from emr_executor.agent.settling import Settling
 from emr_executor.agent.stale import StaleWatch
-from emr_executor.agent.telling import Telling
+from emr_executor.agent.tick_state import Desk
 from emr_executor.agent.tracker import Tracker
+from emr_executor.agent.waiting_lines import Telling
 from emr_executor.aws.launch import cluster_name
 from emr_executor.config import Settings
-from emr_executor.core.ages import Ages, Fact, FactKey, facts_of, of_others
 from emr_executor.core.contradictions import contradictions
+from emr_executor.core.fact_ages import Ages, Fact, FactKey, facts_of, of_others
 from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
@@ -49,7 +49,7 @@ from emr_executor.core.waiting import Holds, reasons
 from emr_executor.core.workload import WorkloadMove, cancelled, placed, waited_too_long
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords, TaskLog
-from emr_executor.store.faces import AgentFace
+from emr_executor.store.protocols import AgentFace
 
 READY_LIMIT = 1000
 """READY workloads looked at in one tick; the rest is counted."""

@@ -16,15 +16,15 @@ from typing import Any
 
 import structlog
 
+from emr_executor.agent.cadence import Due
 from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
-from emr_executor.agent.desk import Desk
 from emr_executor.agent.driver_output import DriverOutput
-from emr_executor.agent.due import Due
-from emr_executor.agent.settling import Settling
-from emr_executor.agent.step_look import StepLook, by_submission, may_never_begin, needs_a_sweep, one_of
+from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.step_poll import StepLook, by_submission, may_never_begin, needs_a_sweep, one_of
+from emr_executor.agent.tick_state import Desk
 from emr_executor.aws.layout import claims_first
 from emr_executor.config import Settings
-from emr_executor.core.ages import STALE_READ_S, Ages, Fact
+from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import (
     Cluster,
     ClusterUuid,
@@ -51,7 +51,7 @@ QUICK_LOOK_S = 5.0
 """How soon ListSteps is asked again where a sweep is the only way to know more."""
 STEP_UNKNOWN_S = 60.0
 """A step that a complete ListSteps does not show after this was never added: longer than an act may wait
-before it calls (``acts.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
+before it calls (``emr_actions.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
 
 STALL_S = 300.0
 """A cluster that is up, with pending steps and none running, for this long starts none any more."""

@@ -75,7 +75,7 @@ def migrate(_args: Any) -> None:
 
 def status(args: Any, engine: Engine | None = None) -> None:
     """``airflow emr status``: exit code 1 when something is wrong."""
-    from emr_executor.cli.reading import settings_or_problems
+    from emr_executor.cli.read_only import settings_or_problems
     from emr_executor.cli.status import read_status, status_view
 
     now = datetime.now(tz=UTC)
@@ -109,7 +109,7 @@ def steps(args: Any, engine: Engine | None = None) -> None:
 def explain(args: Any, engine: Engine | None = None) -> None:
     """``airflow emr explain``: exit code 1 when Airflow does not know the task."""
     from emr_executor.cli.explain import explanation_view, read_explanation
-    from emr_executor.cli.reading import settings_or_problems
+    from emr_executor.cli.read_only import settings_or_problems
 
     settings, problems = settings_or_problems()
     work = partial(
@@ -129,8 +129,8 @@ def _answer(
     args: Any, work: Callable[..., Any], view: Callable[[Any], RenderableType], engine: Engine | None
 ) -> Any:
     """Read, print as asked for, and give back what was read; what cannot be told ends the process with 1."""
-    from emr_executor.cli.reading import CannotTell, read
-    from emr_executor.cli.tables import show, show_json
+    from emr_executor.cli.formatting import show, show_json
+    from emr_executor.cli.read_only import CannotTell, read
 
     try:
         facts = read(work, engine=engine)

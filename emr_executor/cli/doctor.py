@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from emr_executor.cli.tables import span
+from emr_executor.cli.formatting import span
 from emr_executor.task.skew import less_journey_s
 
 CLOCKS_AGREE_S = 3.0

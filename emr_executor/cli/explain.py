@@ -10,12 +10,12 @@ from rich.padding import Padding
 from rich.text import Text
 from sqlalchemy import Connection
 
-from emr_executor.cli.airflow_side import AirflowFacts, read_airflow
-from emr_executor.cli.airflow_words import airflow_sentences
-from emr_executor.cli.our_side import OurFacts, read_ours
-from emr_executor.cli.our_words import our_sentences
+from emr_executor.cli.airflow_facts import AirflowFacts, read_airflow
+from emr_executor.cli.airflow_text import airflow_sentences
+from emr_executor.cli.emr_facts import OurFacts, read_ours
+from emr_executor.cli.emr_text import our_sentences
+from emr_executor.cli.formatting import clock, labelled
 from emr_executor.cli.quarantine import kept_story
-from emr_executor.cli.tables import clock, labelled
 from emr_executor.config import Settings
 from emr_executor.store import queries
 

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from emr_executor.cli.tables import clock, since, span
+from emr_executor.cli.formatting import clock, since, span
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth, Dependency
 from emr_executor.store import health_store, queries
 
 SILENT = timedelta(seconds=45)
-"""An agent tells of itself every 15 s (``agent.reporting``): three times nothing is silence."""
+"""An agent tells of itself every 15 s (``agent.agent_row``): three times nothing is silence."""
 
 _MEANS = {
     Dependency.EMR: "no cluster is launched or ended and no step added; steps that run go on, no task fails",

@@ -11,7 +11,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from emr_executor.cli import quarantine
-from emr_executor.cli.tables import since, table
+from emr_executor.cli.formatting import since, table
 from emr_executor.core.model import Submission
 from emr_executor.core.settle import ENDED_BY_US, why_ended
 from emr_executor.core.states import LIVE_SUBMISSION_STATES, StepState

@@ -5,7 +5,7 @@ The rules behind these sentences are in docs/architecture.md, "Quarantine".
 
 from __future__ import annotations
 
-from emr_executor.cli.tables import counted
+from emr_executor.cli.formatting import counted
 from emr_executor.core.states import WorkloadTarget
 from emr_executor.store.queries import Held
 

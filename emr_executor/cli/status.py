@@ -12,6 +12,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from emr_executor.cli import quarantine
+from emr_executor.cli.formatting import clock, counted, labelled, since, span, table
 from emr_executor.cli.health import (
     HealthFacts,
     agent_lines,
@@ -21,7 +22,6 @@ from emr_executor.cli.health import (
     wrong_health,
 )
 from emr_executor.cli.stuck import wrong_again, wrong_ends, wrong_launches
-from emr_executor.cli.tables import clock, counted, labelled, since, span, table
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, WorkloadState, WorkloadTarget

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from emr_executor.cli.our_side import PAST_CLUSTERS, PoolFacts, pool_facts
-from emr_executor.cli.tables import clock, counted, since
+from emr_executor.cli.emr_facts import PAST_CLUSTERS, PoolFacts, pool_facts
+from emr_executor.cli.formatting import clock, counted, since
 from emr_executor.config import Settings
 from emr_executor.core.model import Cluster, ClusterId, HistoryEntry
 from emr_executor.core.states import USABLE_CLUSTER_STATES, ClusterTarget, WorkloadState

@@ -1,8 +1,8 @@
 """What rows must never say of each other, whatever happened: each finding is a bug of ours.
 
-A single row is held to its table (``core.tables``). These rules hold between rows, at every moment that a
-snapshot shows, since whoever changes one of them changes the others in the same transaction. A plan made
-from rows that contradict each other could run a step twice, so the workload is quarantined first.
+A single row is held to its table (``core.transitions``). These rules hold between rows, at every moment
+that a snapshot shows, since whoever changes one of them changes the others in the same transaction. A plan
+made from rows that contradict each other could run a step twice, so the workload is quarantined first.
 """
 
 from __future__ import annotations

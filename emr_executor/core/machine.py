@@ -1,6 +1,6 @@
 """What a table of states is: edges, the one move that each allows, and which news is old.
 
-The tables themselves, and the theory behind them, are in ``core.tables``.
+The tables themselves, and the theory behind them, are in ``core.transitions``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 News comes late, doubled and out of order (S3 listings, ListSteps pages, ListClusters). A fold is
 therefore monotone: applying the same or older news again changes nothing, and an end that was
 seen is never unseen. No fold decides anything; ``core.settle`` and ``core.plan`` do. The answer
-of a call is news that comes once (``launched``, ``added``). All ask ``core.tables`` and raise
+of a call is news that comes once (``launched``, ``added``). All ask ``core.transitions`` and raise
 InvalidTransition for what it does not have.
 """
 
@@ -32,7 +32,7 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.core.tables import CLUSTER, SHOWN, SUBMISSION, ClusterSeen, SubmissionSeen
+from emr_executor.core.transitions import CLUSTER, SHOWN, SUBMISSION, ClusterSeen, SubmissionSeen
 from emr_executor.errors import InvalidTransition
 
 
@@ -73,7 +73,7 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
         return submission
     is_bad_end = shown.state in TERMINAL_STEP_STATES and shown.state is not StepState.COMPLETED
     if submission.step_id not in (None, shown.step_id):
-        # EMR has the step twice, and it is the other one that tells how it goes (``step_look.one_of``).
+        # EMR has the step twice, and it is the other one that tells how it goes (``step_poll.one_of``).
         if is_bad_end:
             return submission
         ended_at = submission.ended_at if submission.wrapper_ended else None

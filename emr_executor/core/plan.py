@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.fact_ages import Ages, Fact
 from emr_executor.core.model import (
     AllTries,
     ClusterPoolLimits,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.fact_ages import Ages, Fact
 from emr_executor.core.model import Cluster, ClusterPoolLimits, ClusterUuid, Snapshot, Submission, Workload
 from emr_executor.core.placement import Load
 from emr_executor.core.states import (

@@ -23,14 +23,14 @@ ever said of a cluster that is over, so nothing is run again while its step may 
 only after its steps were listed once more: one that completed just before must not run again.
 What never began cannot have completed, so it waits for neither, and a cluster that never was up is
 listed at once. What failed before it began is LOST on a cluster that stays, too: it did nothing.
-Durations are ``core.ages``: no time that another host wrote is reckoned with.
+Durations are ``core.fact_ages``: no time that another host wrote is reckoned with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emr_executor.core.ages import STALE_READ_S, Ages, Fact
+from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.machine import step
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
@@ -40,8 +40,8 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.core.tables import SUBMISSION
-from emr_executor.core.tables import SubmissionSeen as Seen
+from emr_executor.core.transitions import SUBMISSION
+from emr_executor.core.transitions import SubmissionSeen as Seen
 
 ENDED_BY_US = "the agent ended it"
 OVERTIME = "execution_timeout reached"

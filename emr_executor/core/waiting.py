@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from emr_executor.core.ages import Ages, Fact
+from emr_executor.core.fact_ages import Ages, Fact
 from emr_executor.core.model import (
     Cluster,
     ClusterId,

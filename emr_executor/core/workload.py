@@ -1,6 +1,6 @@
 """The workload's machine: what a settled submission, or none, makes of it.
 
-Every move asks ``core.tables.WORKLOAD`` and raises InvalidTransition where that has no edge. The edges
+Every move asks ``core.transitions.WORKLOAD`` and raises InvalidTransition where that has no edge. The edges
 between ACCEPTED, PREPARING, FINISHABLE, FINISHING and FINISHED belong to the claim of one phase's
 process and are written by ``store.phase_store``; those of a parked workload are here.
 """
@@ -13,7 +13,7 @@ from datetime import datetime
 from emr_executor.core.machine import step
 from emr_executor.core.model import ClusterId, StepOutcome, Submission, Workload
 from emr_executor.core.states import SubmissionState, Verdict, WorkloadState, WorkloadTarget
-from emr_executor.core.tables import WORKLOAD, WorkloadSeen
+from emr_executor.core.transitions import WORKLOAD, WorkloadSeen
 
 HANDED_OVER_AGAIN = frozenset({"scheduled", "queued"})
 """Airflow's states of a task instance that was taken back from us, stuck in queued, and that we get again

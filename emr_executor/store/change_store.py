@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Insert, Table, Update, bindparam, insert, sel
 from sqlalchemy.exc import IntegrityError
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
-from emr_executor.core.tables import check_change
+from emr_executor.core.transitions import check_change
 from emr_executor.errors import StaleWriter
 from emr_executor.store.history_store import append
 from emr_executor.store.lease_store import hold_lease
@@ -39,7 +39,7 @@ def apply(
     Only columns that differ are written. Several changes of one row count as one, from its first ``old`` to
     its last ``new``. Raises StaleWriter when the lease is lost, or when a row, named, is no longer as it was
     read: the caller rolls back, reads again and decides again. Raises InvalidTransition, naming the row, for
-    a change that ``core.tables`` does not have.
+    a change that ``core.transitions`` does not have.
     """
     hold_lease(conn, lease_token)
     inserts: dict[type[Stored], list[Stored]] = defaultdict(list)

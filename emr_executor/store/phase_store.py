@@ -32,8 +32,8 @@ from emr_executor.core.backoff import doubled_s
 from emr_executor.core.machine import step as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.core.tables import WORKLOAD as TABLE
-from emr_executor.core.tables import WorkloadSeen
+from emr_executor.core.transitions import WORKLOAD as TABLE
+from emr_executor.core.transitions import WorkloadSeen
 from emr_executor.core.workload import seen_in_refusal
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order

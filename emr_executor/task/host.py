@@ -26,8 +26,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from emr_executor.lossy import have_a_temporary_folder, make_standard_streams_lossy
 from emr_executor.task.wire import PhaseReply, begun_line, phase_id_of, phase_of, reply_line, report_lines
+from emr_executor.tolerant_streams import have_a_temporary_folder, make_standard_streams_lossy
 
 if TYPE_CHECKING:
     from emr_executor.task.wire import Phase

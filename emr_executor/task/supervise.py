@@ -36,7 +36,6 @@ from emr_executor.aws.access import way_of
 from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug, ConfigError, StaleWriter, TryAgain, WorkloadRejected
-from emr_executor.lossy import LossyFile
 from emr_executor.task import finish, prepare
 from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, is_outage, reason_of
 from emr_executor.task.child import ChildSetup
@@ -46,6 +45,7 @@ from emr_executor.task.results import PhaseResults, ResultsFactory, backoff_s
 from emr_executor.task.staging import Staging
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.wire import Phase
+from emr_executor.tolerant_streams import LossyFile
 
 log = structlog.get_logger(__name__)
 

@@ -12,16 +12,16 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from emr_executor.agent.acts import Acts
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
-from emr_executor.agent.launching import LaunchHolds
-from emr_executor.agent.placing import PlacingHolds
-from emr_executor.agent.settling import Settling
+from emr_executor.agent.emr_actions import Acts
+from emr_executor.agent.launch_backoff import LaunchHolds
+from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.placement_backoff import PlacingHolds
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.agent.telling import Telling
 from emr_executor.agent.tracker import Tracker
+from emr_executor.agent.waiting_lines import Telling
 from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.health import Dependency

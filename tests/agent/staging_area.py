@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from emr_executor.agent.expiry import Expired, Expiry
+from emr_executor.agent.retention_s3 import Expired, Expiry
 from emr_executor.aws import layout
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.model import StepPlan, SubmissionId

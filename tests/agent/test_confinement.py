@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from emr_executor.agent.desk import Desk
 from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.agent.tick_state import Desk
 from emr_executor.core.model import ObservedCluster, StepRecord, SubmissionId
 from emr_executor.core.states import (
     SubmissionState,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emr_executor.agent.launching import FIRST_HOLD_S
+from emr_executor.agent.launch_backoff import FIRST_HOLD_S
 from emr_executor.core.model import StepId
 from emr_executor.core.states import (
     ClusterState,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from emr_executor.agent.placing import MOST_REFUSALS, Refusals, Ride
+from emr_executor.agent.placement_backoff import MOST_REFUSALS, Refusals, Ride
 from emr_executor.core.model import StepPlan, Workload
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import LaunchRefused
@@ -110,7 +110,10 @@ async def test_why_a_launch_is_refused_is_told_once_to_all_who_wait_for_it(world
     ("broken", "why"),
     [
         ("emr_executor.config.Settings.pool_named", "cluster pool 'default' is no longer configured"),
-        ("emr_executor.agent.acts.launch_request", "no launch can be made of the cluster template: KeyError"),
+        (
+            "emr_executor.agent.emr_actions.launch_request",
+            "no launch can be made of the cluster template: KeyError",
+        ),
     ],
 )
 async def test_a_launch_that_cannot_be_made_is_refused_with_its_reason(

@@ -9,7 +9,7 @@ from itertools import permutations
 import pytest
 from sqlalchemy import Engine, update
 
-from emr_executor.agent.step_look import one_of
+from emr_executor.agent.step_poll import one_of
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
 from emr_executor.core.states import (
     ClusterState,

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from emr_executor.agent.cluster_tracker import ClusterTracker
-from emr_executor.agent.desk import Desk
-from emr_executor.agent.settling import Settling
-from emr_executor.agent.step_look import MOST_FAILURES
+from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.step_poll import MOST_FAILURES
+from emr_executor.agent.tick_state import Desk
 from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
 from emr_executor.aws.step import step_name
-from emr_executor.core.ages import Ages, Fact, FactKey
+from emr_executor.core.fact_ages import Ages, Fact, FactKey
 from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId
 from emr_executor.core.states import ClusterState, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable, BudgetSpent, ClusterGone

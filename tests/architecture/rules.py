@@ -63,7 +63,7 @@ RULES: dict[str, Rule] = {
         theirs=_names("aiobotocore botocore boto3 airflow aiohttp structlog"),
     ),
     "emr_executor.task": Rule(
-        ours=_names("core errors config ports store aws config_load lossy"),
+        ours=_names("core errors config ports store aws config_load tolerant_streams"),
         theirs=_names(
             "airflow attrs boto3 botocore httpx pydantic setproctitle sqlalchemy structlog uuid6 tenacity"
         ),
@@ -74,17 +74,19 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.agent.main": Rule(ours=None, theirs=None),
     "emr_executor.executor": Rule(
-        ours=_names("core errors config config_load store agent_process executor_watch handover refusal"),
+        ours=_names(
+            "core errors config config_load store agent_process executor_watch airflow_mapping config_refusal"
+        ),
         theirs=_names("airflow sqlalchemy"),
     ),
     "emr_executor.executor_watch": Rule(
         ours=_names("agent core errors config store"), theirs=_names("airflow sqlalchemy")
     ),
-    "emr_executor.handover": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
+    "emr_executor.airflow_mapping": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
     "emr_executor.agent_process": Rule(),
-    "emr_executor.lossy": Rule(),
-    "emr_executor.refusal": Rule(
-        ours=_names("agent.tasklog errors handover store.scheduler_store"),
+    "emr_executor.tolerant_streams": Rule(),
+    "emr_executor.config_refusal": Rule(
+        ours=_names("agent.tasklog errors airflow_mapping store.scheduler_store"),
         theirs=_names("airflow sqlalchemy"),
     ),
     "emr_executor.cli": Rule(ours=None, theirs=_names("airflow rich sqlalchemy botocore")),
@@ -107,9 +109,9 @@ ASYNC_ALLOWED = (
     "emr_executor.task.host",
     "emr_executor.ports",
     "emr_executor.store.agent_store",
-    "emr_executor.store.faces",
+    "emr_executor.store.protocols",
     "emr_executor.store.health_store",
     "emr_executor.store.runner",
-    "emr_executor.store.sql_faces",
+    "emr_executor.store.async_stores",
 )
 """Only these may import asyncio or define coroutines: everything else is synchronous."""

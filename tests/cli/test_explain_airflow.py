@@ -9,8 +9,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from emr_executor.cli.airflow_limits import Limit
-from emr_executor.cli.airflow_words import NOTHING_HOLDS
-from emr_executor.cli.reading import CannotTell
+from emr_executor.cli.airflow_text import NOTHING_HOLDS
+from emr_executor.cli.read_only import CannotTell
 from emr_executor.config import Settings
 from tests.cli.world import World, workload_of
 from tests.store.builders import at

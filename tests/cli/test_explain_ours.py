@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emr_executor.cli.explain import explanation_view
-from emr_executor.cli.tables import plain
+from emr_executor.cli.formatting import plain
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth
 from emr_executor.core.model import Cluster, ClusterId, Identity, StepId, StepOutcome

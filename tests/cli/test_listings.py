@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from emr_executor.cli.formatting import plain
 from emr_executor.cli.listings import clusters_view, read_clusters, read_steps, steps_view
-from emr_executor.cli.reading import read
-from emr_executor.cli.tables import plain
+from emr_executor.cli.read_only import read
 from emr_executor.core.model import ClusterId, StepId, TaskKey
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
 from tests.cli.world import World, rendered

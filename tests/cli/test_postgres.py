@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from emr_executor.cli.reading import read
+from emr_executor.cli.read_only import read
 from emr_executor.cli.status import StatusFacts, read_status
 from emr_executor.config import Settings
 from tests.cli.world import World, workload_of

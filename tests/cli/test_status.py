@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from emr_executor.cli.reading import read
+from emr_executor.cli.formatting import plain
+from emr_executor.cli.read_only import read
 from emr_executor.cli.status import StatusFacts, read_status, status_view
-from emr_executor.cli.tables import plain
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth, Away, Dependency
 from emr_executor.core.model import ClusterId

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.cli.reading import read
+from emr_executor.cli.read_only import read
 from emr_executor.cli.status import read_status, status_view
 from emr_executor.config import Settings
 from emr_executor.core.health import AgentHealth

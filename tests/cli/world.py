@@ -19,7 +19,7 @@ from sqlalchemy import Engine, insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from emr_executor.cli.explain import Explanation, explanation_view, read_explanation
-from emr_executor.cli.reading import read
+from emr_executor.cli.read_only import read
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey, Workload, WorkloadId
 from emr_executor.store.history_store import append

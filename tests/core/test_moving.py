@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.ages import Ages, Fact, reckoned
+from emr_executor.core.fact_ages import Ages, Fact, reckoned
 from emr_executor.core.model import Cluster, Snapshot, Submission, Workload
 from emr_executor.core.plan import Plan, plan
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState

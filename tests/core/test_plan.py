@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.ages import reckoned
+from emr_executor.core.fact_ages import reckoned
 from emr_executor.core.model import Snapshot, StepPlan, Workload
 from emr_executor.core.placement import WaitKind
 from emr_executor.core.plan import Plan, plan

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.ages import Ages, reckoned
 from emr_executor.core.contradictions import contradictions
+from emr_executor.core.fact_ages import Ages, reckoned
 from emr_executor.core.plan import Plan, culprit, plan
 from emr_executor.core.settle import Settled, settle
 from emr_executor.core.states import (

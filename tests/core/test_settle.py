@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.ages import reckoned
+from emr_executor.core.fact_ages import reckoned
 from emr_executor.core.settle import Settled, lost_because, settle
 from emr_executor.core.states import (
     ClusterState,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.ages import reckoned
+from emr_executor.core.fact_ages import reckoned
 from emr_executor.core.model import Cluster, Snapshot, StepId, Submission, Workload
 from emr_executor.core.plan import plan
 from emr_executor.core.states import (

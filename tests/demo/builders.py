@@ -6,7 +6,7 @@ from typing import Any
 
 from emr_executor.local.ledger import LedgerEntry
 from tests.airflow_stack.airflow_client import RunState, TaskState
-from tests.demo_run.ran import StepRan
+from tests.demo_run.emr_steps import StepRan
 
 CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
 

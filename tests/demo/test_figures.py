@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.demo_run.flagship import DAG_ID, FLIGHTS, TASKS
+from tests.demo_run.flights import DAG_ID, FLIGHTS, TASKS
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "delays_by_month.py"
 WEATHER = """origin,time_hour,precip

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from tests.demo.builders import ran_with_a_loss, run, status_cluster, status_step, task
-from tests.demo_run.flagship import in_order, losses_table, tasks_table
+from tests.demo_run.checks import Evidence
+from tests.demo_run.emr_steps import steps_that_ran
+from tests.demo_run.executor_history import Line, Told
+from tests.demo_run.flights import in_order, losses_table, tasks_table
 from tests.demo_run.live_view import LiveView, picture
-from tests.demo_run.moment import ClusterNow, Moment, cluster_to_lose, clusters_now
-from tests.demo_run.ran import steps_that_ran
-from tests.demo_run.told import Line, Told
-from tests.demo_run.verdict import Evidence
+from tests.demo_run.snapshot import ClusterNow, Moment, cluster_to_lose, clusters_now
 
 STEP = "airflow-emr/01-ab-2/delays_by_month.month[3]"
 STATUS = {

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.airflow_stack.airflow_client import RunState
-from tests.demo_run.moment import ClusterNow, Moment
+from tests.demo_run.snapshot import ClusterNow, Moment
 
 _EVENTS_SHOWN = 8
 _CLUSTERS_SHOWN = 4

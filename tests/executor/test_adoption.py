@@ -16,10 +16,10 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
+from emr_executor.config_refusal import Refusal
 from emr_executor.core.model import Identity, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.executor import EmrExecutor
-from emr_executor.refusal import Refusal
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.phase_store import claim
 from emr_executor.store.schema import WORKLOAD

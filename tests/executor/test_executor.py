@@ -18,9 +18,9 @@ from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Column, MetaData, String, Table, delete, event, insert, select
 
+from emr_executor.config_refusal import tell_refused
 from emr_executor.core.states import WorkloadState
 from emr_executor.executor import EmrExecutor
-from emr_executor.refusal import tell_refused
 from emr_executor.store import scheduler_store
 from emr_executor.store.rows import mapping_of
 from emr_executor.store.schema import AIRFLOW, METADATA, VERSION_TABLE, WORKLOAD

@@ -7,8 +7,8 @@ import sys
 import pytest
 from airflow.utils.state import TaskInstanceState
 
+from emr_executor.config_refusal import ExecutorOrderError, Refusal
 from emr_executor.executor import EmrExecutor
-from emr_executor.refusal import ExecutorOrderError, Refusal
 from tests.executor.test_executor import execute_task, ti_of
 
 

@@ -34,8 +34,8 @@ from tests.local.world import launch_request
 from tests.simulator.client import CloudClient
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
+from tests.simulator.fault_profile import Weather
 from tests.simulator.loop import VirtualLoop
-from tests.simulator.weather import Weather
 
 T = TypeVar("T")
 

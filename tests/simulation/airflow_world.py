@@ -14,7 +14,7 @@ from emr_executor.core.model import Identity, StepOutcome, TaskKey, Workload, Wo
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import StoreBusy
 from emr_executor.ports import PhaseEnded, PhaseJob
-from emr_executor.store.faces import Change, PhaseFace
+from emr_executor.store.protocols import Change, PhaseFace
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_api import ApiFaults, ExecutionApi
 from tests.simulator.airflow_entities import (

@@ -14,9 +14,9 @@ from emr_executor.local.ledger import LedgerEntry
 from tests.local.world import launch_request
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
+from tests.simulator.fault_profile import Weather
 from tests.simulator.loop import run
 from tests.simulator.records import SimRecords
-from tests.simulator.weather import Weather
 
 CLUSTER = ClusterUuid("c1")
 

@@ -28,8 +28,8 @@ from tests.simulation.cloud_world import CloudWorld
 from tests.simulator import client as fates
 from tests.simulator.client import CallLimits, CloudClient, Fate
 from tests.simulator.cloud import StepScript
+from tests.simulator.fault_profile import Weather
 from tests.simulator.loop import run
-from tests.simulator.weather import Weather
 
 NAME = "airflow-emr/d1/default/c1"
 PREFIX = "airflow-emr/d1/"

@@ -8,13 +8,13 @@ from functools import cache
 
 import pytest
 
-from tests.simulation import planted
-from tests.simulation.lived import Lived
+from tests.simulation import mutants
+from tests.simulation.finished_world import Lived
 from tests.simulator import loop
-from tests.simulator.complaints import heard
+from tests.simulator.error_capture import heard
+from tests.simulator.fault_profile import Weather
 from tests.simulator.scenario import DEPLOYMENT, draw_scenario
 from tests.simulator.stores import in_memory
-from tests.simulator.weather import Weather
 from tests.simulator.world import World
 
 WORKLOADS = 80
@@ -25,7 +25,7 @@ SEEDS = range(4)
 def _lived(seed: int) -> Lived:
     """Few slots and many tasks; a quarter of them are long."""
     scenario = replace(draw_scenario(seed, workloads=WORKLOADS), weather=Weather(), refused_share=0.0)
-    plan = planted.both(planted.crowded, planted.with_steps_of(200, 20, 40, 10))
+    plan = mutants.both(mutants.crowded, mutants.with_steps_of(200, 20, 40, 10))
 
     async def life() -> Lived:
         world = World(plan(scenario), in_memory(DEPLOYMENT), complaints)

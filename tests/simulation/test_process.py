@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tests.simulator.fault_profile import Weather
 from tests.simulator.loop import run
 from tests.simulator.process import SimProcess, task_factory
-from tests.simulator.weather import Weather
 
 
 class Life:

@@ -8,7 +8,7 @@ import itertools
 from emr_executor.core.model import StepRecord, SubmissionId
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, marks
 from tests.simulator.cloud import StepScript
-from tests.simulator.weather import Weather
+from tests.simulator.fault_profile import Weather
 
 
 def test_changed_shows_what_differs_from_what_is_known_in_the_order_of_the_keys() -> None:

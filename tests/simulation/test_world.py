@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.lived import live
+from tests.simulation.finished_world import live
 from tests.simulator.__main__ import replay_of
 from tests.simulator.campaign import Size
 from tests.simulator.chaos import KINDS
@@ -102,7 +102,7 @@ def test_a_world_ends_at_rest(store: str) -> None:
     assert len(over) > 0
 
 
-_DIGEST = "from tests.simulation.lived import live; print(live(5, workloads=40).digest())"
+_DIGEST = "from tests.simulation.finished_world import live; print(live(5, workloads=40).digest())"
 
 
 def test_one_seed_is_one_story() -> None:

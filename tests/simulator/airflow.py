@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from emr_executor.core.model import Identity
-from emr_executor.store.faces import TaskInstances
+from emr_executor.store.protocols import TaskInstances
 from tests.simulator.airflow_entities import (
     FINISHED,
     TOKEN_LEEWAY_S,

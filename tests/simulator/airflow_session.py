@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import Bug, StoreBusy
-from emr_executor.store.faces import Reported, SchedulerFace
+from emr_executor.store.protocols import Reported, SchedulerFace
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_entities import SimTaskInstance
 from tests.simulator.airflow_scheduling import ExecutorEvent
@@ -224,7 +224,7 @@ class SchedulerSession:
 
 
 def workload_of(ti: SimTaskInstance, job_id: int, now: datetime) -> Workload:
-    """A try as ``handover.to_workload`` makes it."""
+    """A try as ``airflow_mapping.to_workload`` makes it."""
     key, script = ti.key, ti.script
     return Workload(
         workload_id=WorkloadId(ti.ti_id),

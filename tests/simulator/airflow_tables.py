@@ -14,7 +14,7 @@ from typing import Any
 
 from emr_executor.core.model import TaskKey
 from emr_executor.errors import Bug
-from emr_executor.store.faces import TaskInstances
+from emr_executor.store.protocols import TaskInstances
 from tests.simulator.airflow_entities import (
     FINISHED,
     Job,

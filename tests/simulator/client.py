@@ -26,7 +26,7 @@ from emr_executor.local.faults import CallFate, TokenBucket
 from emr_executor.local.operations import READS
 from emr_executor.local.requests import EmrApiError
 from tests.simulator.cloud import Cloud
-from tests.simulator.weather import Weather
+from tests.simulator.fault_profile import Weather
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0

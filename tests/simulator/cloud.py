@@ -12,6 +12,7 @@ from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
 from emr_executor.local.requests import validation
 from tests.simulator.clock import EPOCH, VirtualClock
+from tests.simulator.fault_profile import Weather
 from tests.simulator.records import Bucket
 from tests.simulator.step_process import (
     EXIT_CLAIMED,
@@ -22,7 +23,6 @@ from tests.simulator.step_process import (
     StepProcess,
     StepScript,
 )
-from tests.simulator.weather import Weather
 
 __all__ = ["Cloud", "StepScript"]
 

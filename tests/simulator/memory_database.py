@@ -12,8 +12,8 @@ from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter
 from emr_executor.store.change_store import key_of, merged
 from emr_executor.store.clauses import LIVE_WORKLOAD_STATES
-from emr_executor.store.faces import Change, LeaseRow, Stored
 from emr_executor.store.phase_store import CLAIMED_FROM
+from emr_executor.store.protocols import Change, LeaseRow, Stored
 from emr_executor.store.schema import STEERING
 from tests.simulator.memory_tables import (
     Clusters,
@@ -71,7 +71,7 @@ class MemoryDatabase:
         """Write all changes and their story, or nothing; the new values with new versions, in order.
 
         Raises StaleWriter: the lease is lost, a row moved on, or a new one exists already. InvalidTransition:
-        a change that ``core.tables`` does not have.
+        a change that ``core.transitions`` does not have.
         """
         lease = self.leases.get(STEERING)
         if lease is None or lease.token != lease_token:

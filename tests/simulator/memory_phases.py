@@ -8,7 +8,7 @@ from typing import Any
 
 from emr_executor.core.model import HistoryEntry, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.core.tables import WorkloadSeen
+from emr_executor.core.transitions import WorkloadSeen
 from emr_executor.core.workload import seen_in_refusal
 from emr_executor.store.phase_store import CLAIMED_FROM, handed_over_again, refused_pause, told_before
 from emr_executor.store.snapshot_store import RESTARTING

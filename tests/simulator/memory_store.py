@@ -1,4 +1,4 @@
-"""The store in memory: what ``store.faces`` promises, with the semantics of the SQL store, for the simulator.
+"""The store in memory: what ``store.protocols`` promises, with the semantics of the SQL store.
 
 Many agents, schedulers and phases share one ``MemoryDatabase``. A method changes its state without awaiting
 anything, so each is one transaction; what it refuses, it refuses before it writes. Text is kept as given
@@ -25,9 +25,9 @@ from emr_executor.core.model import (
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.core.workload import HANDED_OVER_AGAIN
 from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES
-from emr_executor.store.faces import Change, LeaseRow, Purged, Reported, Stored
 from emr_executor.store.history_store import PURGE_BATCH
 from emr_executor.store.phase_store import CLAIMED_FROM
+from emr_executor.store.protocols import Change, LeaseRow, Purged, Reported, Stored
 from emr_executor.store.schema import ReportState
 from emr_executor.store.snapshot_store import PARKED, RESTARTING, RUNNING, UNCLAIMED, WANTED_BY_AIRFLOW
 from tests.simulator.memory_database import MemoryDatabase

@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulator.gate import Gate
-from tests.simulator.weather import Weather
+from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_proxy import Gate
 
 _CURRENT: contextvars.ContextVar[SimProcess | None] = contextvars.ContextVar("process", default=None)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.ports import Clock
-from tests.simulator.weather import Weather
+from tests.simulator.fault_profile import Weather
 
 KEPT_VERSIONS = 3
 """Of one record: the newest, and what listings that lag may show instead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.simulator import loop
-from tests.simulator.complaints import heard
+from tests.simulator.error_capture import heard
 from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
 from tests.simulator.stores import Faces, in_memory, on_sqlite
 from tests.simulator.world import Outcome, Plant, World

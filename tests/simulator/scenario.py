@@ -15,7 +15,7 @@ from emr_executor.core.model import TaskKey
 from emr_executor.local.entities import ModelOptions
 from tests.simulator.airflow_entities import FinishEnd, PrepareEnd, TaskScript, TryScript
 from tests.simulator.cloud import StepScript
-from tests.simulator.weather import Weather, draw
+from tests.simulator.fault_profile import Weather, draw
 
 DEPLOYMENT = "5eed5eed-0000-4000-8000-000000000001"
 POOL = "default"

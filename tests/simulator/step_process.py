@@ -19,8 +19,8 @@ from enum import Enum, auto
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.core.states import RecordPhase
 from tests.simulator.clock import VirtualClock
+from tests.simulator.fault_profile import Weather
 from tests.simulator.records import Bucket
-from tests.simulator.weather import Weather
 
 EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_NOT_BEGUN, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 125, 143, -9
 """The wrapper's exit codes, and the end of a process that SIGKILL or the loss of its machine ends."""

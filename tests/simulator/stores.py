@@ -8,10 +8,10 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from emr_executor.store.agent_store import AgentStore
-from emr_executor.store.faces import AgentFace, PhaseFace, SchedulerFace, TaskInstances
+from emr_executor.store.async_stores import PhaseStore, SchedulerStore
+from emr_executor.store.protocols import AgentFace, PhaseFace, SchedulerFace, TaskInstances
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import AIRFLOW, METADATA
-from emr_executor.store.sql_faces import PhaseStore, SchedulerStore
 from tests.simulator.memory_database import MemoryDatabase
 from tests.simulator.memory_phases import MemoryPhaseStore
 from tests.simulator.memory_store import MemoryAgentStore, MemorySchedulerStore

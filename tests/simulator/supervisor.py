@@ -18,7 +18,7 @@ from emr_executor.core.model import StepPlan, Workload
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import Bug, StaleWriter, StoreBusy
 from emr_executor.ports import Clock, PhaseJob
-from emr_executor.store.faces import PhaseFace
+from emr_executor.store.protocols import PhaseFace
 from emr_executor.task.results import backoff_s
 from tests.simulator.airflow_api import ExecutionApi
 from tests.simulator.airflow_entities import (

@@ -30,17 +30,17 @@ from tests.simulator.checkers import Terms, Violation, check
 from tests.simulator.client import CallLimits, CloudClient
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
-from tests.simulator.complaints import Complaints
-from tests.simulator.gate import through
+from tests.simulator.error_capture import Complaints
+from tests.simulator.fault_proxy import through
 from tests.simulator.host import PhaseFaults, SimTaskHost
 from tests.simulator.process import SimProcess, task_factory
 from tests.simulator.records import SimRecords
 from tests.simulator.scenario import DEPLOYMENT, Scenario
 from tests.simulator.scheduler import ModelScheduler, SchedulerPace
 from tests.simulator.stores import Faces
-from tests.simulator.story import story_of
 from tests.simulator.supervisor import PhaseSurroundings
 from tests.simulator.task_api import SimTaskApi
+from tests.simulator.timeline import story_of
 
 RESTART_S = (0.5, 40.0)
 """A process that died is started again within this time."""

@@ -9,8 +9,8 @@ import pytest
 
 from tests.airflow_stack.components import MARK
 from tests.airflow_stack.stack import LocalStack
-from tests.demo_run.demo import CHECKOUT
-from tests.demo_run.ran import steps_that_ran
+from tests.demo_run.commands import CHECKOUT
+from tests.demo_run.emr_steps import steps_that_ran
 
 
 @pytest.mark.processes

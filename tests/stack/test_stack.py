@@ -16,7 +16,7 @@ from tests.airflow_stack.airflow_home import write_airflow_home
 from tests.airflow_stack.components import StackError
 from tests.airflow_stack.stack import LocalStack
 from tests.airflow_stack.stack_record import STATE_FILE, owner_lives, recorded, stop_recorded
-from tests.demo_run import demo
+from tests.demo_run import commands
 
 
 def airflow_cfg(home: Path, **extra: dict[str, str]) -> configparser.ConfigParser:
@@ -112,21 +112,21 @@ def test_down_forgets_what_it_ended(tmp_path: Path) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(demo, "STATE", tmp_path)
+    monkeypatch.setattr(commands, "STATE", tmp_path)
     return tmp_path
 
 
 def test_two_demos_in_one_checkout_are_refused(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     me = psutil.Process()
     record(state / "demo", [me.pid, me.create_time()])
-    assert demo.main(["demo"]) == 1
+    assert commands.main(["demo"]) == 1
     assert "Another one is running" in capsys.readouterr().out
 
 
 def test_up_twice_tells_where_the_first_one_is(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     me = psutil.Process()
     record(state / "up", None, pids={"scheduler": [me.pid, me.create_time()]})
-    assert demo.main(["up"]) == 1
+    assert commands.main(["up"]) == 1
     assert "It is running already: http://x. `make down` ends it." in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_up_on_a_port_in_use_tells_how_to_choose_another(
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert demo.main(["up", "--fresh", "--port", str(port)]) == 1
+        assert commands.main(["up", "--fresh", "--port", str(port)]) == 1
     said = capsys.readouterr().out
     assert f"Port {port} of this machine is in use, so nothing was started or changed." in said
     assert f"make up PORT={port + 1}" in said
@@ -150,7 +150,7 @@ def test_up_on_a_port_in_use_tells_how_to_choose_another(
 def test_an_option_of_up_that_cannot_be_read_is_refused(
     state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert demo.main(["up", "--set", "max_clusters=4"]) == 1
+    assert commands.main(["up", "--set", "max_clusters=4"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "'max_clusters=4' is no option: write SET=section.option=value" in said
     assert list(state.iterdir()) == []
@@ -158,19 +158,19 @@ def test_an_option_of_up_that_cannot_be_read_is_refused(
 
 def test_an_airflow_command_needs_a_running_stack(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(state / "up", None)
-    assert demo.main(["airflow", "emr", "status"]) == 1
+    assert commands.main(["airflow", "emr", "status"]) == 1
     assert "No Airflow runs here: `make up` starts one." in capsys.readouterr().out
 
 
 def test_too_little_disk_is_told_before_anything_starts(
     state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "MIN_FREE_MIB", 2**50)
-    assert demo.main(["demo"]) == 1
+    monkeypatch.setattr(commands, "MIN_FREE_MIB", 2**50)
+    assert commands.main(["demo"]) == 1
     assert "MiB are free on the disk" in capsys.readouterr().out
 
 
 def test_down_with_nothing_running_is_fine(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["down"]) == 0
+    assert commands.main(["down"]) == 0
     assert "Nothing was running." in capsys.readouterr().out
     assert list(state.iterdir()) == []

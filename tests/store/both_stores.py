@@ -9,11 +9,11 @@ from sqlalchemy import Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.store.agent_store import AgentStore
-from emr_executor.store.faces import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances
+from emr_executor.store.async_stores import PhaseStore, SchedulerStore
+from emr_executor.store.protocols import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances
 from emr_executor.store.rows import cluster_from, history_entry_from, submission_from, workload_from
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
-from emr_executor.store.sql_faces import PhaseStore, SchedulerStore
 from tests.simulator.memory_database import MemoryDatabase
 from tests.simulator.memory_phases import MemoryPhaseStore
 from tests.simulator.memory_store import MemoryAgentStore, MemorySchedulerStore

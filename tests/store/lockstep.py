@@ -42,7 +42,7 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.errors import EmrExecutorError
-from emr_executor.store.faces import Change, LeaseRow, Stored
+from emr_executor.store.protocols import Change, LeaseRow, Stored
 from emr_executor.store.schema import STEERING
 from tests.store.both_stores import Store
 from tests.store.builders import STEP, at

@@ -13,7 +13,7 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.errors import StaleWriter
-from emr_executor.store.faces import Change, LeaseRow
+from emr_executor.store.protocols import Change, LeaseRow
 from emr_executor.store.schema import STEERING
 from tests.store.both_stores import Store
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at

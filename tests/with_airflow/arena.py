@@ -16,7 +16,7 @@ from tests.airflow_stack.airflow_client import RunState
 from tests.airflow_stack.stack import LocalStack
 from tests.postgres import fresh_database
 from tests.with_airflow.conftest import HERE, Bench
-from tests.with_airflow.saboteur.sitecustomize import name_of
+from tests.with_airflow.kill_injector.sitecustomize import name_of
 
 LIFE_TIMEOUT_S = 150.0
 RUN_FAST = {
@@ -234,7 +234,7 @@ def running_arena(
             "EMR_TEST_EVENTS": str(folder / "events"),
             "EMR_TEST_GATES": str(folder / "gates"),
             "EMR_TEST_SABOTAGE": str(sabotage),
-            "PYTHONPATH": str(HERE / "saboteur"),
+            "PYTHONPATH": str(HERE / "kill_injector"),
         },
         emr_args=["--start-delay-s", "0.5", "--bootstrap-delay-s", "1.5", "--terminate-delay-s", "2.5"],
     )

@@ -13,8 +13,8 @@ import pytest
 
 from tests.with_airflow import lives
 from tests.with_airflow.arena import Arena, running_arena
+from tests.with_airflow.kill_points import EMR_ACTS, LIFE_OF, NOT_HERE, Point, edges, effectful, points
 from tests.with_airflow.lives import Life
-from tests.with_airflow.points import EMR_ACTS, LIFE_OF, NOT_HERE, Point, edges, effectful, points
 
 IN_ONE_LIFE = 3
 """Points that kill one after the other in one life of the matrix."""

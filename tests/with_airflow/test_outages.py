@@ -16,7 +16,7 @@ from functools import partial
 import psutil
 import pytest
 
-from emr_executor.cli.reading import read
+from emr_executor.cli.read_only import read
 from emr_executor.cli.status import read_status
 from emr_executor.core.health import Dependency
 from tests.airflow_stack.components import StackError, marked_processes

@@ -1,0 +1,108 @@
+"""Tells waiting tasks why they wait, in their logs: once for each piece of news."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.tasklog import agent_line
+from emr_executor.agent.tick_state import Desk
+from emr_executor.core.model import WorkloadId
+from emr_executor.core.waiting import Reason, reasons_in_line
+from emr_executor.ports import Clock, TaskLog
+from emr_executor.store.protocols import AgentFace
+
+ROUND_S = 15.0
+"""Between two looks at the whole line: with ``core.waiting.IN_LINE_S`` well within a minute."""
+AGAIN_S = 300.0
+"""A reason that was told before and came back is told again when it has stood for so long."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """news: all that was told; last: the last of it; now: what stands, since when (monotonic)."""
+
+    news: set[Hashable]
+    last: Hashable
+    now: Hashable
+    since: float
+
+
+class Telling:
+    """Remembers what each task was told. Kept in memory: a successor tells each what stands, once."""
+
+    def __init__(self) -> None:
+        self._told: dict[WorkloadId, _Told] = {}
+
+    def tell(self, desk: Desk, reasons: Iterable[Reason], now: datetime, *, monotonic: float) -> None:
+        """Write what is news. Two reasons that take turns are each told once."""
+        for reason in reasons:
+            if self.is_news(reason, monotonic):
+                level = "warning" if reason.is_trouble else "info"
+                desk.tell(now, desk.workloads[reason.workload_id], f"waiting: {reason.why}", level=level)
+
+    def forget(self, live: Collection[WorkloadId]) -> None:
+        """Let go of tasks that are over."""
+        for gone in self._told.keys() - live:
+            del self._told[gone]
+
+    def is_news(self, reason: Reason, monotonic: float) -> bool:
+        """Whether the task is to be told of it, which it then counts as."""
+        if (news := reason.news) is None:
+            return False
+        told = self._told.get(reason.workload_id)
+        if told is None:
+            self._told[reason.workload_id] = _Told({news}, news, news, monotonic)
+            return True
+        if told.now != news:
+            told.now, told.since = news, monotonic
+        if news == told.last or (news in told.news and monotonic - told.since < AGAIN_S):
+            return False
+        told.news.add(news)
+        told.last = news
+        return True
+
+
+class InLine:
+    """Tells those that no tick looks at: tasks that no task runner has taken, and parked ones far back.
+
+    ready_limit: READY workloads that a tick looks at
+    no_runner: why this agent has no task runner now
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AgentFace,
+        task_log: TaskLog,
+        clock: Clock,
+        telling: Telling,
+        ready_limit: int,
+        at_once: int,
+        no_runner: Callable[[], str | None],
+    ) -> None:
+        self._store, self._task_log, self._clock, self._telling = store, task_log, clock, telling
+        self._ready_limit, self._at_once, self._no_runner = ready_limit, at_once, no_runner
+        self._states: StaleWatch[WorkloadId] = StaleWatch()
+
+    async def round(self) -> None:
+        """Look at the whole line, and write what is news. Raises StoreBusy."""
+        line = await self._store.line()
+        self._telling.forget({one.workload_id for one in line})
+        monotonic = self._clock.monotonic()
+        stood_s = self._states.look({one.workload_id: one.state for one in line}, monotonic=monotonic)
+        now, log_of = self._clock.now(), {one.workload_id: one.log_path for one in line}
+        for reason in reasons_in_line(
+            line,
+            stood_s,
+            now=now,
+            ready_limit=self._ready_limit,
+            at_once=self._at_once,
+            no_runner=self._no_runner(),
+        ):
+            if self._telling.is_news(reason, monotonic):
+                level = "warning" if reason.is_trouble else "info"
+                told = agent_line(now, f"waiting: {reason.why}", level=level)
+                await self._task_log.append(log_of[reason.workload_id], [told])

@@ -1,0 +1,256 @@
+"""Airflow's half of ``explain``: where a task instance stands and which of Airflow's limits holds it.
+
+Read through Airflow's own models, on the connection of the one transaction that reads everything. The
+limits are those of ``SchedulerJobRunner._executable_task_instances_to_queued`` (airflow 3.3): pool slots,
+``max_active_tasks`` of the DAG run, ``max_active_tis_per_dag`` and ``_per_dagrun``, ``[core] parallelism``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow.models.dag import DagModel
+from airflow.models.dagbag import DBDagBag
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.ti_deps.dependencies_states import ACTIVE_STATES, EXECUTION_STATES
+from airflow.utils.state import DagRunState, State, TaskInstanceState
+from sqlalchemy import Connection, func, select
+from sqlalchemy.orm import Session
+
+from emr_executor.cli.airflow_limits import Limit, parallelism_limit, pool_limit, runs_limit, schedulers_alive
+from emr_executor.cli.read_only import CannotTell
+
+WAITING_STATES = frozenset({None, "scheduled", "up_for_retry", "up_for_reschedule"})
+"""States in which Airflow, and not we, has the next word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A task that the explained one follows and that is not over: its instances by state."""
+
+    task_id: str
+    states: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AirflowFacts:
+    """A task instance as Airflow has it.
+
+    ti_id: also the id of our workload
+    state: None while the scheduler has not looked at it, or its upstream is not done
+    instances: how many instances of the task the run has by state, when it is mapped
+    next_retry_at: when an up_for_retry try may be scheduled again
+    executor_known: whether ``[core] executor`` names the task's executor
+    limits, upstream, other_reasons: empty where the state says that Airflow does not hold the task
+    other_reasons: what Airflow's own dependency checks say (depends_on_past, reschedule, ...)
+    """
+
+    ti_id: str
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+    max_tries: int
+    state: str | None
+    queue: str | None
+    executor: str | None
+    executor_known: bool
+    start_date: datetime | None
+    end_date: datetime | None
+    scheduled_at: datetime | None
+    queued_at: datetime | None
+    last_heartbeat_at: datetime | None
+    next_retry_at: datetime | None
+    run_state: str
+    run_after: datetime | None
+    dag_paused: bool
+    instances: dict[str, int]
+    schedulers_alive: int
+    limits: tuple[Limit, ...] = ()
+    trigger_rule: str | None = None
+    upstream: tuple[Upstream, ...] = ()
+    other_reasons: tuple[str, ...] = ()
+
+
+def read_airflow(
+    conn: Connection,
+    *,
+    dag_id: str,
+    task_id: str,
+    run_id: str | None,
+    map_index: int | None,
+    ours_by_scheduler: Mapping[int | None, int],
+) -> AirflowFacts:
+    """The facts of one task instance, of the latest run unless one is named. Raises CannotTell.
+
+    ours_by_scheduler: our live workloads by their scheduler's job; they hold no slot of parallelism
+    """
+    with Session(bind=conn, autoflush=False) as session:
+        dag = session.get(DagModel, dag_id)
+        run = _run(session, dag_id, run_id, known=dag is not None)
+        tis = _instances(session, run, task_id)
+        ti = _chosen(tis, map_index)
+        is_waiting = ti.state in WAITING_STATES
+        waits: dict[str, Any] = {}
+        if is_waiting:
+            waits = _dependencies(session, run, ti)
+            waits["limits"] = _limits(session, dag, run, ti, ours_by_scheduler)
+        return AirflowFacts(
+            ti_id=str(ti.id),
+            dag_id=dag_id,
+            task_id=task_id,
+            run_id=run.run_id,
+            map_index=ti.map_index,
+            try_number=ti.try_number,
+            max_tries=ti.max_tries,
+            state=ti.state,
+            queue=ti.queue,
+            executor=ti.executor,
+            executor_known=_executor_known(ti.executor),
+            start_date=ti.start_date,
+            end_date=ti.end_date,
+            scheduled_at=ti.scheduled_dttm,
+            queued_at=ti.queued_dttm,
+            last_heartbeat_at=ti.last_heartbeat_at,
+            next_retry_at=waits.pop("next_retry_at", None),
+            run_state=str(run.state),
+            run_after=run.run_after,
+            dag_paused=bool(dag and dag.is_paused),
+            instances=_by_state(one.state for one in tis) if len(tis) > 1 else {},
+            schedulers_alive=schedulers_alive(session),
+            **waits,
+        )
+
+
+def _run(session: Session, dag_id: str, run_id: str | None, *, known: bool) -> Any:
+    runs = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
+    if run_id is not None:
+        runs = runs.where(DagRun.run_id == run_id)
+    run = session.scalars(runs.limit(1)).one_or_none()
+    if run is not None:
+        return run
+    if known:
+        what = f"has no run {run_id!r}" if run_id else "has never run: trigger it, or wait for its schedule"
+        raise CannotTell(f"DAG {dag_id!r} {what}")
+    names = session.scalars(select(DagModel.dag_id)).all()
+    raise CannotTell(f"Airflow knows no DAG {dag_id!r}{_did_you_mean(dag_id, names)}")
+
+
+def _instances(session: Session, run: Any, task_id: str) -> list[Any]:
+    of_run = (TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+    asked = select(TaskInstance).where(*of_run, TaskInstance.task_id == task_id)
+    found = list(session.scalars(asked.order_by(TaskInstance.map_index)).all())
+    if not found:
+        names = session.scalars(select(TaskInstance.task_id).where(*of_run).distinct()).all()
+        raise CannotTell(
+            f"run {run.run_id!r} of DAG {run.dag_id!r} has no task {task_id!r}{_did_you_mean(task_id, names)}"
+        )
+    return found
+
+
+def _chosen(tis: list[Any], map_index: int | None) -> Any:
+    """The named instance; unnamed the first that is not over, else the last."""
+    if map_index is None:
+        return next((ti for ti in tis if ti.state not in State.finished), tis[-1])
+    for ti in tis:
+        if ti.map_index == map_index:
+            return ti
+    indexes = f"0 to {tis[-1].map_index}" if tis[-1].map_index >= 0 else "none: it is not mapped"
+    raise CannotTell(f"task {tis[0].task_id!r} has no map index {map_index}; it has {indexes}")
+
+
+def _dependencies(session: Session, run: Any, ti: Any) -> dict[str, Any]:
+    """What the DAG itself says: upstream tasks that are not over, and Airflow's own checks beyond them."""
+    dag = DBDagBag(load_op_links=False).get_dag_for_run(run, session)
+    if dag is None or not dag.has_task(ti.task_id):
+        return {"other_reasons": ("the DAG as Airflow has it stored no longer has this task",)}
+    task = dag.get_task(ti.task_id)
+    ti.task = task
+    found: dict[str, Any] = {"trigger_rule": str(getattr(task, "trigger_rule", "")) or None}
+    if ti.state == TaskInstanceState.UP_FOR_RETRY:
+        found["next_retry_at"] = ti.next_retry_datetime()
+        return found
+    if ti.state is not None and ti.state != TaskInstanceState.UP_FOR_RESCHEDULE:
+        return found
+    upstream = _unfinished(session, run, sorted(task.upstream_task_ids))
+    statuses = [status for status in ti.get_failed_dep_statuses(session=session) if status.reason]
+    told = {"Trigger Rule"} if upstream else set()
+    found["upstream"] = upstream
+    found["other_reasons"] = tuple(
+        sorted(f"{status.dep_name}: {status.reason}" for status in statuses if status.dep_name not in told)
+    )
+    return found
+
+
+def _unfinished(session: Session, run: Any, task_ids: list[str]) -> tuple[Upstream, ...]:
+    asked = (
+        select(TaskInstance.task_id, TaskInstance.state, func.count())
+        .where(
+            TaskInstance.dag_id == run.dag_id,
+            TaskInstance.run_id == run.run_id,
+            TaskInstance.task_id.in_(task_ids),
+        )
+        .group_by(TaskInstance.task_id, TaskInstance.state)
+    )
+    states: dict[str, dict[str, int]] = {task_id: {} for task_id in task_ids}
+    for task_id, state, count in session.execute(asked):
+        if state not in State.finished:
+            states[task_id][state_name(state)] = count
+    return tuple(Upstream(task_id=task_id, states=of) for task_id, of in states.items() if of)
+
+
+def _limits(
+    session: Session, dag: Any, run: Any, ti: Any, ours_by_scheduler: Mapping[int | None, int]
+) -> tuple[Limit, ...]:
+    limits = [pool_limit(session, ti)]
+    of_dag = (TaskInstance.dag_id == ti.dag_id,)
+    of_run = (*of_dag, TaskInstance.run_id == ti.run_id)
+    if dag is not None:
+        used = _count(session, *of_run, TaskInstance.state.in_(EXECUTION_STATES))
+        limits.append(Limit(name="max_active_tasks", used=used, allowed=dag.max_active_tasks))
+        if run.state == DagRunState.QUEUED:
+            limits.append(runs_limit(session, dag, run))
+    task = getattr(ti, "task", None)
+    active = TaskInstance.state.in_(ACTIVE_STATES)
+    for name, which in (("max_active_tis_per_dag", of_dag), ("max_active_tis_per_dagrun", of_run)):
+        allowed = getattr(task, name, None)
+        if allowed is not None:
+            used = _count(session, *which, TaskInstance.task_id == ti.task_id, active)
+            limits.append(Limit(name=name, used=used, allowed=allowed))
+    limits.append(parallelism_limit(session, ours_by_scheduler))
+    return tuple(limits)
+
+
+def _count(session: Session, *which: Any) -> int:
+    return session.scalar(select(func.count()).select_from(TaskInstance).where(*which)) or 0
+
+
+def _executor_known(executor: str | None) -> bool:
+    from airflow.executors.executor_loader import ExecutorLoader
+
+    if executor is None:
+        return True
+    names = ExecutorLoader.get_executor_names(validate_teams=False)
+    known = {known for name in names for known in (name.alias, name.module_path)}
+    return executor in known or executor in {path.rpartition(".")[2] for path in known if path}
+
+
+def _by_state(states: Iterable[Any]) -> dict[str, int]:
+    return dict(Counter(map(state_name, states)))
+
+
+def state_name(state: Any) -> str:
+    """A task instance's state as a word; the database has no word for the first one."""
+    return "not scheduled" if state is None else str(state)
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {', '.join(close)}?" if close else ""

@@ -1,0 +1,47 @@
+"""A world that was lived, and what can still be asked of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from emr_executor.local.ledger import LedgerEntry
+from tests.simulator import loop
+from tests.simulator.airflow_ledger import AirflowEntry
+from tests.simulator.error_capture import heard
+from tests.simulator.run import STORES
+from tests.simulator.scenario import draw_scenario
+from tests.simulator.world import Outcome, World
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """A world after its end; its loop is closed."""
+
+    world: World
+    outcome: Outcome
+
+    @property
+    def emr(self) -> list[LedgerEntry]:
+        return list(self.world.cloud.model.ledger)
+
+    @property
+    def airflow(self) -> list[AirflowEntry]:
+        return list(self.world.airflow.ledger)
+
+    def digest(self) -> str:
+        """Of both ledgers, all counts and the violations."""
+        told = [self.emr, self.airflow, sorted(self.outcome.counts.items()), self.outcome.violations]
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def live(seed: int, *, workloads: int, store: str = "memory") -> Lived:
+    """Live the world of a seed and keep it."""
+    scenario = draw_scenario(seed, workloads=workloads)
+
+    async def life() -> Lived:
+        world = World(scenario, STORES[store](), complaints)
+        return Lived(world, await world.live())
+
+    with heard() as complaints:
+        return loop.run(life(), seed=seed)
