@@ -9,15 +9,15 @@ from inspect import getsource
 from pathlib import Path
 from typing import Any
 
-from emr_executor.core.machine import Table
+from emr_executor.core.machine import StateMachine
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 from emr_executor.core.transitions import (
     CLUSTER,
     SUBMISSION,
     WORKLOAD,
-    ClusterSeen,
-    SubmissionSeen,
-    WorkloadSeen,
+    ClusterEvent,
+    SubmissionEvent,
+    WorkloadEvent,
 )
 
 HEAD = """\
@@ -32,10 +32,10 @@ do about it is decided elsewhere (`core/plan.py`). What no edge allows is a bug:
 - A **submission** is one time that it was put on a cluster as an EMR step.
 - A **cluster** is one RunJobFlow of ours. Its states are EMR's, between two of our own.
 """
-PAGES: tuple[tuple[str, Table[Any, Any], type[StrEnum], type[StrEnum]], ...] = (
-    ("Workload", WORKLOAD, WorkloadState, WorkloadSeen),
-    ("Submission", SUBMISSION, SubmissionState, SubmissionSeen),
-    ("Cluster", CLUSTER, ClusterState, ClusterSeen),
+PAGES: tuple[tuple[str, StateMachine[Any, Any], type[StrEnum], type[StrEnum]], ...] = (
+    ("Workload", WORKLOAD, WorkloadState, WorkloadEvent),
+    ("Submission", SUBMISSION, SubmissionState, SubmissionEvent),
+    ("Cluster", CLUSTER, ClusterState, ClusterEvent),
 )
 
 
@@ -45,24 +45,24 @@ def page() -> str:
 
 
 def _machine(
-    name: str, table: Table[Any, Any], states: type[StrEnum], observations: type[StrEnum]
+    name: str, table: StateMachine[Any, Any], states: type[StrEnum], events: type[StrEnum]
 ) -> list[str]:
     return [
         f"## {name}\n",
         _diagram(table),
         _listed("state", "means", _sentences(states)),
-        _listed("observation", "who saw what", _sentences(observations)),
+        _listed("event", "who saw what", _sentences(events)),
         _rows(
-            ("from", "observation", "to", "what it means"),
-            [(_code(e.start), _code(e.observation), _code(e.end), e.why) for e in table.edges],
+            ("from", "event", "to", "what it means"),
+            [(_code(e.start), _code(e.event), _code(e.end), e.why) for e in table.edges],
         ),
     ]
 
 
-def _diagram(table: Table[Any, Any]) -> str:
+def _diagram(table: StateMachine[Any, Any]) -> str:
     labels: dict[tuple[str, str], list[str]] = {}
     for edge in table.edges:
-        labels.setdefault((edge.start or "[*]", edge.end), []).append(edge.observation)
+        labels.setdefault((edge.start or "[*]", edge.end), []).append(edge.event)
     over = sorted({edge.end for edge in table.edges} - {e.start for e in table.edges if _goes_on(e, table)})
     arrows = [
         f"    {start} --> {end}: {', '.join(label.replace('_', ' ') for label in seen)}"
@@ -72,9 +72,9 @@ def _diagram(table: Table[Any, Any]) -> str:
     return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, *ends, "```", ""])
 
 
-def _goes_on(edge: Any, table: Table[Any, Any]) -> bool:
+def _goes_on(edge: Any, table: StateMachine[Any, Any]) -> bool:
     """Whether the edge leads on, and not out of a state that is over (see the theory)."""
-    anew = edge.observation is WorkloadSeen.HANDED_OVER
+    anew = edge.event is WorkloadEvent.HANDED_OVER
     return not anew and not (table is CLUSTER and edge.start is ClusterState.NEVER_LAUNCHED)
 
 

@@ -153,7 +153,7 @@ class InvalidTransition(Bug):
         and kept with the row, by whoever puts it in quarantine.
     """
 
-    def __init__(self, entity: str, start: str, observation: str, *, row: str = "") -> None:
-        self.entity, self.row, self.start, self.observation = entity, row, start, observation
+    def __init__(self, entity: str, start: str, event: str, *, row: str = "") -> None:
+        self.entity, self.row, self.start, self.event = entity, row, start, event
         named = f"{entity} {row}" if row else entity
-        super().__init__(f"{named}: no edge from {start} on {observation}")
+        super().__init__(f"{named}: no edge from {start} on {event}")

@@ -22,7 +22,7 @@ GONE_S = 600.0
 log = structlog.get_logger("emr_executor.agent")
 
 
-class Reporting:
+class AgentRow:
     """One agent's row. Every method may raise StoreBusy.
 
     is_steering: whether this agent holds the lease now

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from emr_executor.ports import Clock
 
 
-class Due:
+class Cadence:
     """Remembers by name when the next look is due; what was never looked at is due at once."""
 
     def __init__(self, clock: Clock) -> None:

@@ -14,10 +14,10 @@ from datetime import timedelta
 
 import structlog
 
-from emr_executor.agent.cadence import Due
-from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.cadence import Cadence
+from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.stale import StaleWatch
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
@@ -59,15 +59,15 @@ class ClusterTracker:
         *,
         emr: EmrApi,
         store: AgentFace,
-        settling: Settling,
+        outcomes: Outcomes,
         clock: Clock,
         settings: Settings,
         deployment_id: str,
         terminate: Callable[[Sequence[ClusterId]], None],
     ) -> None:
-        self._emr, self._store, self._settling, self._clock = emr, store, settling, clock
+        self._emr, self._store, self._outcomes, self._clock = emr, store, outcomes, clock
         self._settings, self._deployment_id, self._terminate = settings, deployment_id, terminate
-        self._due = Due(clock)
+        self._cadence = Cadence(clock)
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
         self._seen_at: dict[ClusterUuid, float] = {}
@@ -80,25 +80,25 @@ class ClusterTracker:
         """
         return self._clock.monotonic() - self._seen_at.get(cluster_uuid, -math.inf)
 
-    async def look(self, desk: Desk, ages: Ages) -> None:
+    async def look(self, tick: TickState, ages: Ages) -> None:
         """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
-        self._seen_at = {key: at for key, at in self._seen_at.items() if key in desk.clusters}
+        self._seen_at = {key: at for key, at in self._seen_at.items() if key in tick.clusters}
         self.unshown.clear()
-        living = [c for c in desk.clusters.values() if c.state not in OVER_CLUSTER_STATES]
+        living = [c for c in tick.clusters.values() if c.state not in OVER_CLUSTER_STATES]
         if living:
-            self._due.hasten("clusters", self._settings.cluster_poll_interval_s)
-        due_at = self._due.due_at("clusters")
-        if not self._due.is_due(
+            self._cadence.hasten("clusters", self._settings.cluster_poll_interval_s)
+        due_at = self._cadence.due_at("clusters")
+        if not self._cadence.is_due(
             "clusters", self._settings.cluster_poll_interval_s if living else STRAY_LOOK_S
         ):
             return
         try:
-            await self._look(desk, ages, living)
+            await self._look(tick, ages, living)
         except BudgetSpent:
-            self._due.put_off("clusters", due_at)
+            self._cadence.put_off("clusters", due_at)
             raise
 
-    async def _look(self, desk: Desk, ages: Ages, living: Sequence[Cluster]) -> None:
+    async def _look(self, tick: TickState, ages: Ages, living: Sequence[Cluster]) -> None:
         prefix = cluster_name_prefix(self._deployment_id)
         seen = await self._emr.list_clusters(name_prefix=prefix, within_s=LOOK_WITHIN_S)
         by_uuid = self._by_uuid(seen)
@@ -106,11 +106,11 @@ class ClusterTracker:
         for cluster in living:
             shown = by_uuid.get(cluster.cluster_uuid)
             if shown:
-                self._fold(desk, cluster, self._one_of(cluster, shown))
-            elif cluster.cluster_uuid not in desk.busy:
+                self._fold(tick, cluster, self._one_of(cluster, shown))
+            elif cluster.cluster_uuid not in tick.busy:
                 vanished.append(cluster)
-        await self._look_up(desk, ages, vanished)
-        await self._strays(desk, by_uuid)
+        await self._look_up(tick, ages, vanished)
+        await self._strays(tick, by_uuid)
 
     def _by_uuid(self, seen: Sequence[ObservedCluster]) -> dict[ClusterUuid, list[ObservedCluster]]:
         by_uuid: dict[ClusterUuid, list[ObservedCluster]] = {}
@@ -120,12 +120,12 @@ class ClusterTracker:
                 by_uuid.setdefault(cluster_uuid, []).append(one)
         return by_uuid
 
-    def _fold(self, desk: Desk, cluster: Cluster, observed: ObservedCluster) -> None:
+    def _fold(self, tick: TickState, cluster: Cluster, observed: ObservedCluster) -> None:
         now = self._clock.now()
         if observed.state in USABLE_CLUSTER_STATES:
             self._seen_at[cluster.cluster_uuid] = self._clock.monotonic()
-        with desk.confined(cluster):
-            self._settling.cluster_seen(desk, cluster, observe_cluster(cluster, observed, now=now), now=now)
+        with tick.confined(cluster):
+            self._outcomes.cluster_seen(tick, cluster, observe_cluster(cluster, observed, now=now), now=now)
 
     def _one_of(self, cluster: Cluster, shown: Sequence[ObservedCluster]) -> ObservedCluster:
         """The launch's cluster. A request that was doubled on its way left another, which is ended."""
@@ -141,20 +141,20 @@ class ClusterTracker:
 
     # -- not shown -------------------------------------------------------------------------------
 
-    async def _look_up(self, desk: Desk, ages: Ages, vanished: Sequence[Cluster]) -> None:
+    async def _look_up(self, tick: TickState, ages: Ages, vanished: Sequence[Cluster]) -> None:
         missing_s = self._missing.look(
             {cluster.cluster_uuid: True for cluster in vanished}, monotonic=self._clock.monotonic()
         )
         for cluster in vanished:
             if cluster.cluster_id is None:
-                self._give_up(desk, ages, cluster)
+                self._give_up(tick, ages, cluster)
         known = [cluster for cluster in vanished if cluster.cluster_id is not None]
         if len(known) > DESCRIBE_AT_ONCE:
-            known = await self._look_up_together(desk, known)
+            known = await self._look_up_together(tick, known)
         for cluster in known:
-            await self._describe(desk, cluster, missing_s[cluster.cluster_uuid])
+            await self._describe(tick, cluster, missing_s[cluster.cluster_uuid])
 
-    async def _look_up_together(self, desk: Desk, vanished: Sequence[Cluster]) -> list[Cluster]:
+    async def _look_up_together(self, tick: TickState, vanished: Sequence[Cluster]) -> list[Cluster]:
         """Fold what the list of ended clusters says; those that are not in it are returned."""
         by_uuid = self._by_uuid(
             await self._emr.list_clusters(
@@ -169,25 +169,25 @@ class ClusterTracker:
                 one for one in by_uuid.get(cluster.cluster_uuid, ()) if one.cluster_id == cluster.cluster_id
             ]
             if own:
-                self._fold(desk, cluster, own[0])
+                self._fold(tick, cluster, own[0])
             else:
                 left.append(cluster)
         return left
 
-    async def _describe(self, desk: Desk, cluster: Cluster, missing_s: float) -> None:
+    async def _describe(self, tick: TickState, cluster: Cluster, missing_s: float) -> None:
         if cluster.cluster_id is None:
             return
         observed = await self._emr.describe_cluster(cluster.cluster_id, within_s=LOOK_WITHIN_S)
         if observed is not None:
-            self._fold(desk, cluster, observed)
+            self._fold(tick, cluster, observed)
         elif missing_s >= GONE_AFTER_S:
             now = self._clock.now()
             reason = f"EMR has not known the cluster for {missing_s:.0f} s"
-            with desk.confined(cluster):
+            with tick.confined(cluster):
                 over = forgotten(cluster, reason, now=now)
-                self._settling.cluster_seen(desk, cluster, over, now=now)
+                self._outcomes.cluster_seen(tick, cluster, over, now=now)
 
-    def _give_up(self, desk: Desk, ages: Ages, cluster: Cluster) -> None:
+    def _give_up(self, tick: TickState, ages: Ages, cluster: Cluster) -> None:
         pool = self._settings.pool_named(cluster.cluster_pool)
         patience_s = pool.launch_unknown_s if pool else UNKNOWN_POOL_PATIENCE_S
         unknown_s = ages.of(Fact.INTENDED, cluster.cluster_uuid)
@@ -197,18 +197,18 @@ class ClusterTracker:
             return
         now = self._clock.now()
         reason = f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)"
-        with desk.confined(cluster):
+        with tick.confined(cluster):
             gone = never_shown(cluster, reason, now=now)
-            self._settling.cluster_seen(desk, cluster, gone, now=now)
+            self._outcomes.cluster_seen(tick, cluster, gone, now=now)
 
     # -- shown, but not expected -----------------------------------------------------------------
 
-    async def _strays(self, desk: Desk, by_uuid: dict[ClusterUuid, list[ObservedCluster]]) -> None:
+    async def _strays(self, tick: TickState, by_uuid: dict[ClusterUuid, list[ObservedCluster]]) -> None:
         """Living clusters of ours that the desk does not hold: launches that were given up, mostly."""
         strays = {
             cluster_uuid: [one for one in shown if one.state in USABLE_CLUSTER_STATES]
             for cluster_uuid, shown in by_uuid.items()
-            if cluster_uuid not in desk.clusters
+            if cluster_uuid not in tick.clusters
         }
         strays = {cluster_uuid: shown for cluster_uuid, shown in strays.items() if shown}
         if not strays:
@@ -217,19 +217,19 @@ class ClusterTracker:
         for cluster_uuid, shown in strays.items():
             row = rows.get(cluster_uuid)
             if row is None:
-                self._tell_unknown(desk, shown)
+                self._tell_unknown(tick, shown)
             elif row.state is ClusterState.NEVER_LAUNCHED:
-                self._bring_back(desk, row, self._one_of(row, shown))
+                self._bring_back(tick, row, self._one_of(row, shown))
             elif others := [one.cluster_id for one in shown if one.cluster_id != row.cluster_id]:
                 log.error("cluster_is_there_twice", cluster_uuid=cluster_uuid, ending=others)
                 self._terminate(others)
 
-    def _bring_back(self, desk: Desk, row: Cluster, observed: ObservedCluster) -> None:
+    def _bring_back(self, tick: TickState, row: Cluster, observed: ObservedCluster) -> None:
         """Given up, and there after all: it is ours, it counts again, and it is ended."""
-        desk.take(row)
-        self._fold(desk, row, observed)
+        tick.take_over(row)
+        self._fold(tick, row, observed)
 
-    def _tell_unknown(self, desk: Desk, shown: Sequence[ObservedCluster]) -> None:
+    def _tell_unknown(self, tick: TickState, shown: Sequence[ObservedCluster]) -> None:
         """A cluster with our deployment's name and no row: told once and left alone.
 
         A database that was restored or emptied may not end what it does not know.
@@ -243,4 +243,4 @@ class ClusterTracker:
                 "auto-termination policy; end it by hand if nobody needs it"
             )
             log.warning("cluster_without_a_row", cluster_id=one.cluster_id, name=one.name)
-            desk.note(self._clock.now(), "cluster", one.cluster_id, "without_a_row", text)
+            tick.add_history(self._clock.now(), "cluster", one.cluster_id, "without_a_row", text)

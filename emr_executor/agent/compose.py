@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
-from emr_executor.agent.emr_actions import Acts
+from emr_executor.agent.emr_actions import EmrActions
 from emr_executor.agent.heartbeats import Heartbeats
-from emr_executor.agent.launch_backoff import LaunchHolds
+from emr_executor.agent.launch_backoff import LaunchBackoff
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.loops import Agent
-from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.phases import Phases
-from emr_executor.agent.placement_backoff import PlacingHolds
-from emr_executor.agent.retention_db import Housekeeping
-from emr_executor.agent.retention_s3 import Expiry
+from emr_executor.agent.placement_backoff import PlacementBackoff
+from emr_executor.agent.retention_db import DatabaseRetention
+from emr_executor.agent.retention_s3 import S3Retention
 from emr_executor.agent.steering import READY_LIMIT, Steering, limits_of
 from emr_executor.agent.tracker import Tracker
-from emr_executor.agent.waiting_lines import InLine, Telling
+from emr_executor.agent.waiting_lines import InLine, WaitingLines
 from emr_executor.config import Settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import ClusterUuid, Identity
@@ -54,7 +54,7 @@ class Surroundings:
     holder: str
     deployment_id: str
     new_id: Callable[[], str]
-    expiry: Expiry | None = None
+    expiry: S3Retention | None = None
     dependencies: Dependencies | None = None
 
 
@@ -83,14 +83,14 @@ def compose(around: Surroundings) -> Agent:
         new_token=around.new_id,
         on_ended=wake_all,
     )
-    holds, placing = LaunchHolds(clock), PlacingHolds(clock)
-    settling = Settling(
+    holds, placing = LaunchBackoff(clock), PlacementBackoff(clock)
+    outcomes = Outcomes(
         loss_hold_s=settings.loss_hold_s,
         max_submissions={pool.name: pool.max_submissions for pool in settings.cluster_pools},
         on_cluster_over=holds.cluster_over,
         on_cluster_ready=holds.cluster_ready,
     )
-    acts = Acts(
+    actions = EmrActions(
         emr=emr,
         store=store,
         task_log=task_log,
@@ -109,24 +109,24 @@ def compose(around: Surroundings) -> Agent:
         clusters=ClusterTracker(
             emr=emr,
             store=store,
-            settling=settling,
+            outcomes=outcomes,
             clock=clock,
             settings=settings,
             deployment_id=around.deployment_id,
-            terminate=acts.terminate,
+            terminate=actions.terminate,
         ),
-        settling=settling,
+        outcomes=outcomes,
         clock=clock,
         settings=settings,
         masks=phases.masks,
         records_uri=around.records_uri,
     )
-    telling = Telling()
+    telling = WaitingLines()
     steering = Steering(
         store=store,
         tracker=tracker,
-        settling=settling,
-        acts=acts,
+        outcomes=outcomes,
+        actions=actions,
         holds=holds,
         placing=placing,
         records=records,
@@ -145,12 +145,12 @@ def compose(around: Surroundings) -> Agent:
         clock=clock,
         lease=lease,
         steering=steering,
-        acts=acts,
+        actions=actions,
         phases=phases,
         heartbeats=Heartbeats(
             store, api, clock, interval_s=settings.task_heartbeat_interval_s, wake=wake_steering.set
         ),
-        housekeeping=Housekeeping(
+        housekeeping=DatabaseRetention(
             store=store, expiry=around.expiry, lease=lease, clock=clock, settings=settings
         ),
         in_line=InLine(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from emr_executor.agent.tasklog import driver_lines
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import Submission, SubmissionId, WorkloadId
 from emr_executor.core.states import StepState
 from emr_executor.errors import TryAgain
@@ -31,21 +31,21 @@ class DriverOutput:
         self._completed_at: dict[SubmissionId, float] = {}
         self._unread_since: dict[SubmissionId, float] = {}
 
-    def awaits_records(self, desk: Desk, seen_at: float) -> bool:
+    def awaits_records(self, tick: TickState, seen_at: float) -> bool:
         """Whether EMR showed a step COMPLETED since the records were read (``seen_at``, monotonic)."""
         now = self._clock.monotonic()
-        self._unread_since = {key: at for key, at in self._unread_since.items() if key in desk.submissions}
-        self._completed_at = {key: self._completed_at.get(key, now) for key in _completed_silently(desk)}
+        self._unread_since = {key: at for key, at in self._unread_since.items() if key in tick.submissions}
+        self._completed_at = {key: self._completed_at.get(key, now) for key in _completed_silently(tick)}
         return any(seen_at <= since for since in self._completed_at.values())
 
-    def quote(self, desk: Desk, submission: Submission, output: Sequence[bytes], missing: str) -> None:
+    def quote(self, tick: TickState, submission: Submission, output: Sequence[bytes], missing: str) -> None:
         """Put output, and a line on what is missing of it, into the task's log."""
-        workload, now = desk.workloads.get(submission.workload_id), self._clock.now()
+        workload, now = tick.workloads.get(submission.workload_id), self._clock.now()
         if workload is not None:
             masks = self._masks.get(workload.workload_id, ())
-            desk.quote(workload, driver_lines(now, b"".join(output), masks=masks))
+            tick.log_output(workload, driver_lines(now, b"".join(output), masks=masks))
             if missing:
-                desk.tell(now, workload, missing, level="warning")
+                tick.log_line(now, workload, missing, level="warning")
 
     async def read(self, submission: Submission, chunks: float) -> list[bytes]:
         """What can be read of the chunks that are not in the task's log yet, up to so many in all."""
@@ -61,25 +61,25 @@ class DriverOutput:
             output.append(chunk)
         return output
 
-    async def read_to_end(self, desk: Desk, seen_at: float) -> frozenset[SubmissionId]:
+    async def read_to_end(self, tick: TickState, seen_at: float) -> frozenset[SubmissionId]:
         """The steps that are COMPLETED by EMR's word, and whose output may not yet be read to its end.
 
         A wrapper writes its last record, and before it all output, before EMR can know of the end. So S3 is
         read once more after EMR has shown it, and what is there without a record too.
         """
         now, unread = self._clock.monotonic(), set()
-        for key, submission in _completed_silently(desk).items():
+        for key, submission in _completed_silently(tick).items():
             since = self._completed_at.setdefault(key, now)
             is_late = now - since >= LAST_WORDS_S
             if not is_late and (seen_at < since or key in self._unread_since):
                 unread.add(key)
                 continue
-            with desk.confined(submission):
+            with tick.confined(submission):
                 output = await self.read(submission, math.inf)
                 chunks = submission.output_chunks + len(output)
                 missing = await self.missing(submission, chunks)
-                desk.put(replace(submission, output_chunks=chunks))
-                self.quote(desk, submission, output, missing if is_late else "")
+                tick.put(replace(submission, output_chunks=chunks))
+                self.quote(tick, submission, output, missing if is_late else "")
                 if missing and not is_late:
                     unread.add(key)
         return frozenset(unread)
@@ -106,10 +106,10 @@ class DriverOutput:
         return f"{left:,} bytes of the driver's output could not be read; they are in {uri}" if left else ""
 
 
-def _completed_silently(desk: Desk) -> dict[SubmissionId, Submission]:
+def _completed_silently(tick: TickState) -> dict[SubmissionId, Submission]:
     """By EMR's word; their wrapper's last one was not read."""
     return {
         key: one
-        for key, one in desk.submissions.items()
+        for key, one in tick.submissions.items()
         if one.is_live and one.step_state is StepState.COMPLETED and not one.wrapper_ended
     }

@@ -15,13 +15,13 @@ from typing import Any
 
 import structlog
 
-from emr_executor.agent.launch_backoff import LaunchHolds
+from emr_executor.agent.launch_backoff import LaunchBackoff
 from emr_executor.agent.placement_backoff import (
     FIRST_HOLD_S,
     MOST_REFUSALS,
-    PlacingHolds,
+    Pair,
+    PlacementBackoff,
     Refusals,
-    Ride,
     hold_after_s,
 )
 from emr_executor.agent.tasklog import agent_line
@@ -67,7 +67,7 @@ LAUNCH_WITHIN_S = 30.0
 log = structlog.get_logger(__name__)
 
 
-class Acts:
+class EmrActions:
     """Starts acts and knows which rows they own.
 
     not_ended: clusters that TerminateJobFlows did not end when it was last asked, and what it answered
@@ -82,8 +82,8 @@ class Acts:
         task_log: TaskLog,
         clock: Clock,
         settings: Settings,
-        holds: LaunchHolds,
-        placing: PlacingHolds,
+        holds: LaunchBackoff,
+        placing: PlacementBackoff,
         deployment_id: str,
         records_uri: str,
         region: str,
@@ -121,7 +121,7 @@ class Acts:
         self,
         lease_token: int,
         cluster: Cluster,
-        rides: Sequence[Ride],
+        pairs: Sequence[Pair],
         intended_at: float,
         *,
         again: bool = False,
@@ -131,8 +131,8 @@ class Acts:
         intended_at: when that was, at the earliest (monotonic)
         again: nobody knows what became of an earlier call, so no answer says that a step is not there
         """
-        owned = {submission.submission_id for _, submission in rides}
-        self._start(owned, self._add_steps(lease_token, cluster, rides, intended_at, again=again))
+        owned = {submission.submission_id for _, submission in pairs}
+        self._start(owned, self._add_steps(lease_token, cluster, pairs, intended_at, again=again))
 
     def _left_s(self, within_s: float, intended_at: float) -> float:
         return within_s - (self._clock.monotonic() - intended_at)
@@ -212,13 +212,13 @@ class Acts:
             raise LaunchRefused(f"no launch can be made of the cluster template: {error!r}") from error
 
     async def _add_steps(
-        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], intended_at: float, *, again: bool
+        self, lease_token: int, cluster: Cluster, pairs: Sequence[Pair], intended_at: float, *, again: bool
     ) -> None:
         cluster_id = cluster.cluster_id
         if cluster_id is None:
             return
-        steps = await self._built(lease_token, cluster_id, rides)
-        parts = deque(self._refusals.parts([ride for ride in rides if ride[1].submission_id in steps]))
+        steps = await self._built(lease_token, cluster_id, pairs)
+        parts = deque(self._refusals.parts([pair for pair in pairs if pair[1].submission_id in steps]))
         while parts:
             part = parts.popleft()
             sent = [steps[submission.submission_id] for _, submission in part]
@@ -240,18 +240,18 @@ class Acts:
                 else:
                     parts.appendleft(part)
                 if not again:
-                    await self._not_added(lease_token, [ride for left in parts for ride in left], str(error))
+                    await self._not_added(lease_token, [pair for left in parts for pair in left], str(error))
                 return
             else:
                 await self._added(lease_token, cluster, part, step_ids)
 
     async def _unheard(
-        self, cluster: Cluster, rides: Sequence[Ride], error: OutcomeUnknown, *, again: bool
+        self, cluster: Cluster, pairs: Sequence[Pair], error: OutcomeUnknown, *, again: bool
     ) -> None:
         log.warning("add_steps_unknown", cluster_id=cluster.cluster_id, error=str(error))
         is_throttled = isinstance(error, ThrottledUnknown)
         if is_throttled:
-            self.throttled_steps.update(submission.submission_id for _, submission in rides)
+            self.throttled_steps.update(submission.submission_id for _, submission in pairs)
         if again:
             return
         name = f"the step for cluster {cluster.cluster_id}"
@@ -259,15 +259,15 @@ class Acts:
         if is_throttled:
             text = f"EMR throttled AddJobFlowSteps: {name} is sent again, in {FIRST_HOLD_S:g} s or later"
         line = agent_line(self._clock.now(), text, level="warning")
-        for workload, _ in rides:
+        for workload, _ in pairs:
             await self._task_log.append(workload.log_path, [line])
 
     async def _built(
-        self, lease_token: int, cluster_id: ClusterId, rides: Sequence[Ride]
+        self, lease_token: int, cluster_id: ClusterId, pairs: Sequence[Pair]
     ) -> dict[SubmissionId, NewStep]:
         """The steps of all rides but those of which none can be made: their tasks fail."""
         steps: dict[SubmissionId, NewStep] = {}
-        for workload, submission in rides:
+        for workload, submission in pairs:
             try:
                 steps[submission.submission_id] = new_step(
                     workload,
@@ -283,41 +283,41 @@ class Acts:
         return steps
 
     async def _added(
-        self, lease_token: int, cluster: Cluster, rides: Sequence[Ride], step_ids: Sequence[StepId]
+        self, lease_token: int, cluster: Cluster, pairs: Sequence[Pair], step_ids: Sequence[StepId]
     ) -> None:
         self._placing.added(cluster.cluster_uuid)
-        self._refusals.over([workload.workload_id for workload, _ in rides])
+        self._refusals.over([workload.workload_id for workload, _ in pairs])
         now = self._clock.now()
         changes = [
             Change(old=submission, new=added(submission, step_id, now=now))
-            for (_, submission), step_id in zip(rides, step_ids, strict=True)
+            for (_, submission), step_id in zip(pairs, step_ids, strict=True)
         ]
         await self._write(lease_token, changes, "submission", "added", f"added to {cluster.cluster_id}")
-        for (workload, _), step_id in zip(rides, step_ids, strict=True):
+        for (workload, _), step_id in zip(pairs, step_ids, strict=True):
             line = agent_line(now, f"queued on {cluster.cluster_id} as step {step_id}")
             await self._task_log.append(workload.log_path, [line])
 
     async def _refused_alone(
-        self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str, *, again: bool
+        self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str, *, again: bool
     ) -> None:
-        workload, _ = ride
+        workload, _ = pair
         refusals = self._refusals.alone(workload.workload_id)
         if again:
             return
         if refusals >= MOST_REFUSALS:
             text = f"EMR refused the step {refusals} times: {why}"
-            await self._refused_for_good(lease_token, cluster_id, ride, text)
+            await self._refused_for_good(lease_token, cluster_id, pair, text)
             return
         now = self._clock.now()
         again_at = now + timedelta(seconds=hold_after_s(refusals))
         text = f"EMR refused the step ({refusals} of {MOST_REFUSALS} times, then the task fails): {why}"
-        await self._not_added(lease_token, [ride], text, not_before=again_at)
+        await self._not_added(lease_token, [pair], text, not_before=again_at)
         line = agent_line(now, f"{text}; it is asked again at {again_at:%H:%M:%S} UTC", level="warning")
         await self._task_log.append(workload.log_path, [line])
 
-    async def _refused_for_good(self, lease_token: int, cluster_id: ClusterId, ride: Ride, why: str) -> None:
+    async def _refused_for_good(self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str) -> None:
         now = self._clock.now()
-        workload, submission = ride
+        workload, submission = pair
         over = not_added(submission, why, now=now)
         self._refusals.over([workload.workload_id])
         move = refused_for_good(workload, over, cluster_id=cluster_id, now=now)
@@ -329,11 +329,11 @@ class Acts:
         await self._task_log.append(workload.log_path, [agent_line(now, move.text, level="error")])
 
     async def _not_added(
-        self, lease_token: int, rides: Sequence[Ride], why: str, *, not_before: datetime | None = None
+        self, lease_token: int, pairs: Sequence[Pair], why: str, *, not_before: datetime | None = None
     ) -> None:
         now = self._clock.now()
         changes: list[Change] = []
-        for workload, submission in rides:
+        for workload, submission in pairs:
             over = not_added(submission, why, now=now)
             ready = never_added(workload, over, now=now, not_before=not_before).workload
             changes += [Change(old=submission, new=over), Change(old=workload, new=ready)]
@@ -363,25 +363,25 @@ class Acts:
                 await self._clock.sleep(min(10.0, 2.0**attempt))
                 continue
             except StaleWriter as stale:
-                if len(rides := _by_ride(changes)) > 1:
+                if len(pairs := _by_pair(changes)) > 1:
                     # News of one of them came first, and takes nothing from the others.
-                    for ride in rides:
-                        await self._write(lease_token, ride, subject, event, text)
+                    for pair in pairs:
+                        await self._write(lease_token, pair, subject, event, text)
                     return
                 # The tracker finds the truth by the Name that the act carried.
                 log.warning("act_result_dropped", what=event, why=str(stale))
             return
 
 
-def _by_ride(changes: Sequence[Change]) -> list[list[Change]]:
+def _by_pair(changes: Sequence[Change]) -> list[list[Change]]:
     """The changes by the submission that each begins with."""
-    rides: list[list[Change]] = []
+    pairs: list[list[Change]] = []
     for change in changes:
-        if isinstance(change.new, Workload) and rides:
-            rides[-1].append(change)
+        if isinstance(change.new, Workload) and pairs:
+            pairs[-1].append(change)
         else:
-            rides.append([change])
-    return rides
+            pairs.append([change])
+    return pairs
 
 
 def _id_of(value: Submission | Cluster) -> str:

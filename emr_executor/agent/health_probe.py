@@ -16,7 +16,7 @@ from emr_executor.errors import TryAgain
 Ask = Callable[[], Awaitable[object]]
 
 
-class Probing:
+class HealthProbe:
     """``ask``: for each dependency a cheap call, and after how many seconds without another it is made."""
 
     def __init__(

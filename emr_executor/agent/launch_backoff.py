@@ -32,7 +32,7 @@ def why_failed(over: Cluster) -> str:
     return refusal or lost_because(over)
 
 
-class LaunchHolds:
+class LaunchBackoff:
     """Per pool: 10 s after the first failed launch, doubled with each one up to 10 min, until one comes up.
 
     Kept in memory: after a restart the first launch is tried at once, still within ``max_clusters``.

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
-from emr_executor.agent.emr_actions import Acts
+from emr_executor.agent.emr_actions import EmrActions
 from emr_executor.agent.heartbeats import Heartbeats
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
-from emr_executor.agent.retention_db import ROUND_INTERVAL_S, Housekeeping
+from emr_executor.agent.retention_db import ROUND_INTERVAL_S, DatabaseRetention
 from emr_executor.agent.steering import Steering
 from emr_executor.agent.waiting_lines import ROUND_S, InLine
 from emr_executor.config import Settings
@@ -38,16 +38,16 @@ class Agent:
         clock: Clock,
         lease: LeaseKeeper,
         steering: Steering,
-        acts: Acts,
+        actions: EmrActions,
         phases: Phases,
         heartbeats: Heartbeats,
-        housekeeping: Housekeeping,
+        housekeeping: DatabaseRetention,
         in_line: InLine,
         wake_steering: asyncio.Event,
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
-        self._steering, self._acts, self._phases = steering, acts, phases
+        self._steering, self._actions, self._phases = steering, actions, phases
         self._heartbeats, self._housekeeping, self._in_line = heartbeats, housekeeping, in_line
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
@@ -92,7 +92,7 @@ class Agent:
     async def close(self) -> None:
         """After ``run``: let the acts under way end, then hand the lease back."""
         log.info("agent_stopping", running_phases=self._phases.running)
-        await self._acts.settle()
+        await self._actions.settle()
         try:
             await self._lease.release()
         except StoreBusy as error:

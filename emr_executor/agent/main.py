@@ -22,14 +22,14 @@ from typing import TypeVar
 import structlog
 
 from emr_executor import __version__
-from emr_executor.agent.agent_row import Reporting
+from emr_executor.agent.agent_row import AgentRow
 from emr_executor.agent.clock import SystemClock
 from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.agent.dependencies import Dependencies
-from emr_executor.agent.health_probe import Probing
+from emr_executor.agent.health_probe import HealthProbe
 from emr_executor.agent.loop_watchdog import Watchdog, pulse
 from emr_executor.agent.loops import Agent
-from emr_executor.agent.retention_s3 import Expiry, StoredNeeds
+from emr_executor.agent.retention_s3 import S3Retention, StoredNeeds
 from emr_executor.agent.schema_check import check_tables, until_other_tables
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.session import open_aws
@@ -117,7 +117,7 @@ async def _run_agent(settings: Settings, running: list[Agent], name: str) -> Non
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await _once_reachable(dependencies, clock, store.deployment_id)
         records = aws.records_for(deployment_id, settings.staging_uri)
-        expiry = Expiry(
+        expiry = S3Retention(
             staged=aws.staged_in(settings.staging_uri),
             needs=StoredNeeds(runner),
             clock=clock,
@@ -145,7 +145,7 @@ async def _run_agent(settings: Settings, running: list[Agent], name: str) -> Non
                 dependencies=dependencies,
             )
         )
-        reporting = Reporting(
+        reporting = AgentRow(
             store=HealthStore(runner),
             dependencies=dependencies,
             clock=clock,
@@ -156,7 +156,7 @@ async def _run_agent(settings: Settings, running: list[Agent], name: str) -> Non
             is_steering=lambda: agent.is_steering,
             holds=lambda: agent.holds,
         )
-        probing = Probing(
+        probing = HealthProbe(
             dependencies,
             {
                 Dependency.API: (api.probe, PROBE_API_S),

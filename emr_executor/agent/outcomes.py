@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.core.fact_ages import Ages
 from emr_executor.core.model import Cluster, ClusterUuid, Submission, SubmissionId, Workload
 from emr_executor.core.observe import not_added
@@ -20,7 +20,7 @@ from emr_executor.core.states import (
 from emr_executor.core.workload import WorkloadMove, after_submission, never_added
 
 
-class Settling:
+class Outcomes:
     """Transitions of submissions, workloads and clusters, each with one line for people.
 
     on_cluster_over: called with a cluster that has just ended (launch backoff)
@@ -44,21 +44,21 @@ class Settling:
         over, self._over = self._over, []
         return over
 
-    def started(self, desk: Desk, before: Submission, after: Submission, *, now: datetime) -> None:
+    def started(self, tick: TickState, before: Submission, after: Submission, *, now: datetime) -> None:
         """Put an observed submission; its first sign of running is told."""
-        desk.put(after)
+        tick.put(after)
         if before.started_at is None and after.started_at is not None:
-            workload = desk.workloads.get(after.workload_id)
-            cluster = desk.clusters.get(after.cluster_uuid)
+            workload = tick.workloads.get(after.workload_id)
+            cluster = tick.clusters.get(after.cluster_uuid)
             if workload is not None and cluster is not None:
                 step = f"as step {after.step_id} " if after.step_id else ""
                 text = f"running {step}on {cluster.cluster_id}"
-                desk.tell(now, workload, text)
-                desk.note(now, "submission", after.submission_id, "running", text)
+                tick.log_line(now, workload, text)
+                tick.add_history(now, "submission", after.submission_id, "running", text)
 
     def settle_all(
         self,
-        desk: Desk,
+        tick: TickState,
         ages: Ages,
         *,
         last_looked: Collection[ClusterUuid],
@@ -74,15 +74,15 @@ class Settling:
         blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
         unread: completed, and their output is not read to its end: they are settled later
         """
-        for submission in list(desk.submissions.values()):
-            cluster = desk.clusters.get(submission.cluster_uuid)
-            is_asked = submission.state is SubmissionState.INTENDED and submission.submission_id in desk.busy
+        for submission in list(tick.submissions.values()):
+            cluster = tick.clusters.get(submission.cluster_uuid)
+            is_asked = submission.state is SubmissionState.INTENDED and submission.submission_id in tick.busy
             if not submission.is_live or cluster is None or is_asked:
                 continue
             if submission.submission_id in unread:
                 continue
-            with desk.confined(submission):
-                workload = desk.workloads.get(submission.workload_id)
+            with tick.confined(submission):
+                workload = tick.workloads.get(submission.workload_id)
                 settled = settle(
                     submission,
                     cluster,
@@ -99,21 +99,21 @@ class Settling:
                         cause=settled.cause,
                         ended_at=submission.ended_at or now,
                     )
-                    self._move(desk, over, cluster, now=now)
+                    self._move(tick, over, cluster, now=now)
 
-    def never_added(self, desk: Desk, submission: Submission, why: str, *, now: datetime) -> None:
+    def never_added(self, tick: TickState, submission: Submission, why: str, *, now: datetime) -> None:
         """An INTENDED submission that EMR certainly does not have: the workload waits again."""
         over = not_added(submission, why, now=now)
-        move = self._moved(desk, over, lambda workload: never_added(workload, over, now=now))
-        desk.put(over)
+        move = self._moved(tick, over, lambda workload: never_added(workload, over, now=now))
+        tick.put(over)
         self._over.append(over)
-        desk.note(now, "submission", over.submission_id, "never_added", why)
+        tick.add_history(now, "submission", over.submission_id, "never_added", why)
         if move is not None:
-            self._tell(desk, move, now=now)
+            self._tell(tick, move, now=now)
 
-    def cluster_seen(self, desk: Desk, before: Cluster, after: Cluster, *, now: datetime) -> None:
+    def cluster_seen(self, tick: TickState, before: Cluster, after: Cluster, *, now: datetime) -> None:
         """Put an observed cluster; a change of state is told to those who wait for it."""
-        desk.put(after)
+        tick.put(after)
         if before.state is after.state:
             return
         name = after.cluster_id or after.cluster_uuid
@@ -121,21 +121,21 @@ class Settling:
         if after.state in OVER_CLUSTER_STATES:
             text = lost_because(after)
             self._on_cluster_over(after)
-        desk.note(now, "cluster", after.cluster_uuid, after.state.lower(), text)
+        tick.add_history(now, "cluster", after.cluster_uuid, after.state.lower(), text)
         if before.ready_at is None and after.ready_at is not None:
             self._on_cluster_ready(after)
         if after.state in (ClusterState.BOOTSTRAPPING, ClusterState.TERMINATING):
-            self._tell_riders(desk, after, text, now=now)
+            self._tell_waiting(tick, after, text, now=now)
 
-    def _tell_riders(self, desk: Desk, cluster: Cluster, text: str, *, now: datetime) -> None:
-        for submission in desk.live_on(cluster.cluster_uuid):
-            workload = desk.workloads.get(submission.workload_id)
+    def _tell_waiting(self, tick: TickState, cluster: Cluster, text: str, *, now: datetime) -> None:
+        for submission in tick.live_on(cluster.cluster_uuid):
+            workload = tick.workloads.get(submission.workload_id)
             if workload is not None:
-                desk.tell(now, workload, text)
+                tick.log_line(now, workload, text)
 
-    def _move(self, desk: Desk, over: Submission, cluster: Cluster, *, now: datetime) -> None:
+    def _move(self, tick: TickState, over: Submission, cluster: Cluster, *, now: datetime) -> None:
         move = self._moved(
-            desk,
+            tick,
             over,
             lambda workload: after_submission(
                 workload,
@@ -145,30 +145,30 @@ class Settling:
                 now=now,
             ),
         )
-        desk.put(over)
+        tick.put(over)
         self._over.append(over)
         text = f"{over.state.lower()}" + (f": {over.cause}" if over.cause else "")
-        desk.note(now, "submission", over.submission_id, over.state.lower(), text)
+        tick.add_history(now, "submission", over.submission_id, over.state.lower(), text)
         if move is not None:
-            self._tell(desk, move, now=now)
+            self._tell(tick, move, now=now)
 
     def _moved(
-        self, desk: Desk, over: Submission, move: Callable[[Workload], WorkloadMove]
+        self, tick: TickState, over: Submission, move: Callable[[Workload], WorkloadMove]
     ) -> WorkloadMove | None:
         """What the end of a submission makes of its workload; None where nothing is decided on that.
 
         The end stands in any case: it was observed. A workload that has no edge for it is the one to blame.
         """
-        workload = desk.workloads.get(over.workload_id)
+        workload = tick.workloads.get(over.workload_id)
         if workload is None or workload.quarantine is not None:
             return None
-        with desk.confined(workload):
+        with tick.confined(workload):
             return move(workload)
         return None
 
-    def _tell(self, desk: Desk, move: WorkloadMove, *, now: datetime) -> None:
+    def _tell(self, tick: TickState, move: WorkloadMove, *, now: datetime) -> None:
         workload: Workload = move.workload
-        desk.put(workload)
+        tick.put(workload)
         level = "info" if move.event in ("step_succeeded", "requeued") else "warning"
-        desk.tell(now, workload, move.text, level=level)
-        desk.note(now, "workload", workload.workload_id, move.event, move.text)
+        tick.log_line(now, workload, move.text, level=level)
+        tick.add_history(now, "workload", workload.workload_id, move.event, move.text)

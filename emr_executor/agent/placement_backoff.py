@@ -24,7 +24,7 @@ MOST_REFUSALS = 3
 EMR_ACTIVE_STEPS = 256
 """No call carries more."""
 
-Ride = tuple[Workload, Submission]
+Pair = tuple[Workload, Submission]
 
 
 def hold_after_s(refusals: int) -> float:
@@ -32,7 +32,7 @@ def hold_after_s(refusals: int) -> float:
     return doubled_s(FIRST_HOLD_S, LONGEST_HOLD_S, failures=refusals)
 
 
-class PlacingHolds:
+class PlacementBackoff:
     """Per cluster: 2 s after the first refusal, doubled with each one up to a minute, until it takes steps.
 
     Kept in memory: after a restart a cluster is tried at once.
@@ -98,22 +98,22 @@ class Refusals:
         self._at_most: dict[WorkloadId, int] = {}
         self._alone: dict[WorkloadId, int] = {}
 
-    def parts(self, rides: Sequence[Ride]) -> list[Sequence[Ride]]:
+    def parts(self, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
         """The calls to make: one for those that nothing is known of, then for those that were refused."""
-        by_size: dict[int, list[Ride]] = {}
-        for ride in rides:
-            by_size.setdefault(self._at_most.get(ride[0].workload_id, EMR_ACTIVE_STEPS), []).append(ride)
+        by_size: dict[int, list[Pair]] = {}
+        for pair in pairs:
+            by_size.setdefault(self._at_most.get(pair[0].workload_id, EMR_ACTIVE_STEPS), []).append(pair)
         return [
             some[start : start + size]
             for size, some in sorted(by_size.items(), reverse=True)
             for start in range(0, len(some), size)
         ]
 
-    def together(self, rides: Sequence[Ride]) -> list[Sequence[Ride]]:
+    def together(self, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
         """EMR refused these, two or more, in one call: the calls to make instead."""
-        size = (len(rides) + 1) // 2
-        self._at_most.update((workload.workload_id, size) for workload, _ in rides)
-        return [rides[:size], rides[size:]]
+        size = (len(pairs) + 1) // 2
+        self._at_most.update((workload.workload_id, size) for workload, _ in pairs)
+        return [pairs[:size], pairs[size:]]
 
     def alone(self, workload_id: WorkloadId) -> int:
         """EMR refused this one in a call of its own: how often so far."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from emr_executor.agent.lease import LeaseKeeper
-from emr_executor.agent.retention_s3 import Expired, Expiry
+from emr_executor.agent.retention_s3 import Expired, S3Retention
 from emr_executor.config import Settings
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock
@@ -46,14 +46,14 @@ class Done(Expired):
         return not any(count for name, count in asdict(self).items() if name != "listings")
 
 
-class Housekeeping:
+class DatabaseRetention:
     """``expiry`` None: no S3."""
 
     def __init__(
         self,
         *,
         store: AgentFace,
-        expiry: Expiry | None,
+        expiry: S3Retention | None,
         lease: LeaseKeeper,
         clock: Clock,
         settings: Settings,
@@ -99,7 +99,7 @@ class Housekeeping:
                 return now + ROWS_EVERY_S
         return now
 
-    async def _expire(self, expiry: Expiry, did: Done, now: float) -> float:
+    async def _expire(self, expiry: S3Retention, did: Done, now: float) -> float:
         """Walk on; when to go on, or to begin again."""
         if not expiry.is_walking:
             expiry.begin()

@@ -78,7 +78,7 @@ class Expired:
     refreshed: int = 0
 
 
-class Expiry:
+class S3Retention:
     """One walk after the other; ``keep_s`` 0: nothing is deleted, only refreshed for others' sake."""
 
     def __init__(

@@ -33,7 +33,7 @@ IDS_A_CALL = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepLook:
+class StepPoll:
     """What a look is to find out, and what it has shown so far. ListSteps gives the newest steps first.
 
     All that may be concluded from a step's absence was fixed when the look began, since an act may add a step
@@ -67,16 +67,16 @@ class StepLook:
     marker: str | None = None
     failures: int = 0
 
-    def after(self, page: StepPage) -> StepLook:
+    def after(self, page: StepPage) -> StepPoll:
         """The look with one more page."""
         pages, steps = self.pages + 1, (*self.steps, *page.steps)
         return replace(self, steps=steps, pages=pages, marker=page.marker, failures=0)
 
-    def after_asking(self, step_ids: Sequence[StepId], page: StepPage) -> StepLook:
+    def after_asking(self, step_ids: Sequence[StepId], page: StepPage) -> StepPoll:
         """The look with the steps that were asked for by id."""
         return replace(self, steps=(*self.steps, *page.steps), asked=self.asked.union(step_ids), failures=0)
 
-    def failed(self) -> StepLook | None:
+    def failed(self) -> StepPoll | None:
         """The look after its next page was asked for in vain, or None where it has to begin anew."""
         return replace(self, failures=self.failures + 1) if self.failures + 1 < MOST_FAILURES else None
 

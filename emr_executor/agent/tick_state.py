@@ -38,7 +38,7 @@ _OVER = frozenset({WorkloadState.FINISHED, WorkloadState.CANCELLED})
 log = structlog.get_logger(__name__)
 
 
-class Desk:
+class TickState:
     """Values by their ids; ``busy`` are rows that an act in flight will write, not to be touched."""
 
     def __init__(self, snapshot: Snapshot, *, busy: Iterable[str] = ()) -> None:
@@ -84,22 +84,24 @@ class Desk:
         self._saved.setdefault(key, (table, before))
         table[key] = value
 
-    def take(self, value: Row) -> None:
+    def take_over(self, value: Row) -> None:
         """Lay a stored row on the desk that the snapshot did not hold."""
         table, key = self._place(value)
         table[key] = value
 
-    def note(self, at: datetime, subject: str, subject_id: str, event: str, text: str) -> None:
+    def add_history(self, at: datetime, subject: str, subject_id: str, event: str, text: str) -> None:
         """One line of history."""
         self._history.append(
             HistoryEntry(at=at, subject=subject, subject_id=subject_id, event=event, text=text)
         )
 
-    def tell(self, at: datetime, workload: Workload, text: str, *, level: str = "info", **facts: Any) -> None:
+    def log_line(
+        self, at: datetime, workload: Workload, text: str, *, level: str = "info", **facts: Any
+    ) -> None:
         """One readable line in the workload's task log, written when the desk is saved."""
-        self.quote(workload, [agent_line(at, text, level=level, **facts)])
+        self.log_output(workload, [agent_line(at, text, level=level, **facts)])
 
-    def quote(self, workload: Workload, lines: Iterable[dict[str, Any]]) -> None:
+    def log_output(self, workload: Workload, lines: Iterable[dict[str, Any]]) -> None:
         """Finished lines for the workload's task log, in their place between those that are told."""
         if workload.log_path:
             self._lines.setdefault(workload.log_path, []).extend(lines)
@@ -159,7 +161,7 @@ class Desk:
             self._saved.setdefault(key, (table, stored))
             self._quarantined[key] = error
             table[key] = quarantined(stored, error)
-            self.note(self._read_at, entity_of(row), key, "quarantined", reason_of(error))
+            self.add_history(self._read_at, entity_of(row), key, "quarantined", reason_of(error))
             self._tell_quarantine(stored, error)
 
     def _tell_quarantine(self, row: Row, error: Exception) -> None:
@@ -171,7 +173,7 @@ class Desk:
                 f"{entity_of(row)} {id_of(row)} is in quarantine, since the executor met a bug: "
                 f"{reason_of(error)}; `airflow emr explain` tells what can be done"
             )
-            self.tell(self._read_at, owner, text, level="error")
+            self.log_line(self._read_at, owner, text, level="error")
 
     def _fence(self) -> None:
         """Quarantine every row whose change the store would refuse."""

@@ -16,12 +16,12 @@ from typing import Any
 
 import structlog
 
-from emr_executor.agent.cadence import Due
+from emr_executor.agent.cadence import Cadence
 from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.driver_output import DriverOutput
-from emr_executor.agent.outcomes import Settling
-from emr_executor.agent.step_poll import StepLook, by_submission, may_never_begin, needs_a_sweep, one_of
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.outcomes import Outcomes
+from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_sweep, one_of
+from emr_executor.agent.tick_state import TickState
 from emr_executor.aws.layout import claims_first
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
@@ -84,18 +84,18 @@ class Tracker:
         emr: EmrApi,
         records: StepRecords,
         clusters: ClusterTracker,
-        settling: Settling,
+        outcomes: Outcomes,
         clock: Clock,
         settings: Settings,
         masks: Mapping[WorkloadId, tuple[str, ...]],
         records_uri: str,
     ) -> None:
-        self._emr, self._records, self._clusters, self._settling = emr, records, clusters, settling
+        self._emr, self._records, self._clusters, self._outcomes = emr, records, clusters, outcomes
         self._clock, self._settings = clock, settings
         self.unshown: set[SubmissionId] = set()
         self._output = DriverOutput(records, clock, masks, records_uri)
-        self._due, self._sweeps = Due(clock), Due(clock)
-        self._looks: dict[ClusterUuid, StepLook] = {}
+        self._cadence, self._sweeps = Cadence(clock), Cadence(clock)
+        self._looks: dict[ClusterUuid, StepPoll] = {}
         self._last_looked: set[ClusterUuid] = set()
         self._begun: set[SubmissionId] = set()
         self._closed: set[SubmissionId] = set()
@@ -130,7 +130,7 @@ class Tracker:
         """The steps of these clusters are to be looked at in the next look, before others."""
         self._asked_for = clusters
 
-    async def look(self, desk: Desk, ages: Ages) -> None:
+    async def look(self, tick: TickState, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
         # Only what is folded into this desk counts: a tick that is dropped takes its news with it.
         self._last_looked.clear()
@@ -140,9 +140,9 @@ class Tracker:
             self._stalled.clear()
             self._looks.clear()
         self._looked_at = self._clock.monotonic()
-        self._stalled &= desk.clusters.keys()
-        self.unshown &= {one.submission_id for one in desk.live() if one.state is SubmissionState.INTENDED}
-        for gone in self._idle_slots_since.keys() - desk.clusters.keys():
+        self._stalled &= tick.clusters.keys()
+        self.unshown &= {one.submission_id for one in tick.live() if one.state is SubmissionState.INTENDED}
+        for gone in self._idle_slots_since.keys() - tick.clusters.keys():
             del self._idle_slots_since[gone]
         for part in (
             self._look_at_records,
@@ -152,7 +152,7 @@ class Tracker:
             self._close_claims,
         ):
             try:
-                await part(desk, ages)
+                await part(tick, ages)
             except BudgetSpent as spent:
                 log.debug("look_put_off", part=part.__name__, why=str(spent))
             except Throttled as error:
@@ -162,53 +162,53 @@ class Tracker:
             except Exception:
                 # One look that fails for ever must not blind the others.
                 log.exception("look_failed_unexpectedly", part=part.__name__)
-        if self._output.awaits_records(desk, self._records_seen_at):
-            self._due.hasten("records", 0.0)
+        if self._output.awaits_records(tick, self._records_seen_at):
+            self._cadence.hasten("records", 0.0)
             with suppress(TryAgain):
-                await self._look_at_records(desk, ages)
-        unread = await self._output.read_to_end(desk, self._records_seen_at)
+                await self._look_at_records(tick, ages)
+        unread = await self._output.read_to_end(tick, self._records_seen_at)
         now = self._clock.now()
-        live_on = desk.live_by_cluster()
-        for cluster in list(desk.clusters.values()):
+        live_on = tick.live_by_cluster()
+        for cluster in list(tick.clusters.values()):
             live = len(live_on.get(cluster.cluster_uuid, ()))
-            with desk.confined(cluster):
-                desk.put(observe_idleness(cluster, live_submissions=live, now=now))
+            with tick.confined(cluster):
+                tick.put(observe_idleness(cluster, live_submissions=live, now=now))
         # While the cluster's end, or the wrapper's last words, could not have been seen, the hold goes on.
         records_unseen_s = self.records_unseen_s
         blind_s = {
             key: max(self._clusters.unseen_s(key), min(records_unseen_s, WORDS_HOLD_S))
-            for key in desk.clusters
+            for key in tick.clusters
         }
-        self._settling.settle_all(
-            desk,
+        self._outcomes.settle_all(
+            tick,
             ages,
             last_looked=self._last_looked,
             now=now,
             blind_s=blind_s,
-            closed=lambda one: one.submission_id in self._closed or not _claims(desk, one),
+            closed=lambda one: one.submission_id in self._closed or not _claims(tick, one),
             unread=unread,
         )
 
     # -- records ---------------------------------------------------------------------------------
 
-    async def _look_at_records(self, desk: Desk, _ages: Ages) -> None:
-        live = {s.submission_id: s for s in desk.submissions.values() if s.is_live}
+    async def _look_at_records(self, tick: TickState, _ages: Ages) -> None:
+        live = {s.submission_id: s for s in tick.submissions.values() if s.is_live}
         if not live:
             self._records_seen_at = self._clock.monotonic()
             return
-        if not self._due.is_due("records", self._settings.records_interval_s):
+        if not self._cadence.is_due("records", self._settings.records_interval_s):
             return
         known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
         changed = await self._records.changed(known)
         self._records_seen_at = self._clock.monotonic()
         news = [record for record in changed if record.submission_id in live]
-        await asyncio.gather(*(self._apply_record(desk, live[r.submission_id], r) for r in news))
+        await asyncio.gather(*(self._apply_record(tick, live[r.submission_id], r) for r in news))
 
-    async def _apply_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
-        with desk.confined(submission):
-            await self._fold_record(desk, submission, record)
+    async def _apply_record(self, tick: TickState, submission: Submission, record: StepRecord) -> None:
+        with tick.confined(submission):
+            await self._fold_record(tick, submission, record)
 
-    async def _fold_record(self, desk: Desk, submission: Submission, record: StepRecord) -> None:
+    async def _fold_record(self, tick: TickState, submission: Submission, record: StepRecord) -> None:
         output = await self._output.read(submission, record.chunks)
         chunks = submission.output_chunks + len(output)
         missing = ""
@@ -220,45 +220,45 @@ class Tracker:
         if chunks < record.chunks:
             # Not all output could be read yet: the same record is looked at again.
             seen = submission
-        self._settling.started(desk, submission, replace(seen, output_chunks=chunks), now=now)
-        self._output.quote(desk, submission, output, missing)
+        self._outcomes.started(tick, submission, replace(seen, output_chunks=chunks), now=now)
+        self._output.quote(tick, submission, output, missing)
 
-    async def _look_at_claims(self, desk: Desk, _ages: Ages) -> None:
+    async def _look_at_claims(self, tick: TickState, _ages: Ages) -> None:
         """Whether steps that failed without a word ever began."""
-        silent = {s.submission_id: s for s in desk.submissions.values() if _failed_silently(s)}
+        silent = {s.submission_id: s for s in tick.submissions.values() if _failed_silently(s)}
         self._begun &= silent.keys()
         for submission_id, submission in silent.items():
-            if submission_id in self._begun | desk.busy or not _claims(desk, submission):
+            if submission_id in self._begun | tick.busy or not _claims(tick, submission):
                 continue
             if not await self._records.forbid(submission.cluster_uuid, submission_id):
                 self._begun.add(submission_id)
                 continue
-            desk.put(replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=NEVER_CLAIMED))
+            tick.put(replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=NEVER_CLAIMED))
 
-    async def _close_claims(self, desk: Desk, _ages: Ages) -> None:
+    async def _close_claims(self, tick: TickState, _ages: Ages) -> None:
         """Let no second step of a doubled call begin what is about to run elsewhere, or was given up."""
-        over = {s.submission_id: s for s in desk.live() if _is_over_unbegun(desk, s) and _claims(desk, s)}
+        over = {s.submission_id: s for s in tick.live() if _is_over_unbegun(tick, s) and _claims(tick, s)}
         self._closed &= over.keys()
-        for submission_id in over.keys() - self._closed - desk.busy:
+        for submission_id in over.keys() - self._closed - tick.busy:
             if await self._records.forbid(over[submission_id].cluster_uuid, submission_id):
                 self._closed.add(submission_id)
             else:
-                desk.put(replace(over[submission_id], started_at=(now := self._clock.now()), ended_at=now))
+                tick.put(replace(over[submission_id], started_at=(now := self._clock.now()), ended_at=now))
 
     # -- steps -----------------------------------------------------------------------------------
 
-    async def _look_at_steps(self, desk: Desk, ages: Ages) -> None:
+    async def _look_at_steps(self, tick: TickState, ages: Ages) -> None:
         """The sweeps that are due, as far as the call budget goes now: a tick waits for no token.
 
         Clusters that something waits for come first, then those that were not looked at for longest. A look
         whose first page does not show enough goes on when all that were due by then had their turn.
         """
-        live_on = desk.live_by_cluster()
+        live_on = tick.live_by_cluster()
         self._sweeps.keep(live_on)
         self._looks = {key: look for key, look in self._looks.items() if key in live_on}
         wanted: list[tuple[bool, float, Cluster, list[Submission]]] = []
-        for cluster in desk.clusters.values():
-            live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in desk.busy]
+        for cluster in tick.clusters.values():
+            live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in tick.busy]
             if not live:
                 continue
             is_asked_for = cluster.cluster_uuid in self._asked_for
@@ -283,7 +283,7 @@ class Tracker:
             interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
             if not self._sweeps.is_due(cluster.cluster_uuid, interval_s):
                 continue
-            look = self._looks.pop(cluster.cluster_uuid, None) or StepLook(
+            look = self._looks.pop(cluster.cluster_uuid, None) or StepPoll(
                 cluster_uuid=cluster.cluster_uuid,
                 cluster_id=cluster.cluster_id,
                 wanted=frozenset(s.submission_id for s in live),
@@ -299,7 +299,7 @@ class Tracker:
             except BudgetSpent:
                 self._sweeps.put_off(cluster.cluster_uuid, due_at)
                 raise
-            self._fold_steps(desk, ages, look, live_on[cluster.cluster_uuid])
+            self._fold_steps(tick, ages, look, live_on[cluster.cluster_uuid])
             if look.is_through:
                 self._watch_stall(cluster, look.steps, live)
             else:
@@ -323,7 +323,7 @@ class Tracker:
             self._idle_slots_since.pop(key, None)
             self._stalled.discard(key)
 
-    async def _read_on(self, look: StepLook) -> StepLook:
+    async def _read_on(self, look: StepPoll) -> StepPoll:
         """The look with its next page; one that EMR cannot go on with begins anew."""
         hidden = look.hidden
         try:
@@ -346,19 +346,19 @@ class Tracker:
         self._shown_at |= dict.fromkeys(by_submission(page.steps), self._clock.monotonic())
         return look.after_asking(hidden, page) if hidden else look.after(page)
 
-    def _fold_steps(self, desk: Desk, ages: Ages, look: StepLook, live: Sequence[Submission]) -> None:
+    def _fold_steps(self, tick: TickState, ages: Ages, look: StepPoll, live: Sequence[Submission]) -> None:
         """Fold what a look has shown. Earlier pages too: a tick that was dropped took their news with it."""
         shown = by_submission(look.steps)
         now = self._clock.now()
         for submission in live:
             submission_id = submission.submission_id
             its_steps = shown.get(submission_id)
-            with desk.confined(submission):
+            with tick.confined(submission):
                 if its_steps:
                     step = one_of(its_steps, submission.step_id)
-                    self._settling.started(desk, submission, observe_step(submission, step, now=now), now=now)
+                    self._outcomes.started(tick, submission, observe_step(submission, step, now=now), now=now)
                 elif look.is_through and submission_id in look.overdue and _was_never_added(submission, ages):
-                    self._settling.never_added(desk, submission, "EMR never showed the step", now=now)
+                    self._outcomes.never_added(tick, submission, "EMR never showed the step", now=now)
                 elif look.is_through and submission_id in look.unheard:
                     self.unshown.add(submission_id)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
@@ -377,16 +377,16 @@ def _failed_silently(submission: Submission) -> bool:
     )
 
 
-def _claims(desk: Desk, submission: Submission) -> bool:
+def _claims(tick: TickState, submission: Submission) -> bool:
     """Whether a step of it begins nothing without the submission's claim."""
-    workload = desk.workloads.get(submission.workload_id)
+    workload = tick.workloads.get(submission.workload_id)
     step = workload.step if workload is not None else None
     return step is not None and bool(step.wrapper_uri) and claims_first(step.wrapper_uri)
 
 
-def _is_over_unbegun(desk: Desk, submission: Submission) -> bool:
+def _is_over_unbegun(tick: TickState, submission: Submission) -> bool:
     """Whether EMR shows its step over without a start, cancelled by us or with its cluster."""
-    cluster = desk.clusters.get(submission.cluster_uuid)
+    cluster = tick.clusters.get(submission.cluster_uuid)
     if cluster is None or submission.quarantine is not None or submission.started_at is not None:
         return False
     is_ours = submission.cancel_asked_at is not None or cluster.state not in UP_CLUSTER_STATES

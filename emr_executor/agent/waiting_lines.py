@@ -8,7 +8,7 @@ from datetime import datetime
 
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tasklog import agent_line
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.waiting import Reason, reasons_in_line
 from emr_executor.ports import Clock, TaskLog
@@ -30,18 +30,18 @@ class _Told:
     since: float
 
 
-class Telling:
+class WaitingLines:
     """Remembers what each task was told. Kept in memory: a successor tells each what stands, once."""
 
     def __init__(self) -> None:
         self._told: dict[WorkloadId, _Told] = {}
 
-    def tell(self, desk: Desk, reasons: Iterable[Reason], now: datetime, *, monotonic: float) -> None:
+    def tell(self, tick: TickState, reasons: Iterable[Reason], now: datetime, *, monotonic: float) -> None:
         """Write what is news. Two reasons that take turns are each told once."""
         for reason in reasons:
             if self.is_news(reason, monotonic):
                 level = "warning" if reason.is_trouble else "info"
-                desk.tell(now, desk.workloads[reason.workload_id], f"waiting: {reason.why}", level=level)
+                tick.log_line(now, tick.workloads[reason.workload_id], f"waiting: {reason.why}", level=level)
 
     def forget(self, live: Collection[WorkloadId]) -> None:
         """Let go of tasks that are over."""
@@ -78,19 +78,19 @@ class InLine:
         store: AgentFace,
         task_log: TaskLog,
         clock: Clock,
-        telling: Telling,
+        telling: WaitingLines,
         ready_limit: int,
         at_once: int,
         no_runner: Callable[[], str | None],
     ) -> None:
-        self._store, self._task_log, self._clock, self._telling = store, task_log, clock, telling
+        self._store, self._task_log, self._clock, self._waiting_lines = store, task_log, clock, telling
         self._ready_limit, self._at_once, self._no_runner = ready_limit, at_once, no_runner
         self._states: StaleWatch[WorkloadId] = StaleWatch()
 
     async def round(self) -> None:
         """Look at the whole line, and write what is news. Raises StoreBusy."""
         line = await self._store.line()
-        self._telling.forget({one.workload_id for one in line})
+        self._waiting_lines.forget({one.workload_id for one in line})
         monotonic = self._clock.monotonic()
         stood_s = self._states.look({one.workload_id: one.state for one in line}, monotonic=monotonic)
         now, log_of = self._clock.now(), {one.workload_id: one.log_path for one in line}
@@ -102,7 +102,7 @@ class InLine:
             at_once=self._at_once,
             no_runner=self._no_runner(),
         ):
-            if self._telling.is_news(reason, monotonic):
+            if self._waiting_lines.is_news(reason, monotonic):
                 level = "warning" if reason.is_trouble else "info"
                 told = agent_line(now, f"waiting: {reason.why}", level=level)
                 await self._task_log.append(log_of[reason.workload_id], [told])

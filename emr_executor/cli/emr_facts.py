@@ -16,7 +16,7 @@ from emr_executor.agent.launch_backoff import LONGEST_HOLD_S, hold_after_s, is_f
 from emr_executor.cli.health import is_silent
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings
-from emr_executor.core.fact_ages import reckoned
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
     Cluster,
     HistoryEntry,
@@ -250,7 +250,7 @@ def _waiting(
         state, launch_held=frozenset(holds.launch), place_held=frozenset(place_held | holds.place.keys())
     )
     limits = limits_of(settings)
-    ages = reckoned(state.clusters, state.submissions, now=state.now)
+    ages = ages_by_rows(state.clusters, state.submissions, now=state.now)
     decided = plan(state, limits, ages)
     launch = next((one.why for one in decided.launch if one.cluster_pool == workload.cluster_pool), None)
     cluster_ids = {cluster.cluster_uuid: cluster.cluster_id for cluster in state.clusters}

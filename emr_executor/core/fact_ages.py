@@ -95,7 +95,7 @@ def of_others(facts: Iterable[FactKey], own: Collection[FactKey]) -> dict[FactKe
     return {key: math.inf for key in facts if key[0] in _REPEATABLE and key not in own}
 
 
-def reckoned(clusters: Iterable[Cluster], submissions: Iterable[Submission], *, now: datetime) -> Ages:
+def ages_by_rows(clusters: Iterable[Cluster], submissions: Iterable[Submission], *, now: datetime) -> Ages:
     """The ages by the rows' own times: for a reader that has not watched, and decides nothing."""
     since: dict[FactKey, datetime | None] = {}
     for submission in submissions:

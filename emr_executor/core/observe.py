@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from emr_executor.core.cause import cause_of
-from emr_executor.core.machine import fold, step
+from emr_executor.core.machine import apply_observation, transition
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
@@ -32,7 +32,7 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.core.transitions import CLUSTER, SHOWN, SUBMISSION, ClusterSeen, SubmissionSeen
+from emr_executor.core.transitions import CLUSTER, SHOWN, SUBMISSION, ClusterEvent, SubmissionEvent
 from emr_executor.errors import InvalidTransition
 
 
@@ -40,7 +40,7 @@ def added(submission: Submission, step_id: StepId, *, now: datetime) -> Submissi
     """The submission after AddJobFlowSteps gave its step."""
     return replace(
         submission,
-        state=_step(submission, SubmissionSeen.ADDED),
+        state=_step(submission, SubmissionEvent.ADDED),
         step_state=StepState.PENDING,
         step_id=step_id,
         submitted_at=submission.submitted_at or now,
@@ -59,7 +59,7 @@ def sent_again(submission: Submission, *, now: datetime) -> Submission:
 
 def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
     """The submission of which EMR certainly has no step."""
-    state = _step(submission, SubmissionSeen.NEVER_ADDED)
+    state = _step(submission, SubmissionEvent.NEVER_ADDED)
     return replace(submission, state=state, cause=why, ended_at=now)
 
 
@@ -87,12 +87,12 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
     ended = submission.ended_at
     if over and not submission.wrapper_ended and shown.ended_at is not None:
         started, ended = shown.started_at or started, shown.ended_at
-    begun = SubmissionSeen.SHOWN_PENDING if started is None else SubmissionSeen.SHOWN_RUNNING
+    begun = SubmissionEvent.SHOWN_PENDING if started is None else SubmissionEvent.SHOWN_RUNNING
     return replace(
         submission,
         step_id=submission.step_id or shown.step_id,
         step_state=step_state,
-        state=_fold(submission, SubmissionSeen.SHOWN_OVER if over else begun),
+        state=_fold(submission, SubmissionEvent.SHOWN_OVER if over else begun),
         submitted_at=submission.submitted_at or shown.created_at or now,
         started_at=started,
         ended_at=ended or (now if over else None),
@@ -104,7 +104,7 @@ def observe_record(submission: Submission, record: StepRecord) -> Submission:
     """The submission after its wrapper's record was read. Output chunks are counted by the reader."""
     if not submission.is_live or submission.wrapper_ended:
         return replace(submission, record_mark=record.mark)
-    state = _fold(submission, SubmissionSeen.WRAPPER_SPOKE)
+    state = _fold(submission, SubmissionEvent.WRAPPER_SPOKE)
     if record.phase is not RecordPhase.ENDED:
         return replace(
             submission,
@@ -131,22 +131,22 @@ def observe_record(submission: Submission, record: StepRecord) -> Submission:
 
 def launched(cluster: Cluster, cluster_id: ClusterId) -> Cluster:
     """The cluster after RunJobFlow gave its id."""
-    return replace(cluster, cluster_id=cluster_id, state=_move(cluster, ClusterSeen.LAUNCHED))
+    return replace(cluster, cluster_id=cluster_id, state=_move(cluster, ClusterEvent.LAUNCHED))
 
 
 def refused(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
     """The cluster that EMR refused to launch."""
-    return replace(cluster, state=_move(cluster, ClusterSeen.REFUSED), ended_at=now, reason=why)
+    return replace(cluster, state=_move(cluster, ClusterEvent.REFUSED), ended_at=now, reason=why)
 
 
 def never_shown(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
     """The launch without an answer, given up after ``launch_unknown_s``."""
-    return replace(cluster, state=_move(cluster, ClusterSeen.NEVER_SHOWN), ended_at=now, reason=why)
+    return replace(cluster, state=_move(cluster, ClusterEvent.NEVER_SHOWN), ended_at=now, reason=why)
 
 
 def forgotten(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
     """The cluster whose id EMR does not know any more: over."""
-    return replace(cluster, state=_move(cluster, ClusterSeen.FORGOTTEN), ended_at=now, reason=why)
+    return replace(cluster, state=_move(cluster, ClusterEvent.FORGOTTEN), ended_at=now, reason=why)
 
 
 def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -> Cluster:
@@ -163,7 +163,7 @@ def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -
     news = SHOWN.get(seen.state)
     if news is None:
         raise InvalidTransition("cluster", cluster.state, f"shown_{seen.state}", row=cluster.cluster_uuid)
-    state = fold(CLUSTER, cluster.state, news, row=cluster.cluster_uuid)
+    state = apply_observation(CLUSTER, cluster.state, news, row=cluster.cluster_uuid)
     if state is not seen.state:
         return known
     over = state in OVER_CLUSTER_STATES
@@ -190,13 +190,13 @@ def observe_idleness(cluster: Cluster, *, live_submissions: int, now: datetime) 
     return cluster if cluster.idle_since else replace(cluster, idle_since=now)
 
 
-def _step(submission: Submission, seen: SubmissionSeen) -> SubmissionState:
-    return step(SUBMISSION, submission.state, seen, row=submission.submission_id)
+def _step(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
+    return transition(SUBMISSION, submission.state, seen, row=submission.submission_id)
 
 
-def _fold(submission: Submission, seen: SubmissionSeen) -> SubmissionState:
-    return fold(SUBMISSION, submission.state, seen, row=submission.submission_id)
+def _fold(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
+    return apply_observation(SUBMISSION, submission.state, seen, row=submission.submission_id)
 
 
-def _move(cluster: Cluster, seen: ClusterSeen) -> ClusterState:
-    return step(CLUSTER, cluster.state, seen, row=cluster.cluster_uuid)
+def _move(cluster: Cluster, seen: ClusterEvent) -> ClusterState:
+    return transition(CLUSTER, cluster.state, seen, row=cluster.cluster_uuid)

@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
-from emr_executor.core.machine import step
+from emr_executor.core.machine import transition
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
@@ -41,7 +41,7 @@ from emr_executor.core.states import (
     SubmissionState,
 )
 from emr_executor.core.transitions import SUBMISSION
-from emr_executor.core.transitions import SubmissionSeen as Seen
+from emr_executor.core.transitions import SubmissionEvent as Seen
 
 ENDED_BY_US = "the agent ended it"
 OVERTIME = "execution_timeout reached"
@@ -151,7 +151,9 @@ def why_ended(cluster: Cluster) -> str:
 
 
 def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:
-    return Settled(state=step(SUBMISSION, submission.state, seen, row=submission.submission_id), cause=cause)
+    return Settled(
+        state=transition(SUBMISSION, submission.state, seen, row=submission.submission_id), cause=cause
+    )
 
 
 def _settle_quarantined(submission: Submission, cluster: Cluster) -> Settled:

@@ -33,7 +33,7 @@ from __future__ import annotations
 from enum import StrEnum, auto
 from typing import Any
 
-from emr_executor.core.machine import Edge, Table
+from emr_executor.core.machine import Edge, StateMachine
 from emr_executor.core.model import Cluster, Submission, Workload
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 from emr_executor.errors import InvalidTransition
@@ -41,7 +41,7 @@ from emr_executor.errors import InvalidTransition
 Row = Workload | Submission | Cluster
 
 
-class WorkloadSeen(StrEnum):
+class WorkloadEvent(StrEnum):
     """What is observed of a workload."""
 
     HANDED_OVER = auto()
@@ -86,7 +86,7 @@ class WorkloadSeen(StrEnum):
     """Its submission ended at the task's ``execution_timeout``."""
 
 
-class SubmissionSeen(StrEnum):
+class SubmissionEvent(StrEnum):
     """What is observed of a submission."""
 
     WRITTEN = auto()
@@ -121,7 +121,7 @@ class SubmissionSeen(StrEnum):
     """Its cluster is over, so nothing of it can be alive; or is ending, and EMR shows that it never began."""
 
 
-class ClusterSeen(StrEnum):
+class ClusterEvent(StrEnum):
     """What is observed of a cluster. SHOWN_x: ListClusters or DescribeCluster shows the state x."""
 
     DECIDED = auto()
@@ -151,10 +151,10 @@ class ClusterSeen(StrEnum):
 
 
 W, S, C = WorkloadState, SubmissionState, ClusterState
-WS, SS, CS = WorkloadSeen, SubmissionSeen, ClusterSeen
-WorkloadEdge = Edge[WorkloadState, WorkloadSeen]
-SubmissionEdge = Edge[SubmissionState, SubmissionSeen]
-ClusterEdge = Edge[ClusterState, ClusterSeen]
+WS, SS, CS = WorkloadEvent, SubmissionEvent, ClusterEvent
+WorkloadEdge = Edge[WorkloadState, WorkloadEvent]
+SubmissionEdge = Edge[SubmissionState, SubmissionEvent]
+ClusterEdge = Edge[ClusterState, ClusterEvent]
 
 WORKLOAD_EDGES: tuple[WorkloadEdge, ...] = (
     Edge(None, WS.HANDED_OVER, W.ACCEPTED, "It stands and falls with Airflow's own QUEUED."),
@@ -312,11 +312,11 @@ CLUSTER_EDGES: tuple[ClusterEdge, ...] = (
     ),
 )
 
-WORKLOAD = Table("workload", WORKLOAD_EDGES)
-SUBMISSION = Table("submission", SUBMISSION_EDGES)
-CLUSTER = Table("cluster", CLUSTER_EDGES)
+WORKLOAD = StateMachine("workload", WORKLOAD_EDGES)
+SUBMISSION = StateMachine("submission", SUBMISSION_EDGES)
+CLUSTER = StateMachine("cluster", CLUSTER_EDGES)
 
-SHOWN: dict[ClusterState, ClusterSeen] = {
+SHOWN: dict[ClusterState, ClusterEvent] = {
     C.STARTING: CS.SHOWN_STARTING,
     C.BOOTSTRAPPING: CS.SHOWN_BOOTSTRAPPING,
     C.RUNNING: CS.SHOWN_RUNNING,
@@ -352,7 +352,7 @@ def check_change(old: Row | None, new: Row) -> None:
         raise InvalidTransition(table.entity, start or "nothing", f"a change to {new.state}", row=id_of(new))
 
 
-_KINDS: dict[type[Row], tuple[Table[Any, Any], str]] = {
+_KINDS: dict[type[Row], tuple[StateMachine[Any, Any], str]] = {
     Workload: (WORKLOAD, "workload_id"),
     Submission: (SUBMISSION, "submission_id"),
     Cluster: (CLUSTER, "cluster_uuid"),

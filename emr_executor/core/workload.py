@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from emr_executor.core.machine import step
+from emr_executor.core.machine import transition
 from emr_executor.core.model import ClusterId, StepOutcome, Submission, Workload
 from emr_executor.core.states import SubmissionState, Verdict, WorkloadState, WorkloadTarget
-from emr_executor.core.transitions import WORKLOAD, WorkloadSeen
+from emr_executor.core.transitions import WORKLOAD, WorkloadEvent
 
 HANDED_OVER_AGAIN = frozenset({"scheduled", "queued"})
 """Airflow's states of a task instance that was taken back from us, stuck in queued, and that we get again
@@ -34,7 +34,7 @@ class WorkloadMove:
 def placed(workload: Workload) -> Workload:
     """READY -> SUBMITTED: the next submission is about to be written."""
     return replace(
-        workload, state=_after(workload, WorkloadSeen.PLACED), submissions=workload.submissions + 1
+        workload, state=_after(workload, WorkloadEvent.PLACED), submissions=workload.submissions + 1
     )
 
 
@@ -54,23 +54,23 @@ def after_submission(
     its_step = f"step {submission.step_id}" if submission.step_id else "its step"
     its_step += f" on {cluster_id}" if cluster_id else ""
     match seen:
-        case WorkloadSeen.STEP_LOST_UNSTARTED:
+        case WorkloadEvent.STEP_LOST_UNSTARTED:
             text = f"{submission.cause}, before the step had begun; it will run elsewhere"
             ready = replace(workload, state=state, ready_at=now)
             return WorkloadMove(workload=ready, event="requeued", text=text)
-        case WorkloadSeen.STEP_LOST:
+        case WorkloadEvent.STEP_LOST:
             losses = workload.losses + 1
             # Its place in the queue is its age; queue_timeout bounds each wait.
             ready = replace(workload, state=state, losses=losses, ready_at=now)
             budget = f"loss {losses} of {max_submissions}"
             text = f"{submission.cause}; the step will run again elsewhere ({budget})"
             return WorkloadMove(workload=ready, event="lost", text=text)
-        case WorkloadSeen.STEP_LOST_TOO_OFTEN:
+        case WorkloadEvent.STEP_LOST_TOO_OFTEN:
             lost = replace(workload, state=state, losses=workload.losses + 1)
             budget = f"max_submissions {max_submissions}"
             cause = f"lost {lost.losses} times ({budget}), last: {submission.cause}"
             return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
-        case WorkloadSeen.STEP_UNDONE:
+        case WorkloadEvent.STEP_UNDONE:
             why = f" ({submission.cause})" if submission.cause else ""
             text = f"{its_step} was cancelled before it began{why}; the task waits again"
             undone = replace(workload, state=state)
@@ -94,7 +94,7 @@ def never_added(
     workload: Workload, submission: Submission, *, now: datetime, not_before: datetime | None = None
 ) -> WorkloadMove:
     """SUBMITTED -> READY: EMR never had the step, so no loss is counted."""
-    state = _after(workload, WorkloadSeen.STEP_NEVER_ADDED)
+    state = _after(workload, WorkloadEvent.STEP_NEVER_ADDED)
     ready = replace(workload, state=state, not_before=not_before)
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
@@ -106,7 +106,7 @@ def refused(
     workload: Workload, submission: Submission, *, cluster_id: ClusterId | None, now: datetime
 ) -> WorkloadMove:
     """SUBMITTED -> FINISHABLE: no cluster will ever take the step, for the submission's ``cause``."""
-    gone = replace(workload, state=_after(workload, WorkloadSeen.STEP_REFUSED))
+    gone = replace(workload, state=_after(workload, WorkloadEvent.STEP_REFUSED))
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
     cause = submission.cause
@@ -115,7 +115,7 @@ def refused(
 
 def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
     """Any parked state -> CANCELLED: nothing of it is alive and Airflow does not want it."""
-    gone = replace(workload, state=_after(workload, WorkloadSeen.UNWANTED), finished_at=now)
+    gone = replace(workload, state=_after(workload, WorkloadEvent.UNWANTED), finished_at=now)
     return WorkloadMove(workload=gone, event="cancelled", text=f"cancelled: {workload.cancel_reason}")
 
 
@@ -123,11 +123,11 @@ def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMo
     """READY -> FINISHABLE: no slot within the pool's ``queue_timeout``."""
     again = " again" if workload.losses else ""
     text = f"no cluster ran the step{again} within queue_timeout ({queue_timeout_s:g} s)"
-    late = replace(workload, state=_after(workload, WorkloadSeen.WAITED_TOO_LONG))
+    late = replace(workload, state=_after(workload, WorkloadEvent.WAITED_TOO_LONG))
     return _finishable(late, None, None, verdict=Verdict.FAILED, cause=text, text=text)
 
 
-def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restarting: bool) -> WorkloadSeen:
+def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restarting: bool) -> WorkloadEvent:
     """REPORTED, TO_REPEAT or GONE: what it means for a phase that the Execution API refuses its try.
 
     intent: the state that Airflow was about to be told, by this process or by one before it
@@ -135,31 +135,31 @@ def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restart
     is_restarting: the try was cleared while it ran
     """
     if airflow_state in HANDED_OVER_AGAIN:
-        return WorkloadSeen.TO_REPEAT
+        return WorkloadEvent.TO_REPEAT
     # A failure with retries left gives the task instance another id (models/taskinstance.py,
     # prepare_db_for_next_try).
     is_retried = intent == _UP_FOR_RETRY and airflow_state is None and not is_restarting
     has_arrived = intent is not None and airflow_state == intent
-    return WorkloadSeen.REPORTED if has_arrived or is_retried else WorkloadSeen.GONE
+    return WorkloadEvent.REPORTED if has_arrived or is_retried else WorkloadEvent.GONE
 
 
-def _after(workload: Workload, seen: WorkloadSeen) -> WorkloadState:
-    return step(WORKLOAD, workload.state, seen, row=workload.workload_id)
+def _after(workload: Workload, seen: WorkloadEvent) -> WorkloadState:
+    return transition(WORKLOAD, workload.state, seen, row=workload.workload_id)
 
 
-def _seen_of(workload: Workload, submission: Submission, max_submissions: int) -> WorkloadSeen:
+def _seen_of(workload: Workload, submission: Submission, max_submissions: int) -> WorkloadEvent:
     if submission.state is SubmissionState.LOST:
         if submission.started_at is None:
             # A cluster that never came up says nothing of the task, however often that happens.
-            return WorkloadSeen.STEP_LOST_UNSTARTED
+            return WorkloadEvent.STEP_LOST_UNSTARTED
         too_often = workload.losses + 1 >= max_submissions
-        return WorkloadSeen.STEP_LOST_TOO_OFTEN if too_often else WorkloadSeen.STEP_LOST
+        return WorkloadEvent.STEP_LOST_TOO_OFTEN if too_often else WorkloadEvent.STEP_LOST
     if submission.timed_out and submission.state is not SubmissionState.COMPLETED:
         # It may have ended well while the agent, that could not see it, asked for its end.
-        return WorkloadSeen.STEP_TIMED_OUT
+        return WorkloadEvent.STEP_TIMED_OUT
     if submission.state is SubmissionState.CANCELLED and submission.cancel_asked_at is not None:
         # Airflow asked for the try again (accept) after we had begun to cancel it, or it waited too long.
-        return WorkloadSeen.STEP_UNDONE
+        return WorkloadEvent.STEP_UNDONE
     return _SEEN[submission.state]
 
 
@@ -205,15 +205,15 @@ def _finishable(
 
 
 _SEEN = {
-    SubmissionState.COMPLETED: WorkloadSeen.STEP_COMPLETED,
-    SubmissionState.FAILED: WorkloadSeen.STEP_FAILED,
-    SubmissionState.CANCELLED: WorkloadSeen.STEP_CANCELLED,
+    SubmissionState.COMPLETED: WorkloadEvent.STEP_COMPLETED,
+    SubmissionState.FAILED: WorkloadEvent.STEP_FAILED,
+    SubmissionState.CANCELLED: WorkloadEvent.STEP_CANCELLED,
 }
 _VERDICTS = {
-    WorkloadSeen.STEP_COMPLETED: Verdict.SUCCEEDED,
-    WorkloadSeen.STEP_FAILED: Verdict.FAILED,
-    WorkloadSeen.STEP_CANCELLED: Verdict.CANCELLED,
-    WorkloadSeen.STEP_TIMED_OUT: Verdict.TIMED_OUT,
+    WorkloadEvent.STEP_COMPLETED: Verdict.SUCCEEDED,
+    WorkloadEvent.STEP_FAILED: Verdict.FAILED,
+    WorkloadEvent.STEP_CANCELLED: Verdict.CANCELLED,
+    WorkloadEvent.STEP_TIMED_OUT: Verdict.TIMED_OUT,
 }
 _WORDS = {
     Verdict.SUCCEEDED: "completed",

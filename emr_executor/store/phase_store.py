@@ -29,11 +29,11 @@ from sqlalchemy import (
 )
 
 from emr_executor.core.backoff import doubled_s
-from emr_executor.core.machine import step as moved
+from emr_executor.core.machine import transition as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.core.transitions import WORKLOAD as TABLE
-from emr_executor.core.transitions import WorkloadSeen
+from emr_executor.core.transitions import WorkloadEvent
 from emr_executor.core.workload import seen_in_refusal
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order
@@ -43,18 +43,18 @@ from emr_executor.store.schema import WORKLOAD
 from emr_executor.store.snapshot_store import state_of_try
 
 CLAIMED_FROM: dict[WorkloadState, WorkloadState] = {
-    phase: waiting for waiting, phase in TABLE.ends(WorkloadSeen.CLAIMED).items() if waiting is not None
+    phase: waiting for waiting, phase in TABLE.ends(WorkloadEvent.CLAIMED).items() if waiting is not None
 }
 """The state in which each phase waits to be claimed, and to which it returns when it must run again."""
 
-_GONE = {phase: moved(TABLE, phase, WorkloadSeen.GONE).value for phase in CLAIMED_FROM}
+_GONE = {phase: moved(TABLE, phase, WorkloadEvent.GONE).value for phase in CLAIMED_FROM}
 
 
 def _now(name: str) -> BindParameter[Any]:
     return bindparam(f"new_{name}", type_=WORKLOAD.c[name].type)
 
 
-def _ends(seen: WorkloadSeen) -> ColumnElement[str]:
+def _ends(seen: WorkloadEvent) -> ColumnElement[str]:
     """The state that each claimed workload has after an observation, as the tables say it."""
     ends = {phase: moved(TABLE, phase, seen).value for phase in CLAIMED_FROM}
     return case(ends, value=WORKLOAD.c.state)
@@ -80,7 +80,7 @@ _REFUSED_PAUSE_S, _REFUSED_PAUSE_MAX_S = 5.0, 60.0
 _RENEWED = update(WORKLOAD).where(_ITS_PHASE).values(claim_beat=WORKLOAD.c.claim_beat + 1)
 _PARKED = _ending(
     WORKLOAD.c.state == WorkloadState.PREPARING,
-    state=moved(TABLE, WorkloadState.PREPARING, WorkloadSeen.PARKED),
+    state=moved(TABLE, WorkloadState.PREPARING, WorkloadEvent.PARKED),
     step=_now("step"),
     ready_at=func.coalesce(WORKLOAD.c.ready_at, _now("ready_at")),
     phase_attempts=0,
@@ -98,13 +98,13 @@ _INTENT = (
 )
 _REFUSED = select(WORKLOAD.c.airflow_state, WORKLOAD.c.phase_attempts).where(_ITS_PHASE).with_for_update()
 _OVER = _ending(
-    state=_ends(WorkloadSeen.REPORTED),
+    state=_ends(WorkloadEvent.REPORTED),
     airflow_state=_now("airflow_state"),
     finished_at=_now("finished_at"),
 )
-_TO_REPEAT = _ending(state=_ends(WorkloadSeen.TO_REPEAT), not_before=_now("not_before"))
+_TO_REPEAT = _ending(state=_ends(WorkloadEvent.TO_REPEAT), not_before=_now("not_before"))
 _TO_REPEAT_UNSPENT = _ending(
-    state=_ends(WorkloadSeen.TO_REPEAT),
+    state=_ends(WorkloadEvent.TO_REPEAT),
     not_before=_now("not_before"),
     phase_attempts=case((WORKLOAD.c.phase_attempts > 0, WORKLOAD.c.phase_attempts - 1), else_=0),
 )
@@ -117,7 +117,7 @@ _UNWANTED = _ending(
 )
 _FREED = _ending(
     WORKLOAD.c.claim_beat == bindparam("its_beat"),
-    state=_ends(WorkloadSeen.FELL_SILENT),
+    state=_ends(WorkloadEvent.FELL_SILENT),
     not_before=_now("not_before"),
 )
 
@@ -191,7 +191,7 @@ _CANCELLED_UNPREPARED = (
         )
     )
     .values(
-        state=moved(TABLE, WorkloadState.ACCEPTED, WorkloadSeen.UNWANTED),
+        state=moved(TABLE, WorkloadState.ACCEPTED, WorkloadEvent.UNWANTED),
         finished_at=_now("finished_at"),
         version=WORKLOAD.c.version + 1,
     )
@@ -283,10 +283,10 @@ def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: s
         raise _lost(workload_id)
     state, is_restarting = state_of_try(conn, workload_id)
     match seen_in_refusal(intent=held.airflow_state, airflow_state=state, is_restarting=is_restarting):
-        case WorkloadSeen.REPORTED:
+        case WorkloadEvent.REPORTED:
             record_over(conn, workload_id, token, held.airflow_state, now)
             append(conn, [_story(now, workload_id, "told_before", told_before(held.airflow_state))])
-        case WorkloadSeen.TO_REPEAT:
+        case WorkloadEvent.TO_REPEAT:
             not_before = now + refused_pause(held.phase_attempts)
             record_retry(conn, workload_id, token, not_before, handed_over_again(reason), now=now)
         case _:

@@ -14,14 +14,14 @@ from sqlalchemy import Engine, select
 
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
-from emr_executor.agent.emr_actions import Acts
-from emr_executor.agent.launch_backoff import LaunchHolds
-from emr_executor.agent.outcomes import Settling
-from emr_executor.agent.placement_backoff import PlacingHolds
+from emr_executor.agent.emr_actions import EmrActions
+from emr_executor.agent.launch_backoff import LaunchBackoff
+from emr_executor.agent.outcomes import Outcomes
+from emr_executor.agent.placement_backoff import PlacementBackoff
 from emr_executor.agent.steering import Steering, limits_of
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tracker import Tracker
-from emr_executor.agent.waiting_lines import Telling
+from emr_executor.agent.waiting_lines import WaitingLines
 from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.health import Dependency
@@ -248,14 +248,14 @@ class World:
         task_log = FileTaskLog(self.log_folder)
         emr = watched(self.emr, Dependency.EMR, self.dependencies)
         records = watched(self.records, Dependency.S3, self.dependencies)
-        holds, placing = LaunchHolds(self.clock), PlacingHolds(self.clock)
-        self.settling = Settling(
+        holds, placing = LaunchBackoff(self.clock), PlacementBackoff(self.clock)
+        self.outcomes = Outcomes(
             loss_hold_s=SETTINGS.loss_hold_s,
             max_submissions={"default": SETTINGS.cluster_pools[0].max_submissions},
             on_cluster_over=holds.cluster_over,
             on_cluster_ready=holds.cluster_ready,
         )
-        self.acts = Acts(
+        self.actions = EmrActions(
             emr=emr,
             store=self.store,
             task_log=task_log,
@@ -274,13 +274,13 @@ class World:
             clusters=ClusterTracker(
                 emr=emr,
                 store=self.store,
-                settling=self.settling,
+                outcomes=self.outcomes,
                 clock=self.clock,
                 settings=SETTINGS,
                 deployment_id=DEPLOYMENT,
-                terminate=self.acts.terminate,
+                terminate=self.actions.terminate,
             ),
-            settling=self.settling,
+            outcomes=self.outcomes,
             clock=self.clock,
             settings=SETTINGS,
             masks=self.masks,
@@ -289,8 +289,8 @@ class World:
         self.steering = Steering(
             store=self.store,
             tracker=tracker,
-            settling=self.settling,
-            acts=self.acts,
+            outcomes=self.outcomes,
+            actions=self.actions,
             holds=holds,
             placing=placing,
             records=records,
@@ -300,7 +300,7 @@ class World:
             deployment_id=DEPLOYMENT,
             new_cluster_uuid=self._new_uuid,
             loss_hold_s=SETTINGS.loss_hold_s,
-            telling=Telling(),
+            telling=WaitingLines(),
             held=self.dependencies.held,
         )
 
@@ -329,7 +329,7 @@ class World:
         for _ in range(times):
             self.clock.passed_s += seconds
             await self.steering.tick(self.token)
-            await self.acts.settle()
+            await self.actions.settle()
 
     async def hanging_tick(self) -> None:
         """Time passes and the agent looks and acts; acts that hang are not waited for."""
@@ -340,7 +340,7 @@ class World:
 
     async def tick_and_die(self) -> None:
         """The intents are written, and the agent is gone before any act could begin."""
-        self.acts._start = lambda _owned, act: act.close()  # type: ignore[method-assign,attr-defined]
+        self.actions._start = lambda _owned, act: act.close()  # type: ignore[method-assign,attr-defined]
         await self.steering.tick(self.token)
 
     def workload(self, workload_id: str) -> Workload:

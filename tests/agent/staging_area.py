@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from emr_executor.agent.retention_s3 import Expired, Expiry
+from emr_executor.agent.retention_s3 import Expired, S3Retention
 from emr_executor.aws import layout
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.model import StepPlan, SubmissionId
@@ -103,7 +103,7 @@ class Deployment:
         self.area, self.name = area, name
         self.steps: dict[str, StepPlan] = {}
         self.submissions: set[SubmissionId] = set()
-        self.expiry = Expiry(
+        self.expiry = S3Retention(
             staged=area, needs=self, clock=area, deployment_id=name, keep_s=keep_days * DAY_S
         )
 

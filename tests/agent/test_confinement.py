@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import ObservedCluster, StepRecord, SubmissionId
 from emr_executor.core.states import (
     SubmissionState,
@@ -33,20 +33,20 @@ def world(engine: Engine, tmp_path: Path) -> World:
     return World(engine, tmp_path / "logs")
 
 
-async def saved(world: World, *rows: Any) -> Desk:
+async def saved(world: World, *rows: Any) -> TickState:
     """A desk with rows that are stored."""
     await world.begin()
     with world.engine.begin() as conn:
         store(conn, *rows)
-    return Desk(await world.store.snapshot(world.clock.now(), 10))
+    return TickState(await world.store.snapshot(world.clock.now(), 10))
 
 
 async def test_a_change_that_no_table_has_is_held_back_and_all_others_are_written(world: World) -> None:
     bad, good = make_workload("bad"), make_workload("good")
-    desk = await saved(world, bad, good)
-    desk.put(replace(bad, state=WorkloadState.FINISHED, airflow_state="success"))
-    desk.put(replace(good, state=WorkloadState.CANCELLED))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    tick = await saved(world, bad, good)
+    tick.put(replace(bad, state=WorkloadState.FINISHED, airflow_state="success"))
+    tick.put(replace(good, state=WorkloadState.CANCELLED))
+    await tick.save(world.store, world.token, FileTaskLog(world.log_folder))
     assert world.workload("good").state is WorkloadState.CANCELLED
     held = world.workload("bad")
     assert (held.state, held.airflow_state) == (WorkloadState.READY, None)
@@ -57,10 +57,10 @@ async def test_a_new_row_that_no_table_has_is_not_written_and_its_workload_does_
     world: World,
 ) -> None:
     workload, its_cluster = make_workload("w1"), make_cluster()
-    desk = await saved(world, workload, its_cluster)
-    desk.put(replace(workload, state=WorkloadState.SUBMITTED))
-    desk.put(make_submission(state=SubmissionState.RUNNING))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    tick = await saved(world, workload, its_cluster)
+    tick.put(replace(workload, state=WorkloadState.SUBMITTED))
+    tick.put(make_submission(state=SubmissionState.RUNNING))
+    await tick.save(world.store, world.token, FileTaskLog(world.log_folder))
     assert world.submissions("w1") == ()
     held = world.workload("w1")
     assert held.state is WorkloadState.READY
@@ -78,21 +78,21 @@ async def test_the_store_itself_refuses_what_got_past_all_that(world: World) -> 
 
 async def test_a_value_made_before_the_quarantine_does_not_lift_it(world: World) -> None:
     workload = make_workload("w1")
-    desk = await saved(world, workload)
-    with desk.confined(workload):
+    tick = await saved(world, workload)
+    with tick.confined(workload):
         raise ZeroDivisionError
-    desk.put(replace(workload, state=WorkloadState.CANCELLED))
-    await desk.save(world.store, world.token, FileTaskLog(world.log_folder))
+    tick.put(replace(workload, state=WorkloadState.CANCELLED))
+    await tick.save(world.store, world.token, FileTaskLog(world.log_folder))
     assert world.workload("w1").state is WorkloadState.READY
     assert (world.workload("w1").quarantine or "").startswith("ZeroDivisionError")
 
 
 async def test_what_the_caller_can_do_something_about_is_no_quarantine(world: World) -> None:
     workload = make_workload("w1")
-    desk = await saved(world, workload)
-    with pytest.raises(StaleWriter), desk.confined(workload):
+    tick = await saved(world, workload)
+    with pytest.raises(StaleWriter), tick.confined(workload):
         raise StaleWriter("gone on")
-    assert desk.workloads[workload.workload_id] == workload
+    assert tick.workloads[workload.workload_id] == workload
 
 
 async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) -> None:

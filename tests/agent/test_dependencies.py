@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from emr_executor.agent.agent_row import GONE_S, REPORT_S, Reporting
+from emr_executor.agent.agent_row import GONE_S, REPORT_S, AgentRow
 from emr_executor.agent.dependencies import FORGET_S, HOLD_S, Dependencies, watched
-from emr_executor.agent.health_probe import Probing
+from emr_executor.agent.health_probe import HealthProbe
 from emr_executor.core.health import AgentHealth, Dependency
 from emr_executor.core.waiting import Hold, Holds
 from emr_executor.errors import (
@@ -143,7 +143,7 @@ class Room:
     def __init__(self, engine: Engine, clock: ManualClock) -> None:
         self.clock, self.known = clock, Dependencies(clock)
         self.store, self.steers, self.holds = HealthStore(InlineRunner(engine)), True, Holds()
-        self.reporting = Reporting(
+        self.reporting = AgentRow(
             store=self.store,
             dependencies=self.known,
             clock=clock,
@@ -220,7 +220,7 @@ async def test_what_nobody_uses_is_asked_now_and_then_by_the_one_that_steers(
         asked.append(clock.passed_s)
         raise AwsUnavailable("no answer")
 
-    probing = Probing(known, {Dependency.S3: (ask, 60.0)}, lambda: steers)
+    probing = HealthProbe(known, {Dependency.S3: (ask, 60.0)}, lambda: steers)
     for _ in range(10):
         clock.passed_s += 20
         await probing.step()

@@ -9,7 +9,7 @@ from emr_executor.agent.placement_backoff import (
     BUDGET_HOLD_S,
     FIRST_HOLD_S,
     LONGEST_HOLD_S,
-    PlacingHolds,
+    PlacementBackoff,
     hold_after_s,
 )
 from emr_executor.core.model import ClusterId, ClusterUuid
@@ -28,18 +28,18 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def holds(clock: ManualClock) -> PlacingHolds:
-    return PlacingHolds(clock)
+def holds(clock: ManualClock) -> PlacementBackoff:
+    return PlacementBackoff(clock)
 
 
-def test_a_refusal_holds_its_cluster_alone(holds: PlacingHolds, clock: ManualClock) -> None:
+def test_a_refusal_holds_its_cluster_alone(holds: PlacementBackoff, clock: ManualClock) -> None:
     holds.refused(ONE, "throttled")
     assert holds.held(BOTH) == {ONE}
     clock.passed_s += FIRST_HOLD_S
     assert holds.held(BOTH) == frozenset()
 
 
-def test_each_refusal_doubles_the_hold_up_to_a_minute(holds: PlacingHolds, clock: ManualClock) -> None:
+def test_each_refusal_doubles_the_hold_up_to_a_minute(holds: PlacementBackoff, clock: ManualClock) -> None:
     for refusals in range(1, 12):
         holds.refused(ONE, "throttled")
         clock.passed_s += hold_after_s(refusals) - 0.001
@@ -50,7 +50,7 @@ def test_each_refusal_doubles_the_hold_up_to_a_minute(holds: PlacingHolds, clock
     assert hold_after_s(12) == hold_after_s(10_000) == LONGEST_HOLD_S
 
 
-def test_a_cluster_that_takes_steps_begins_anew(holds: PlacingHolds, clock: ManualClock) -> None:
+def test_a_cluster_that_takes_steps_begins_anew(holds: PlacementBackoff, clock: ManualClock) -> None:
     for _ in range(4):
         holds.refused(ONE, "throttled")
     holds.added(ONE)
@@ -60,14 +60,14 @@ def test_a_cluster_that_takes_steps_begins_anew(holds: PlacingHolds, clock: Manu
     assert holds.held(BOTH) == frozenset()
 
 
-def test_a_spent_budget_holds_all(holds: PlacingHolds, clock: ManualClock) -> None:
+def test_a_spent_budget_holds_all(holds: PlacementBackoff, clock: ManualClock) -> None:
     holds.budget_spent()
     assert holds.held(BOTH) == set(BOTH)
     clock.passed_s += BUDGET_HOLD_S
     assert holds.held(BOTH) == frozenset()
 
 
-def test_clusters_that_are_gone_are_forgotten(holds: PlacingHolds) -> None:
+def test_clusters_that_are_gone_are_forgotten(holds: PlacementBackoff) -> None:
     holds.refused(ONE, "throttled")
     assert holds.held((OTHER,)) == frozenset()
     assert holds.held(BOTH) == frozenset()

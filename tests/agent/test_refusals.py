@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from emr_executor.agent.placement_backoff import MOST_REFUSALS, Refusals, Ride
+from emr_executor.agent.placement_backoff import MOST_REFUSALS, Pair, Refusals
 from emr_executor.core.model import StepPlan, Workload
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import LaunchRefused
@@ -130,7 +130,7 @@ async def test_a_launch_that_cannot_be_made_is_refused_with_its_reason(
     assert f"the last launch failed: {why}" in world.log("w1.log")
 
 
-def rides(count: int) -> list[Ride]:
+def pairs(count: int) -> list[Pair]:
     return [(make_workload(f"w{n}"), make_submission(f"w{n}")) for n in range(count)]
 
 
@@ -142,12 +142,12 @@ def test_whatever_is_refused_the_others_are_taken(of: tuple[int, set[int]], call
     """However few calls the budget lets an act make."""
     count, offenders = of
     bad = {f"w{n}" for n in offenders}
-    refusals, calls, acts = Refusals(), 0, 0
-    waiting = rides(count)
+    refusals, calls, actions = Refusals(), 0, 0
+    waiting = pairs(count)
     failed = set[str]()
     while waiting:
-        acts += 1
-        assert acts < 1000
+        actions += 1
+        assert actions < 1000
         left, parts = calls_an_act, deque(refusals.parts(waiting))
         while parts and left:
             left, calls = left - 1, calls + 1
@@ -162,6 +162,6 @@ def test_whatever_is_refused_the_others_are_taken(of: tuple[int, set[int]], call
                 failed.add(ids[0])
             else:
                 continue
-            waiting = [ride for ride in waiting if ride[0].workload_id not in ids]
+            waiting = [pair for pair in waiting if pair[0].workload_id not in ids]
     assert failed == bad
-    assert calls <= 1 + len(bad) * (2 * math.ceil(math.log2(count) + 1) + MOST_REFUSALS) + acts
+    assert calls <= 1 + len(bad) * (2 * math.ceil(math.log2(count) + 1) + MOST_REFUSALS) + actions

@@ -8,8 +8,8 @@ from structlog.testing import capture_logs
 
 from emr_executor.agent import retention_db
 from emr_executor.agent.lease import LeaseKeeper
-from emr_executor.agent.retention_db import FIRST_AFTER_S, ROUND_INTERVAL_S, Housekeeping
-from emr_executor.agent.retention_s3 import Expiry, StoredNeeds
+from emr_executor.agent.retention_db import FIRST_AFTER_S, ROUND_INTERVAL_S, DatabaseRetention
+from emr_executor.agent.retention_s3 import S3Retention, StoredNeeds
 from emr_executor.aws import layout
 from emr_executor.core.model import HistoryEntry, StepPlan
 from emr_executor.core.states import SubmissionState, WorkloadState
@@ -34,14 +34,14 @@ class World:
         runner = InlineRunner(engine)
         self.store = AgentStore(runner)
         self.lease = LeaseKeeper(self.store, self.area, holder="me", lease_s=20.0)
-        self.expiry = Expiry(
+        self.expiry = S3Retention(
             staged=self.area,
             needs=StoredNeeds(runner),
             clock=self.area,
             deployment_id="dep",
             keep_s=14 * DAY_S,
         )
-        self.keeping = Housekeeping(
+        self.keeping = DatabaseRetention(
             store=self.store,
             expiry=self.expiry,
             lease=self.lease,

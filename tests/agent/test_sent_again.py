@@ -157,7 +157,7 @@ async def test_news_of_a_step_is_taken_while_its_answer_hangs(world: World) -> N
     await world.hanging_tick()
     assert world.workload("w1").state is WorkloadState.FINISHABLE
     world.emr.hang["add_steps"].set()
-    await world.acts.settle()
+    await world.actions.settle()
     assert world.submissions("w2")[0].state is SubmissionState.PENDING, "its answer counts"
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from emr_executor.agent.cluster_tracker import ClusterTracker
-from emr_executor.agent.outcomes import Settling
+from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.step_poll import MOST_FAILURES
-from emr_executor.agent.tick_state import Desk
+from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
 from emr_executor.aws.step import step_name
 from emr_executor.core.fact_ages import Ages, Fact, FactKey
@@ -49,7 +49,7 @@ class Watched:
                 state=StepState.RUNNING,
             )
             self.emr.steps[cluster.cluster_id] = [step]
-        settling = Settling(
+        outcomes = Outcomes(
             loss_hold_s=SETTINGS.loss_hold_s,
             max_submissions={},
             on_cluster_over=lambda *_: None,
@@ -62,13 +62,13 @@ class Watched:
                 emr=self.emr,
                 # Asked of strays alone, and there are none.
                 store=None,  # type: ignore[arg-type]
-                settling=settling,
+                outcomes=outcomes,
                 clock=self.clock,
                 settings=SETTINGS,
                 deployment_id=DEPLOYMENT,
                 terminate=lambda _ids: None,
             ),
-            settling=settling,
+            outcomes=outcomes,
             clock=self.clock,
             settings=SETTINGS,
             masks={},
@@ -81,8 +81,8 @@ class Watched:
         self.emr.sweeps_left, self.emr.swept = tokens, []
         before = self.clock.passed_s
         rows = (*self.workloads, *self.clusters, *self.submissions)
-        self.desk = Desk(make_snapshot(*rows))
-        await self.tracker.look(self.desk, Ages(self.ages))
+        self.tick = TickState(make_snapshot(*rows))
+        await self.tracker.look(self.tick, Ages(self.ages))
         assert self.clock.passed_s == before, "it waited"
         return self.emr.swept
 
@@ -144,7 +144,7 @@ async def test_a_look_beyond_the_first_page_goes_on_when_the_others_had_their_tu
     watched.emr.set_step(StepId(watched.submissions[0].step_id or ""), StepState.COMPLETED)
     own = watched.submissions[0].submission_id
     swept = await watched.look()
-    while watched.desk.submissions[own].step_state is not StepState.COMPLETED:
+    while watched.tick.submissions[own].step_state is not StepState.COMPLETED:
         swept += await watched.look()
     assert watched.emr.markers[cluster_id] == [None, "50", "100"]
     assert set(Counter(swept[:CLUSTERS]).values()) == {1}, "each has its turn before any has another"
@@ -163,11 +163,11 @@ async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched
     for _ in range(3):
         watched.clock.passed_s += 10
         await watched.look(tokens=None)
-        states.append(watched.desk.submissions[overdue.submission_id].state)
+        states.append(watched.tick.submissions[overdue.submission_id].state)
         watched.submissions[1] = fresh
         watched.ages[Fact.INTENDED, fresh.submission_id] = STEP_UNKNOWN_S + 1
     assert states == [SubmissionState.INTENDED, SubmissionState.INTENDED, SubmissionState.LOST]
-    assert watched.desk.submissions[fresh.submission_id].state is SubmissionState.INTENDED
+    assert watched.tick.submissions[fresh.submission_id].state is SubmissionState.INTENDED
 
 
 @pytest.mark.parametrize("state", [StepState.RUNNING, StepState.COMPLETED])
@@ -184,9 +184,9 @@ async def test_the_end_of_a_newer_twin_is_no_end_while_the_older_is_on_another_p
     for _ in range(3):
         watched.clock.passed_s += 10
         await watched.look(tokens=None)
-        seen.add(watched.desk.submissions[own.submission_id].step_state)
+        seen.add(watched.tick.submissions[own.submission_id].step_state)
     assert StepState.FAILED not in seen
-    assert watched.desk.submissions[own.submission_id].step_id == older.step_id
+    assert watched.tick.submissions[own.submission_id].step_id == older.step_id
     assert state in seen
 
 
@@ -199,7 +199,7 @@ async def test_a_step_that_no_page_shows_is_asked_for_by_id(watched: Watched) ->
     for _ in range(3):
         watched.clock.passed_s += 10
         await watched.look(tokens=None)
-    assert watched.desk.submissions[own.submission_id].step_state is StepState.COMPLETED
+    assert watched.tick.submissions[own.submission_id].step_state is StepState.COMPLETED
     assert watched.emr.markers[cluster_id] == [None, "50", None]
     assert watched.emr.asked_for == [own.step_id]
 

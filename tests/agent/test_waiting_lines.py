@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.agent.tick_state import Desk
-from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, InLine, Telling
+from emr_executor.agent.tick_state import TickState
+from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, InLine, WaitingLines
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.states import ClusterState, StepState, WorkloadState, WorkloadTarget
 from emr_executor.core.waiting import Reason, at_clock
@@ -25,17 +25,17 @@ class Log:
     """One task, whose reasons a test gives."""
 
     def __init__(self) -> None:
-        self.telling, self.monotonic = Telling(), 0.0
-        self.desk = Desk(make_snapshot(make_workload("w1", log_path="w1.log")))
+        self.telling, self.monotonic = WaitingLines(), 0.0
+        self.tick = TickState(make_snapshot(make_workload("w1", log_path="w1.log")))
 
     def tick(self, *news: str, seconds: float = 1.0) -> None:
         self.monotonic += seconds
         found = [Reason(workload_id=MINE, why=one, news=one) for one in news]
-        self.telling.tell(self.desk, found, NOW, monotonic=self.monotonic)
+        self.telling.tell(self.tick, found, NOW, monotonic=self.monotonic)
 
     @property
     def lines(self) -> list[str]:
-        return [line["event"].removeprefix("waiting: ") for line in self.desk._lines.get("w1.log", [])]
+        return [line["event"].removeprefix("waiting: ") for line in self.tick._lines.get("w1.log", [])]
 
 
 def test_what_stands_is_told_once() -> None:
@@ -109,7 +109,7 @@ class Line:
             store=world.store,
             task_log=FileTaskLog(world.log_folder),
             clock=world.clock,
-            telling=Telling(),
+            telling=WaitingLines(),
             ready_limit=1,
             at_once=2,
             no_runner=lambda: self.no_runner,

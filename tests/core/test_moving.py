@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.fact_ages import Ages, Fact, reckoned
+from emr_executor.core.fact_ages import Ages, Fact, ages_by_rows
 from emr_executor.core.model import Cluster, Snapshot, Submission, Workload
 from emr_executor.core.plan import Plan, plan
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
@@ -22,7 +22,7 @@ def decide(snapshot: Snapshot, **limits: Any) -> Plan:
     return plan(
         snapshot,
         {"default": make_limits(**{"max_clusters": 2, **limits})},
-        reckoned(snapshot.clusters, snapshot.submissions, now=snapshot.now),
+        ages_by_rows(snapshot.clusters, snapshot.submissions, now=snapshot.now),
     )
 
 
@@ -322,7 +322,7 @@ def pools(draw: st.DrawFn) -> Snapshot:
 def test_no_step_waits_behind_another_while_a_slot_of_its_pool_is_free(
     world: Snapshot, prefetch: int, max_clusters: int
 ) -> None:
-    ages = reckoned(world.clusters, world.submissions, now=NOW)
+    ages = ages_by_rows(world.clusters, world.submissions, now=NOW)
     decided = decide(world, prefetch=prefetch, max_clusters=max_clusters)
     slots = {c.cluster_uuid: c.slots for c in world.clusters}
     live = {key: sum(s.cluster_uuid == key for s in world.submissions) for key in slots}

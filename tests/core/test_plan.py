@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.fact_ages import reckoned
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import Snapshot, StepPlan, Workload
 from emr_executor.core.placement import WaitKind
 from emr_executor.core.plan import Plan, plan
@@ -29,7 +29,7 @@ def decide(snapshot: Snapshot, **limits: Any) -> Plan:
     return plan(
         snapshot,
         {"default": make_limits(**limits)},
-        reckoned(snapshot.clusters, snapshot.submissions, now=snapshot.now),
+        ages_by_rows(snapshot.clusters, snapshot.submissions, now=snapshot.now),
     )
 
 

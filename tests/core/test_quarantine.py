@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emr_executor.core.contradictions import contradictions
-from emr_executor.core.fact_ages import Ages, reckoned
+from emr_executor.core.fact_ages import Ages, ages_by_rows
 from emr_executor.core.plan import Plan, culprit, plan
 from emr_executor.core.settle import Settled, settle
 from emr_executor.core.states import (
@@ -28,7 +28,7 @@ OVER = {"state": ClusterState.TERMINATED}
 
 def decide(*rows: Any, **limits: Any) -> Plan:
     snapshot = make_snapshot(*rows)
-    ages = reckoned(snapshot.clusters, snapshot.submissions, now=NOW)
+    ages = ages_by_rows(snapshot.clusters, snapshot.submissions, now=NOW)
     return plan(snapshot, {"default": make_limits(**limits)}, ages)
 
 
@@ -107,7 +107,7 @@ def test_a_held_submission_is_settled_by_the_end_of_its_cluster_alone(
     submission: dict[str, Any], cluster: dict[str, Any], state: SubmissionState | None
 ) -> None:
     one, its_cluster = make_submission(**submission, **HELD), make_cluster(**cluster)
-    ages = reckoned([its_cluster], [one], now=NOW)
+    ages = ages_by_rows([its_cluster], [one], now=NOW)
 
     def judge(*, had_last_look: bool) -> Settled | None:
         return settle(

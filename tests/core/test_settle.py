@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.fact_ages import reckoned
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.settle import Settled, lost_because, settle
 from emr_executor.core.states import (
     ClusterState,
@@ -47,7 +47,7 @@ def judge(
     is_closed: bool = True,
 ) -> Settled | None:
     one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
-    ages = reckoned([its_cluster], [one], now=NOW)
+    ages = ages_by_rows([its_cluster], [one], now=NOW)
     return settle(
         one,
         its_cluster,

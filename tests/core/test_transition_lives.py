@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.fact_ages import reckoned
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
@@ -152,7 +152,7 @@ class Life:
     def tick(self) -> None:
         one = self.submission
         if one is not None:
-            ages = reckoned([self.cluster], [one], now=NOW)
+            ages = ages_by_rows([self.cluster], [one], now=NOW)
             settled = settle(
                 one,
                 self.cluster,

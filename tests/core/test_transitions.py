@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.machine import Edge, Table, fold, step
+from emr_executor.core.machine import Edge, StateMachine, apply_observation, transition
 from emr_executor.core.model import (
     ClusterId,
     ObservedCluster,
@@ -30,9 +30,9 @@ from emr_executor.core.transitions import (
     SHOWN,
     SUBMISSION,
     WORKLOAD,
-    ClusterSeen,
-    SubmissionSeen,
-    WorkloadSeen,
+    ClusterEvent,
+    SubmissionEvent,
+    WorkloadEvent,
     check_change,
 )
 from emr_executor.errors import InvalidTransition
@@ -41,10 +41,10 @@ from emr_executor.store.phase_store import CLAIMED_FROM
 from tests.builders import NOW, ago, make_cluster, make_submission, make_workload
 
 ROOT = Path(__file__).parents[2]
-TABLES: dict[str, tuple[Table[Any, Any], Any, Any]] = {
-    "workload": (WORKLOAD, WorkloadState, WorkloadSeen),
-    "submission": (SUBMISSION, SubmissionState, SubmissionSeen),
-    "cluster": (CLUSTER, ClusterState, ClusterSeen),
+TABLES: dict[str, tuple[StateMachine[Any, Any], Any, Any]] = {
+    "workload": (WORKLOAD, WorkloadState, WorkloadEvent),
+    "submission": (SUBMISSION, SubmissionState, SubmissionEvent),
+    "cluster": (CLUSTER, ClusterState, ClusterEvent),
 }
 MAKE: dict[str, Any] = {"workload": make_workload, "submission": make_submission, "cluster": make_cluster}
 OVER: dict[str, set[Any]] = {
@@ -72,17 +72,17 @@ def test_every_state_is_reached_from_nothing(entity: str) -> None:
 
 def test_every_observation_causes_an_edge_and_every_edge_says_why(entity: str) -> None:
     table, _, observations = TABLES[entity]
-    assert {edge.observation for edge in table.edges} == set(observations)
+    assert {edge.event for edge in table.edges} == set(observations)
     assert all(edge.why.endswith(".") and edge.start is not edge.end for edge in table.edges)
 
 
 def test_what_is_over_has_no_way_out_but_those_that_are_written_down(entity: str) -> None:
     table, _, _ = TABLES[entity]
-    out = {(edge.start, edge.observation) for edge in table.edges if edge.start in OVER[entity]}
+    out = {(edge.start, edge.event) for edge in table.edges if edge.start in OVER[entity]}
     assert (
         out
         == {
-            "workload": {(state, WorkloadSeen.HANDED_OVER) for state in OVER_WORKLOAD_STATES},
+            "workload": {(state, WorkloadEvent.HANDED_OVER) for state in OVER_WORKLOAD_STATES},
             "submission": set(),
             "cluster": {(ClusterState.NEVER_LAUNCHED, shown) for shown in SHOWN.values()},
         }[entity]
@@ -99,11 +99,11 @@ def test_from_every_state_that_is_not_over_an_end_can_be_reached(entity: str) ->
 
 def test_a_start_and_an_observation_have_one_end() -> None:
     twice = (
-        Edge(None, ClusterSeen.DECIDED, ClusterState.INTENDED, "a."),
-        Edge(None, ClusterSeen.DECIDED, ClusterState.STARTING, "b."),
+        Edge(None, ClusterEvent.DECIDED, ClusterState.INTENDED, "a."),
+        Edge(None, ClusterEvent.DECIDED, ClusterState.STARTING, "b."),
     )
     with pytest.raises(ValueError, match="cluster: two edges"):
-        Table("cluster", twice)
+        StateMachine("cluster", twice)
 
 
 def test_every_pair_that_is_no_edge_is_refused_and_named(entity: str) -> None:
@@ -122,30 +122,40 @@ def test_every_pair_that_is_no_edge_is_refused_and_named(entity: str) -> None:
             entity,
             {"workload": "w1", "submission": "w1-1"}.get(entity, "c1"),
         )
-        assert (bug.value.start, bug.value.observation) == (start or "nothing", f"a change to {end}")
+        assert (bug.value.start, bug.value.event) == (start or "nothing", f"a change to {end}")
     assert refused_pairs == (len(states) + 1) * len(states) - len(states) - len(table.pairs)
 
 
 def test_every_step_that_is_no_edge_is_refused(entity: str) -> None:
     table, states, observations = TABLES[entity]
-    edges = {(edge.start, edge.observation): edge.end for edge in table.edges}
+    edges = {(edge.start, edge.event): edge.end for edge in table.edges}
     for start, seen in product((None, *states), observations):
         if (start, seen) in edges:
-            assert step(table, start, seen) is edges[start, seen]
+            assert transition(table, start, seen) is edges[start, seen]
         else:
             with pytest.raises(InvalidTransition, match=f"no edge from {start or 'nothing'} on {seen}"):
-                step(table, start, seen)
+                transition(table, start, seen)
 
 
 def test_old_news_changes_nothing_and_impossible_news_is_a_bug() -> None:
-    assert fold(CLUSTER, ClusterState.TERMINATING, ClusterSeen.SHOWN_RUNNING) is ClusterState.TERMINATING
-    assert fold(CLUSTER, ClusterState.WAITING, ClusterSeen.SHOWN_WAITING) is ClusterState.WAITING
-    assert fold(CLUSTER, ClusterState.WAITING, ClusterSeen.SHOWN_RUNNING) is ClusterState.RUNNING
-    assert fold(SUBMISSION, SubmissionState.RUNNING, SubmissionSeen.SHOWN_PENDING) is SubmissionState.RUNNING
+    assert (
+        apply_observation(CLUSTER, ClusterState.TERMINATING, ClusterEvent.SHOWN_RUNNING)
+        is ClusterState.TERMINATING
+    )
+    assert (
+        apply_observation(CLUSTER, ClusterState.WAITING, ClusterEvent.SHOWN_WAITING) is ClusterState.WAITING
+    )
+    assert (
+        apply_observation(CLUSTER, ClusterState.WAITING, ClusterEvent.SHOWN_RUNNING) is ClusterState.RUNNING
+    )
+    assert (
+        apply_observation(SUBMISSION, SubmissionState.RUNNING, SubmissionEvent.SHOWN_PENDING)
+        is SubmissionState.RUNNING
+    )
     with pytest.raises(InvalidTransition):
-        fold(CLUSTER, ClusterState.TERMINATED, ClusterSeen.SHOWN_TERMINATED_WITH_ERRORS)
+        apply_observation(CLUSTER, ClusterState.TERMINATED, ClusterEvent.SHOWN_TERMINATED_WITH_ERRORS)
     with pytest.raises(InvalidTransition):
-        fold(SUBMISSION, SubmissionState.INTENDED, SubmissionSeen.CANCELLED_BY_US)
+        apply_observation(SUBMISSION, SubmissionState.INTENDED, SubmissionEvent.CANCELLED_BY_US)
 
 
 def test_a_cluster_that_is_over_hears_no_news_but_a_given_up_launch_comes_back_to_be_ended() -> None:
@@ -165,12 +175,12 @@ def test_what_sql_says_of_states_is_what_the_tables_say() -> None:
         WorkloadState.PREPARING: WorkloadState.ACCEPTED,
         WorkloadState.FINISHING: WorkloadState.FINISHABLE,
     }
-    starts_anew = WORKLOAD.ends(WorkloadSeen.HANDED_OVER)
+    starts_anew = WORKLOAD.ends(WorkloadEvent.HANDED_OVER)
     assert starts_anew.keys() == {None, *OVER_WORKLOAD_STATES}
     assert set(starts_anew.values()) == {WorkloadState.ACCEPTED}
-    for seen in (WorkloadSeen.TO_REPEAT, WorkloadSeen.FELL_SILENT):
+    for seen in (WorkloadEvent.TO_REPEAT, WorkloadEvent.FELL_SILENT):
         assert WORKLOAD.ends(seen) == CLAIMED_FROM
-    assert WORKLOAD.ends(WorkloadSeen.REPORTED) == dict.fromkeys(CLAIMED_FROM, WorkloadState.FINISHED)
+    assert WORKLOAD.ends(WorkloadEvent.REPORTED) == dict.fromkeys(CLAIMED_FROM, WorkloadState.FINISHED)
 
 
 # -- the page that is made from them

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.fact_ages import reckoned
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import Cluster, Snapshot, StepId, Submission, Workload
 from emr_executor.core.plan import plan
 from emr_executor.core.states import (
@@ -51,7 +51,7 @@ def told(
         held["place_held"] = frozenset(row.cluster_uuid for row in rows if isinstance(row, Cluster))
     snapshot: Snapshot = make_snapshot(*rows, **held)
     limits = {"default": make_limits(**{"max_clusters": 1, "prefetch": 0, "slots": 2, **changes})}
-    ages = reckoned(snapshot.clusters, snapshot.submissions, now=snapshot.now)
+    ages = ages_by_rows(snapshot.clusters, snapshot.submissions, now=snapshot.now)
     decided = plan(snapshot, limits, ages)
     if holds.away:
         from emr_executor.agent.steering import without_new

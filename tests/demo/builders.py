@@ -6,7 +6,7 @@ from typing import Any
 
 from emr_executor.local.ledger import LedgerEntry
 from tests.airflow_stack.airflow_client import RunState, TaskState
-from tests.demo_run.emr_steps import StepRan
+from tests.demo_run.emr_steps import EmrStep
 
 CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
 
@@ -23,8 +23,8 @@ def run(*tasks: TaskState, state: str = "success") -> RunState:
     )
 
 
-def step(name: str, n: int = 1, cluster: str = "j-A", state: str = "COMPLETED") -> StepRan:
-    return StepRan(
+def step(name: str, n: int = 1, cluster: str = "j-A", state: str = "COMPLETED") -> EmrStep:
+    return EmrStep(
         task=name,
         workload=f"w-{name}",
         n=n,
@@ -36,7 +36,7 @@ def step(name: str, n: int = 1, cluster: str = "j-A", state: str = "COMPLETED") 
     )
 
 
-def ran_with_a_loss() -> tuple[StepRan, ...]:
+def ran_with_a_loss() -> tuple[EmrStep, ...]:
     return (
         step("month[0]"),
         step("month[1]", cluster="j-B", state="CANCELLED"),

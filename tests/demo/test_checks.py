@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.demo.builders import CHECKED, ledger_with_a_loss, ran_with_a_loss, run, step, task
-from tests.demo_run.checks import Claim, Evidence, claims
+from tests.demo_run.checks import Check, Evidence, claims
 
 GOOD = Evidence(
     run=run(),
@@ -17,7 +17,7 @@ GOOD = Evidence(
 )
 
 
-def judge(evidence: Evidence) -> list[Claim]:
+def judge(evidence: Evidence) -> list[Check]:
     judged = claims(
         evidence,
         step_tasks=frozenset({"month", "merge"}),
@@ -28,7 +28,7 @@ def judge(evidence: Evidence) -> list[Claim]:
     return [claim for claim in judged if not claim.holds]
 
 
-def only_false(evidence: Evidence) -> Claim:
+def only_false(evidence: Evidence) -> Check:
     (claim,) = judge(evidence)
     return claim
 

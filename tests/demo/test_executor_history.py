@@ -9,7 +9,7 @@ from emr_executor.core.states import SubmissionState, WorkloadState
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.history_store import append
 from emr_executor.store.schema import AIRFLOW, METADATA
-from tests.demo_run.executor_history import Line, OurTables, Told
+from tests.demo_run.executor_history import ExecutorHistory, Line, OurTables
 from tests.store.builders import NOW, a_cluster, a_parked, a_submission, a_workload, store
 
 
@@ -39,7 +39,7 @@ def test_the_queue_the_story_and_the_losses_are_read(tmp_path: Path) -> None:
         )
     engine.dispose()
     tables, at = OurTables(url), NOW.timestamp()
-    assert tables.now() == Told(
+    assert tables.now() == ExecutorHistory(
         preparing=1,
         waiting=1,
         submitted=1,

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from tests.demo.builders import ran_with_a_loss, run, status_cluster, status_step, task
 from tests.demo_run.checks import Evidence
-from tests.demo_run.emr_steps import steps_that_ran
-from tests.demo_run.executor_history import Line, Told
+from tests.demo_run.emr_steps import emr_steps_of
+from tests.demo_run.executor_history import ExecutorHistory, Line
 from tests.demo_run.flights import in_order, losses_table, tasks_table
 from tests.demo_run.live_view import LiveView, picture
-from tests.demo_run.snapshot import ClusterNow, Moment, cluster_to_lose, clusters_now
+from tests.demo_run.snapshot import ClusterNow, RunSnapshot, cluster_to_lose, clusters_now
 
 STEP = "airflow-emr/01-ab-2/delays_by_month.month[3]"
 STATUS = {
@@ -32,11 +32,11 @@ CLUSTER = ClusterNow(
     cluster_id="j-A", state="RUNNING", lost=False, waiting=1, running=1, done=1, last_start=10.0
 )
 LOST = ClusterNow(cluster_id="j-B", state="RUNNING", lost=True, waiting=0, running=1, done=0, last_start=11.0)
-MOMENT = Moment(
+MOMENT = RunSnapshot(
     elapsed_s=12.0,
     run=run(task("month", 0), task("month", 1, state="running"), task("merge", state=None), state="running"),
     clusters=(CLUSTER, LOST),
-    told=Told(
+    told=ExecutorHistory(
         waiting=4, submitted=2, lines=(Line(at=1005.0, about="month[1]", text="running as s-1 on j-A"),)
     ),
 )
@@ -53,9 +53,9 @@ def test_clusters_are_read_from_emr() -> None:
 
 
 def test_steps_are_read_from_emr() -> None:
-    first, *_ = steps_that_ran(STATUS, "delays_by_month")
+    first, *_ = emr_steps_of(STATUS, "delays_by_month")
     assert (first.task, first.workload, first.n, first.duration_s) == ("month[3]", "01-ab", 2, 7.5)
-    assert steps_that_ran(STATUS, "delays") == ()
+    assert emr_steps_of(STATUS, "delays") == ()
 
 
 def test_a_picture_shows_clusters_tasks_queue_and_events() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepRan:
+class EmrStep:
     """One step, as EMR shows it.
 
     task: ``task`` or ``task[n]``
@@ -27,7 +27,7 @@ class StepRan:
     duration_s: float
 
 
-def steps_that_ran(status: Mapping[str, Any], dag_id: str) -> tuple[StepRan, ...]:
+def emr_steps_of(status: Mapping[str, Any], dag_id: str) -> tuple[EmrStep, ...]:
     """The steps of a DAG's tasks in the endpoint's ``status()``, oldest first."""
     found = []
     for cluster in status["clusters"]:
@@ -36,7 +36,7 @@ def steps_that_ran(status: Mapping[str, Any], dag_id: str) -> tuple[StepRan, ...
             if task.startswith(f"{dag_id}."):
                 times = step["Status"]["Timeline"]
                 start, end = times.get("StartDateTime"), times.get("EndDateTime")
-                ran = StepRan(
+                ran = EmrStep(
                     task=task.removeprefix(f"{dag_id}."),
                     workload=workload_of(step["Name"]),
                     n=int(_submission_of(step["Name"]).rpartition("-")[2]),

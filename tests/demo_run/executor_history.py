@@ -28,7 +28,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ExecutorHistory:
     """The queue and the last lines, oldest first.
 
     preparing, waiting, submitted: workloads before their step is known, without and with a step on a cluster
@@ -47,13 +47,13 @@ class OurTables:
         # No connection is kept: the one that is looked at belongs to Airflow.
         self._engine = create_engine(database_url, poolclass=NullPool)
 
-    def now(self) -> Told:
+    def now(self) -> ExecutorHistory:
         """The queue and the last lines."""
         with self._engine.connect() as conn:
             counts = dict.fromkeys(WorkloadState, 0)
             for row in queries.status(conn).workloads:
                 counts[row.state] += row.count
-            return Told(
+            return ExecutorHistory(
                 preparing=counts[WorkloadState.ACCEPTED] + counts[WorkloadState.PREPARING],
                 waiting=counts[WorkloadState.READY],
                 submitted=counts[WorkloadState.SUBMITTED],

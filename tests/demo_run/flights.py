@@ -18,11 +18,11 @@ from tests.airflow_stack.airflow_client import RunState
 from tests.airflow_stack.components import StackError
 from tests.airflow_stack.emr_local_control import EmrLocalControl
 from tests.airflow_stack.stack import BUCKET, LocalStack
-from tests.demo_run.checks import Claim, Evidence, claims
-from tests.demo_run.emr_steps import StepRan, steps_that_ran
+from tests.demo_run.checks import Check, Evidence, claims
+from tests.demo_run.emr_steps import EmrStep, emr_steps_of
 from tests.demo_run.executor_history import OurTables
 from tests.demo_run.live_view import LiveView, beside
-from tests.demo_run.snapshot import Moment, cluster_to_lose, clusters_now
+from tests.demo_run.snapshot import RunSnapshot, cluster_to_lose, clusters_now
 
 DAG_ID = "delays_by_month"
 TASKS = LOAD_TASK, MONTH_TASK, MERGE_TASK, CHECK_TASK = "load", "month", "merge", "check"
@@ -52,7 +52,7 @@ def run(stack: LocalStack, console: Console, started: float) -> bool:
     status = control.status()
     evidence = Evidence(
         run=last,
-        ran=steps_that_ran(status, DAG_ID),
+        ran=emr_steps_of(status, DAG_ID),
         entries=control.ledger(),
         losses=OurTables(stack.metadata_url).losses(DAG_ID),
         lost_cluster=lost_cluster,
@@ -87,7 +87,7 @@ def _follow(
     with LiveView(console, started_epoch=time.time() - (time.monotonic() - started)) as view:
         for look in looks:
             last = in_order(look)
-            moment = Moment(
+            moment = RunSnapshot(
                 elapsed_s=time.monotonic() - started,
                 run=last,
                 clusters=clusters_now(control.status()),
@@ -148,7 +148,7 @@ def in_order(run: RunState) -> RunState:
     return replace(run, tasks=tuple(sorted(run.tasks, key=lambda task: place.get(task.task_id, len(place)))))
 
 
-def _took(step: StepRan, evidence: Evidence) -> str:
+def _took(step: EmrStep, evidence: Evidence) -> str:
     if step.state == "COMPLETED":
         return f"{step.duration_s:.0f} s"
     return "lost" if step.cluster_id == evidence.lost_cluster else step.state.lower()
@@ -183,7 +183,7 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _claim_row(claim: Claim) -> Table:
+def _claim_row(claim: Check) -> Table:
     mark = Text("true", "green") if claim.holds else Text("FALSE", "bold red")
     return beside(mark, Text.assemble(claim.text, (f" ({claim.seen})" if claim.seen else "", "dim")))
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.airflow_stack.airflow_client import RunState
-from tests.demo_run.snapshot import ClusterNow, Moment
+from tests.demo_run.snapshot import ClusterNow, RunSnapshot
 
 _EVENTS_SHOWN = 8
 _CLUSTERS_SHOWN = 4
@@ -30,7 +30,7 @@ _STYLES = {
     "BOOTSTRAPPING": "yellow",
 }
 
-Told = tuple[float, str]
+Said = tuple[float, str]
 """Seconds since the start, and a sentence."""
 
 
@@ -46,7 +46,7 @@ class LiveView:
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
-        self._shown_lines: set[Told] = set()
+        self._shown_lines: set[Said] = set()
         self._clusters: dict[str, str] = {}
         self._counts = ""
 
@@ -61,7 +61,7 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, moment: Moment) -> None:
+    def show(self, moment: RunSnapshot) -> None:
         """The moment in place of the last one, or what is new in it."""
         if self._live is not None:
             self._live.update(picture(moment, self._started), refresh=True)
@@ -69,7 +69,7 @@ class LiveView:
         for at, text in sorted(self._news(moment)):
             self._console.print(beside(f"{at:4.0f} s", text))
 
-    def _news(self, moment: Moment) -> Iterator[Told]:
+    def _news(self, moment: RunSnapshot) -> Iterator[Said]:
         for line in story(moment, self._started):
             if line not in self._shown_lines:
                 self._shown_lines.add(line)
@@ -91,7 +91,7 @@ def beside(mark: str | Text, text: str | Text) -> Table:
     return row
 
 
-def picture(moment: Moment, started_epoch: float) -> Group:
+def picture(moment: RunSnapshot, started_epoch: float) -> Group:
     """The whole view of a moment."""
     told = moment.told
     queue = f"preparing {told.preparing}, waiting {told.waiting}, on a cluster {told.submitted}"
@@ -130,7 +130,7 @@ def task_counts(run: RunState) -> list[str]:
     return [f"{task_id}: {_in_words(of_task)}" for task_id, of_task in counts.items()]
 
 
-def story(moment: Moment, started_epoch: float) -> list[Told]:
+def story(moment: RunSnapshot, started_epoch: float) -> list[Said]:
     """What the executor wrote and what we said, in order."""
     lines = [
         (max(line.at - started_epoch, 0.0), f"{line.about}: {line.text}" if line.about else line.text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.airflow_stack.airflow_client import RunState
-from tests.demo_run.executor_history import Told
+from tests.demo_run.executor_history import ExecutorHistory
 
 _UP = frozenset({"RUNNING", "WAITING"})
 _WAITS = frozenset({"PENDING"})
@@ -37,7 +37,7 @@ class ClusterNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class RunSnapshot:
     """Everything that the live view shows.
 
     said: what we did ourselves, and when (seconds since the start)
@@ -46,10 +46,10 @@ class Moment:
     elapsed_s: float
     run: RunState
     clusters: tuple[ClusterNow, ...]
-    told: Told
+    told: ExecutorHistory
     said: tuple[tuple[float, str], ...] = ()
 
-    def saying(self, text: str) -> Moment:
+    def saying(self, text: str) -> RunSnapshot:
         """The moment with one more sentence of ours."""
         return replace(self, said=(*self.said, (self.elapsed_s, text)))
 

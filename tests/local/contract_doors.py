@@ -34,7 +34,7 @@ from tests.local.world import launch_request
 from tests.simulator.client import CloudClient
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.loop import VirtualLoop
 
 T = TypeVar("T")
@@ -98,10 +98,10 @@ class VirtualDoor:
         self._loop.run_until_complete(self._open())
 
     async def _open(self) -> None:
-        weather, rng = Weather(), random.Random("contract")
+        profile, rng = FaultProfile(), random.Random("contract")
         clock = VirtualClock(asyncio.get_running_loop())
-        self._cloud = Cloud(clock=clock, options=OPTIONS, weather=weather, rng=rng, script_of=self._script_of)
-        self._client = CloudClient(self._cloud, weather, rng)
+        self._cloud = Cloud(clock=clock, options=OPTIONS, profile=profile, rng=rng, script_of=self._script_of)
+        self._client = CloudClient(self._cloud, profile, rng)
 
     @staticmethod
     def _script_of(submission_id: SubmissionId) -> StepScript:

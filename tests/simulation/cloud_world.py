@@ -14,7 +14,7 @@ from emr_executor.local.ledger import LedgerEntry
 from tests.local.world import launch_request
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.loop import run
 from tests.simulator.records import SimRecords
 
@@ -22,10 +22,10 @@ CLUSTER = ClusterUuid("c1")
 
 
 class CloudWorld:
-    """``weather`` and ``scripts`` (by submission id) may be changed as the test goes on."""
+    """``profile`` and ``scripts`` (by submission id) may be changed as the test goes on."""
 
-    def __init__(self, options: ModelOptions | None = None, weather: Weather | None = None) -> None:
-        self.weather = weather or Weather()
+    def __init__(self, options: ModelOptions | None = None, profile: FaultProfile | None = None) -> None:
+        self.profile = profile or FaultProfile()
         self.rng = random.Random("test")
         self.clock = VirtualClock(asyncio.get_running_loop())
         self.scripts: dict[SubmissionId, StepScript] = {}
@@ -33,12 +33,12 @@ class CloudWorld:
         self.cloud = Cloud(
             clock=self.clock,
             options=options or ModelOptions(),
-            weather=self.weather,
+            profile=self.profile,
             rng=self.rng,
             script_of=self.scripts.get,
             refuses=lambda submission_id: submission_id in self.refused,
         )
-        self.records = SimRecords(self.cloud.bucket, self.clock, self.weather, self.rng)
+        self.records = SimRecords(self.cloud.bucket, self.clock, self.profile, self.rng)
 
     def launch(
         self, name: str = cluster_name("d1", "default", CLUSTER), slots: int = 4, **changes: Any
@@ -92,13 +92,13 @@ def sim_step(submission: str) -> dict[str, Any]:
 def in_world(
     story: Callable[[CloudWorld], Coroutine[Any, Any, None]],
     options: ModelOptions | None = None,
-    weather: Weather | None = None,
+    profile: FaultProfile | None = None,
     seed: int = 1,
 ) -> None:
     """Live a story from the start of a world."""
 
     async def live() -> None:
-        await story(CloudWorld(options, weather))
+        await story(CloudWorld(options, profile))
 
     run(live(), seed=seed)
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from emr_executor.local.ledger import LedgerEntry
 from tests.simulator import loop
 from tests.simulator.airflow_ledger import AirflowEntry
-from tests.simulator.error_capture import heard
+from tests.simulator.error_capture import captured_errors
 from tests.simulator.run import STORES
 from tests.simulator.scenario import draw_scenario
 from tests.simulator.world import Outcome, World
 
 
 @dataclass(frozen=True, slots=True)
-class Lived:
+class FinishedWorld:
     """A world after its end; its loop is closed."""
 
     world: World
@@ -35,13 +35,13 @@ class Lived:
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def live(seed: int, *, workloads: int, store: str = "memory") -> Lived:
+def live(seed: int, *, workloads: int, store: str = "memory") -> FinishedWorld:
     """Live the world of a seed and keep it."""
     scenario = draw_scenario(seed, workloads=workloads)
 
-    async def life() -> Lived:
-        world = World(scenario, STORES[store](), complaints)
-        return Lived(world, await world.live())
+    async def life() -> FinishedWorld:
+        world = World(scenario, STORES[store](), errors)
+        return FinishedWorld(world, await world.live())
 
-    with heard() as complaints:
+    with captured_errors() as errors:
         return loop.run(life(), seed=seed)

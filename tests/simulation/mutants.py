@@ -31,7 +31,7 @@ from emr_executor.core.states import (
 from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
 from emr_executor.store.protocols import Change
 from tests.simulator.cloud import StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.scenario import DEPLOYMENT, Scenario
 from tests.simulator.stores import Faces
 
@@ -49,7 +49,7 @@ class Bug:
     """
 
     promise: str
-    weather: Callable[[], Weather] = Weather
+    profile: Callable[[], FaultProfile] = FaultProfile
     plan: Callable[[Scenario], Scenario] = lambda scenario: scenario
     settings: Callable[[Scenario], Scenario] = lambda scenario: scenario
     around: Callable[[Surroundings], Surroundings] = lambda around: around

@@ -28,7 +28,7 @@ from tests.simulation.cloud_world import CloudWorld
 from tests.simulator import client as fates
 from tests.simulator.client import CallLimits, CloudClient, Fate
 from tests.simulator.cloud import StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.loop import run
 
 NAME = "airflow-emr/d1/default/c1"
@@ -58,15 +58,15 @@ class Agent:
 
 
 def with_agent(
-    story: Callable[[Agent], Coroutine[Any, Any, None]], weather: Weather | None = None, seed: int = 1
+    story: Callable[[Agent], Coroutine[Any, Any, None]], profile: FaultProfile | None = None, seed: int = 1
 ) -> None:
     async def live() -> None:
-        world, planned = CloudWorld(weather=weather), []
+        world, planned = CloudWorld(profile=profile), []
         script = StepScript(duration_s=30)
         world.cloud._script_of = lambda _: script
-        limits = CallLimits(world.cloud, world.weather, EMR_BUCKETS)
-        fate_of = None if weather else lambda _: planned.pop(0) if planned else fates.GOOD
-        client = CloudClient(world.cloud, world.weather, world.rng, limits, fate_of=fate_of)
+        limits = CallLimits(world.cloud, world.profile, EMR_BUCKETS)
+        fate_of = None if profile else lambda _: planned.pop(0) if planned else fates.GOOD
+        client = CloudClient(world.cloud, world.profile, world.rng, limits, fate_of=fate_of)
         await story(Agent(world, EmrClient(client, client, Budget(world.clock)), planned))
 
     run(live(), seed=seed)
@@ -226,7 +226,7 @@ def test_faults_that_are_set_in_the_model_go_first() -> None:
 
 
 def test_bad_weather_brings_every_fate_and_a_calm_day_none() -> None:
-    weather = Weather(
+    profile = FaultProfile(
         throttled=0.1, emr_error=0.1, dropped_before=0.15, dropped_after=0.15, stale=0.3, stale_s=20.0
     )
 
@@ -242,16 +242,16 @@ def test_bad_weather_brings_every_fate_and_a_calm_day_none() -> None:
         await asyncio.sleep(60)
         assert min(heard["launched"], heard["AwsUnavailable"], heard["OutcomeUnknown"]) > 10
         assert agent.clusters() > heard["launched"] + 10
-        weather.calm()
+        profile.calm()
         for _ in range(50):
             await asyncio.sleep(10)
             assert len(await agent.emr.list_clusters(name_prefix=PREFIX)) == agent.clusters()
 
-    with_agent(story, weather)
+    with_agent(story, profile)
 
 
 def test_emrs_buckets_refuse_who_does_not_wait() -> None:
-    weather = Weather(buckets=True)
+    profile = FaultProfile(buckets=True)
 
     async def story(agent: Agent) -> None:
         cluster_id = await agent.launch()
@@ -268,4 +268,4 @@ def test_emrs_buckets_refuse_who_does_not_wait() -> None:
         for _ in range(30):
             await agent.emr.list_steps(cluster_id)
 
-    with_agent(story, weather)
+    with_agent(story, profile)

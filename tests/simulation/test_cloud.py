@@ -12,7 +12,7 @@ from emr_executor.local.entities import ModelOptions
 from emr_executor.local.requests import EmrApiError
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, sim_step
 from tests.simulator.cloud import StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
 
 SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
@@ -267,7 +267,7 @@ def test_a_silent_wrapper_writes_nothing_and_its_step_goes_on() -> None:
         assert await world.records.changed({}) == ()
         assert world.cloud.ended_well == {step_id}
 
-    in_world(story, weather=Weather(records_silent=1.0))
+    in_world(story, profile=FaultProfile(records_silent=1.0))
 
 
 def test_a_call_with_a_step_that_emr_refuses_adds_none() -> None:
@@ -294,7 +294,7 @@ def _ledger_of(seed: int) -> list[object]:
         await asyncio.sleep(100)
         ledger.extend(world.cloud.model.ledger)
 
-    in_world(story, weather=Weather(slow=0.5, records_late_s=5.0), seed=seed)
+    in_world(story, profile=FaultProfile(slow=0.5, records_late_s=5.0), seed=seed)
     return ledger
 
 

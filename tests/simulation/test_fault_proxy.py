@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from emr_executor.errors import AwsUnavailable, StoreBusy, TryAgain
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.fault_proxy import Gate, through
 from tests.simulator.loop import run
 
@@ -32,13 +32,13 @@ class Port:
 class Door:
     """A port behind a gate; ``crashes`` are the places where its process died."""
 
-    def __init__(self, weather: Weather | None = None, port: str = "store") -> None:
-        self.weather = weather or Weather()
+    def __init__(self, profile: FaultProfile | None = None, port: str = "store") -> None:
+        self.profile = profile or FaultProfile()
         self.crashes: list[str] = []
         self.counts: Counter[str] = Counter()
         self.target = Port()
         self.gate = Gate(
-            "p", self.weather, random.Random(1), on_crash=lambda _, where: self.crashes.append(where)
+            "p", self.profile, random.Random(1), on_crash=lambda _, where: self.crashes.append(where)
         )
         self.port = through(self.gate, port, self.target, self.counts)
 
@@ -59,10 +59,10 @@ def test_a_call_on_a_good_day_goes_through() -> None:
 
 def test_a_crash_before_a_call_leaves_no_effect_and_never_returns() -> None:
     async def life() -> None:
-        door = Door(Weather(crash=1.0))
+        door = Door(FaultProfile(crash=1.0))
         await door.never_returns(door.port.act())
         assert (door.target.done, door.crashes, door.gate.is_dead) == ([], ["before store.act"], True)
-        door.weather.calm()
+        door.profile.calm()
         await door.never_returns(door.port.act())
         assert (door.target.done, door.crashes) == ([], ["before store.act"]), "the dead do nothing"
 
@@ -75,7 +75,7 @@ def test_a_crash_after_a_call_leaves_its_effect_and_never_returns() -> None:
 
         async def act_and_set_the_trap(what: str) -> None:
             door.target.done.append(what)
-            door.weather.crash = 1.0
+            door.profile.crash = 1.0
 
         door.target.act = act_and_set_the_trap  # type: ignore[method-assign,assignment]
         await door.never_returns(door.port.act("a"))
@@ -104,7 +104,7 @@ def test_a_process_that_dies_during_a_call_does_not_hear_its_answer() -> None:
 )
 def test_a_refused_call_has_no_effect(port: str, error: type[Exception]) -> None:
     async def life() -> None:
-        door = Door(Weather(refused=1.0), port)
+        door = Door(FaultProfile(refused=1.0), port)
         with pytest.raises(error, match="was refused"):
             await door.port.act()
         assert door.target.done == []
@@ -114,10 +114,10 @@ def test_a_refused_call_has_no_effect(port: str, error: type[Exception]) -> None
 
 def test_a_port_that_is_away_refuses_every_call() -> None:
     async def life() -> None:
-        door = Door(Weather(down={"store"}))
+        door = Door(FaultProfile(down={"store"}))
         with pytest.raises(StoreBusy, match="was refused"):
             await door.port.act()
-        door.weather.down.clear()
+        door.profile.down.clear()
         assert await door.port.act("a") == "did a"
 
     run(life(), seed=1)
@@ -125,11 +125,11 @@ def test_a_port_that_is_away_refuses_every_call() -> None:
 
 def test_an_answer_of_the_store_is_lost_after_the_effect() -> None:
     async def life() -> None:
-        door = Door(Weather(answer_lost=1.0))
+        door = Door(FaultProfile(answer_lost=1.0))
         with pytest.raises(StoreBusy, match=r"the answer of store\.act was lost"):
             await door.port.act("a")
         assert door.target.done == ["a"]
-        other = Door(Weather(answer_lost=1.0), "records")
+        other = Door(FaultProfile(answer_lost=1.0), "records")
         assert await other.port.act("b") == "did b", "only the store's answers get lost here"
 
     run(life(), seed=1)
@@ -138,7 +138,7 @@ def test_an_answer_of_the_store_is_lost_after_the_effect() -> None:
 @pytest.mark.parametrize("port", ["emr", "api"])
 def test_refusals_of_emr_and_airflow_are_their_models_own(port: str) -> None:
     async def life() -> None:
-        door = Door(Weather(refused=1.0, answer_lost=1.0), port)
+        door = Door(FaultProfile(refused=1.0, answer_lost=1.0), port)
         assert await door.port.act("a") == "did a"
 
     run(life(), seed=1)
@@ -176,7 +176,7 @@ def test_a_frozen_process_that_is_killed_never_goes_on() -> None:
 
 def test_a_slow_call_takes_its_time() -> None:
     async def life() -> float:
-        await asyncio.gather(*(Door(Weather(slow=1.0), "emr").port.act() for _ in range(8)))
+        await asyncio.gather(*(Door(FaultProfile(slow=1.0), "emr").port.act() for _ in range(8)))
         return asyncio.get_running_loop().time()
 
     assert 0.1 < run(life(), seed=1) <= 16.0

@@ -11,7 +11,7 @@ import pytest
 from emr_executor.core.states import Verdict
 from tests.simulation import mutants
 from tests.simulation.mutants import Bug, bend
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.run import run_scenario
 from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
 from tests.simulator.stores import Faces, in_memory
@@ -38,7 +38,7 @@ BUGS = {
     "an outcome is never finished": Bug(promise="never_lost", around=bend(store=mutants.NeverFinishes)),
     "a result is stored, and never told": Bug(promise="no_try_spent", around=mutants.in_silence),
     "an outcome is never read by the executor": Bug(
-        promise="no_try_spent", weather=partial(Weather, cleared_per_h=120), faces=_no_outcome_read
+        promise="no_try_spent", profile=partial(FaultProfile, cleared_per_h=120), faces=_no_outcome_read
     ),
     "a doubled step is not claimed": Bug(
         promise="never_doubled",
@@ -46,7 +46,7 @@ BUGS = {
     ),
     "a cluster that is ending is taken for over": Bug(
         promise="never_too_early",
-        weather=partial(Weather, person_ends_cluster_per_h=60, termination_hangs_per_h=200),
+        profile=partial(FaultProfile, person_ends_cluster_per_h=60, termination_hangs_per_h=200),
         plan=mutants.with_steps_of(60),
         around=bend(emr=mutants.TakesEndingForOver),
     ),
@@ -78,7 +78,9 @@ BUGS = {
         promise="no_try_spent", plan=mutants.with_steps_of(400), around=bend(api=mutants.BeatsNever)
     ),
     "a dead scheduler's tries are not adopted": Bug(
-        promise="no_try_spent", weather=partial(Weather, scheduler_killed_per_h=60), faces=_no_try_adopted
+        promise="no_try_spent",
+        profile=partial(FaultProfile, scheduler_killed_per_h=60),
+        faces=_no_try_adopted,
     ),
     "a step is left behind others": Bug(
         promise="no_idle_slot",
@@ -87,7 +89,7 @@ BUGS = {
     ),
     "a cancelled step is left alive beside the next try's": Bug(
         promise="never_twice_at_once",
-        weather=partial(Weather, cleared_per_h=120),
+        profile=partial(FaultProfile, cleared_per_h=120),
         plan=mutants.with_steps_of(120),
         around=bend(emr=mutants.TakesCancelForDone),
     ),
@@ -95,7 +97,7 @@ BUGS = {
 
 
 def _planned(seed: int, bug: Bug) -> Scenario:
-    return bug.plan(replace(draw_scenario(seed, workloads=WORKLOADS), weather=bug.weather()))
+    return bug.plan(replace(draw_scenario(seed, workloads=WORKLOADS), profile=bug.profile()))
 
 
 def _without(seed: int, bug: Bug) -> Outcome:

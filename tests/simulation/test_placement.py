@@ -9,10 +9,10 @@ from functools import cache
 import pytest
 
 from tests.simulation import mutants
-from tests.simulation.finished_world import Lived
+from tests.simulation.finished_world import FinishedWorld
 from tests.simulator import loop
-from tests.simulator.error_capture import heard
-from tests.simulator.fault_profile import Weather
+from tests.simulator.error_capture import captured_errors
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.scenario import DEPLOYMENT, draw_scenario
 from tests.simulator.stores import in_memory
 from tests.simulator.world import World
@@ -22,16 +22,16 @@ SEEDS = range(4)
 
 
 @cache
-def _lived(seed: int) -> Lived:
+def _lived(seed: int) -> FinishedWorld:
     """Few slots and many tasks; a quarter of them are long."""
-    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), weather=Weather(), refused_share=0.0)
+    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), profile=FaultProfile(), refused_share=0.0)
     plan = mutants.both(mutants.crowded, mutants.with_steps_of(200, 20, 40, 10))
 
-    async def life() -> Lived:
-        world = World(plan(scenario), in_memory(DEPLOYMENT), complaints)
-        return Lived(world, await world.live())
+    async def life() -> FinishedWorld:
+        world = World(plan(scenario), in_memory(DEPLOYMENT), errors)
+        return FinishedWorld(world, await world.live())
 
-    with heard() as complaints:
+    with captured_errors() as errors:
         return loop.run(life(), seed=seed)
 
 

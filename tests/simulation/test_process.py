@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.loop import run
 from tests.simulator.process import SimProcess, task_factory
 
@@ -24,7 +24,7 @@ class Life:
     def process(self, name: str) -> SimProcess:
         return SimProcess(
             name,
-            Weather(),
+            FaultProfile(),
             random.Random(1),
             on_end=lambda process, where: self.ended.append((process.name, where)),
         )

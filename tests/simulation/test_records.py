@@ -8,7 +8,7 @@ import itertools
 from emr_executor.core.model import StepRecord, SubmissionId
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, marks
 from tests.simulator.cloud import StepScript
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 
 
 def test_changed_shows_what_differs_from_what_is_known_in_the_order_of_the_keys() -> None:
@@ -60,7 +60,7 @@ def test_a_late_record_is_listed_after_its_lag_and_the_one_before_it_meanwhile()
         assert seen.index("RUNNING") > 1
         assert seen.index("ENDED") > 101
 
-    in_world(story, weather=Weather(records_late_s=60.0))
+    in_world(story, profile=FaultProfile(records_late_s=60.0))
 
 
 def test_a_stale_listing_shows_an_older_record_again_after_a_newer_one() -> None:
@@ -72,10 +72,10 @@ def test_a_stale_listing_shows_an_older_record_again_after_a_newer_one() -> None
         assert {"RUNNING", "ENDED"} == set(seen)
         pairs = set(itertools.pairwise(seen))
         assert ("ENDED", "RUNNING") in pairs
-        world.weather.calm()
+        world.profile.calm()
         assert {str((await world.told("w-1") or ("",))[0]) for _ in range(30)} == {"ENDED"}
 
-    in_world(story, weather=Weather(records_stale=0.5))
+    in_world(story, profile=FaultProfile(records_stale=0.5))
 
 
 def test_an_unreadable_record_is_left_out_and_the_next_one_may_be_read() -> None:
@@ -83,11 +83,11 @@ def test_an_unreadable_record_is_left_out_and_the_next_one_may_be_read() -> None
         cluster_id = world.launch()
         world.add(cluster_id, "w-1", StepScript(duration_s=5))
         assert await world.record("w-1") is None
-        world.weather.calm()
+        world.profile.calm()
         await asyncio.sleep(6)
         assert await world.told("w-1") == ("ENDED", 0, "")
 
-    in_world(story, weather=Weather(records_unreadable=1.0))
+    in_world(story, profile=FaultProfile(records_unreadable=1.0))
 
 
 def test_a_listing_costs_what_is_live_and_keeps_few_versions() -> None:

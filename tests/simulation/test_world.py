@@ -93,12 +93,12 @@ def test_a_seed_that_once_failed(seed: int, tasks: int) -> None:
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_a_world_ends_at_rest(store: str) -> None:
-    lived = live(3, workloads=25, store=store)
-    assert lived.world.airflow.open_tries() == ()
-    assert lived.world.weather.is_calm
-    over = {e.cluster_id for e in lived.emr if e.state in ("TERMINATED", "TERMINATED_WITH_ERRORS")}
-    launched = {e.cluster_id for e in lived.emr if e.event == "cluster_launched"}
-    assert launched - over == lived.world.foreign, "only what belongs to others is left"
+    finished = live(3, workloads=25, store=store)
+    assert finished.world.airflow.open_tries() == ()
+    assert finished.world.profile.is_calm
+    over = {e.cluster_id for e in finished.emr if e.state in ("TERMINATED", "TERMINATED_WITH_ERRORS")}
+    launched = {e.cluster_id for e in finished.emr if e.event == "cluster_launched"}
+    assert launched - over == finished.world.foreign, "only what belongs to others is left"
     assert len(over) > 0
 
 

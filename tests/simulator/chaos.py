@@ -50,7 +50,7 @@ class Chaos:
     def begin(self) -> None:
         """Start every kind of fault that this weather has."""
         for name in KINDS:
-            rate = getattr(self._world.weather, f"{name}_per_h")
+            rate = getattr(self._world.profile, f"{name}_per_h")
             if rate:
                 self._tasks.append(
                     asyncio.ensure_future(self._happens(rate, getattr(self, f"_{name}"), name))
@@ -110,8 +110,8 @@ class Chaos:
             world.phase_faults.s3_is_down = True
             self._hold(lambda: setattr(world.phase_faults, "s3_is_down", False), 10.0, 300.0)
         else:
-            world.weather.down.add(what)
-            self._hold(lambda: world.weather.down.discard(what), 10.0, 120.0)
+            world.profile.down.add(what)
+            self._hold(lambda: world.profile.down.discard(what), 10.0, 120.0)
 
     # -- EMR ---------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from emr_executor.local.faults import CallFate, TokenBucket
 from emr_executor.local.operations import READS
 from emr_executor.local.requests import EmrApiError
 from tests.simulator.cloud import Cloud
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
@@ -97,13 +97,13 @@ class CloudClient:
     def __init__(
         self,
         cloud: Cloud,
-        weather: Weather,
+        profile: FaultProfile,
         rng: random.Random,
         limits: CallLimits | None = None,
         *,
         fate_of: Callable[[str], Fate] | None = None,
     ) -> None:
-        self._cloud, self._weather, self._rng, self._limits = cloud, weather, rng, limits
+        self._cloud, self._profile, self._rng, self._limits = cloud, profile, rng, limits
         self._fate_of = fate_of or self._drawn_fate
 
     async def run_job_flow(self, **request: Any) -> dict[str, Any]:
@@ -195,23 +195,23 @@ class CloudClient:
         return self._fate_of(operation)
 
     def _drawn_fate(self, operation: str) -> Fate:
-        weather, rng = self._weather, self._rng
-        if "emr" in weather.down:
+        profile, rng = self._profile, self._rng
+        if "emr" in profile.down:
             return Fate(acts=0, silence=no_connection)
-        if weather.is_calm:
+        if profile.is_calm:
             return GOOD
-        if weather.happens("dropped_before", "emr", rng):
+        if profile.happens("dropped_before", "emr", rng):
             return _dropped_before(rng)
-        if weather.happens("throttled", "emr", rng) or not self._allowed(operation):
+        if profile.happens("throttled", "emr", rng) or not self._allowed(operation):
             return Fate(acts=0, refusal=THROTTLED)
-        if weather.happens("emr_error", "emr", rng):
+        if profile.happens("emr_error", "emr", rng):
             return Fate(acts=0, refusal=BROKEN)
-        if weather.happens("dropped_after", "emr", rng):
+        if profile.happens("dropped_after", "emr", rng):
             return _dropped_after(rng)
-        if operation == "AddJobFlowSteps" and weather.happens("adds_doubled", "emr", rng):
+        if operation == "AddJobFlowSteps" and profile.happens("adds_doubled", "emr", rng):
             return Fate(acts=2, act_again_s=rng.choice((0.0, rng.uniform(0.0, DOUBLE_LATE_S))))
-        if operation in READS and weather.happens("stale", "emr", rng):
-            return Fate(lag_s=rng.uniform(0.0, weather.stale_s))
+        if operation in READS and profile.happens("stale", "emr", rng):
+            return Fate(lag_s=rng.uniform(0.0, profile.stale_s))
         return GOOD
 
     def _allowed(self, operation: str) -> bool:
@@ -261,8 +261,8 @@ def _of_model(fate: CallFate, rng: random.Random) -> Fate:
 class CallLimits:
     """EMR's own token buckets, shared by all clients of the account."""
 
-    def __init__(self, cloud: Cloud, weather: Weather, rates: Mapping[str, tuple[float, float]]) -> None:
-        self._cloud, self._weather = cloud, weather
+    def __init__(self, cloud: Cloud, profile: FaultProfile, rates: Mapping[str, tuple[float, float]]) -> None:
+        self._cloud, self._profile = cloud, profile
         now = cloud.now_s
         self._buckets = {
             name: TokenBucket(size=size, refill=refill, level=size, at=now)
@@ -272,10 +272,10 @@ class CallLimits:
     def allow(self, operation: str) -> bool:
         """Whether a call that arrives now is taken."""
         bucket = self._buckets.get(operation)
-        if bucket is None or not self._weather.buckets or self._weather.is_calm:
+        if bucket is None or not self._profile.buckets or self._profile.is_calm:
             return True
         is_taken = bucket.take(self._cloud.now_s)
-        self._weather.counts["buckets"] += not is_taken
+        self._profile.counts["buckets"] += not is_taken
         return is_taken
 
 

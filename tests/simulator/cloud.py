@@ -12,7 +12,7 @@ from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
 from emr_executor.local.requests import validation
 from tests.simulator.clock import EPOCH, VirtualClock
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.records import Bucket
 from tests.simulator.step_process import (
     EXIT_CLAIMED,
@@ -50,7 +50,7 @@ class Cloud:
         *,
         clock: VirtualClock,
         options: ModelOptions,
-        weather: Weather,
+        profile: FaultProfile,
         rng: random.Random,
         script_of: Callable[[SubmissionId], StepScript | None],
         refuses: Callable[[SubmissionId], bool] = lambda _: False,
@@ -62,7 +62,7 @@ class Cloud:
         self.ended_well: set[str] = set()
         self.ended_badly: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._weather, self._rng, self._script_of, self._refuses = weather, rng, script_of, refuses
+        self._profile, self._rng, self._script_of, self._refuses = profile, rng, script_of, refuses
         self._processes: dict[str, StepProcess] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -70,7 +70,7 @@ class Cloud:
             loop=self._loop,
             clock=clock,
             bucket=self.bucket,
-            weather=weather,
+            profile=profile,
             rng=rng,
             gone=self._gone,
             touch_busy=None if options.running_steps_are_busy else self._touch_busy,
@@ -151,7 +151,7 @@ class Cloud:
             script=script or StepScript(duration_s=self._rng.uniform(*FOREIGN_STEP_S)),
             submission_id=submission_id,
             cluster_uuid=ClusterUuid(args[args.index("--cluster") + 1] if "--cluster" in args else ""),
-            is_silent=submission_id is None or self._weather.happens("records_silent", "records", self._rng),
+            is_silent=submission_id is None or self._profile.happens("records_silent", "records", self._rng),
         )
         self._processes[effect.step_id] = process
         process.start()

@@ -13,7 +13,7 @@ _EXPECTED = frozenset({"launch_refused", "cluster_is_there_twice"})
 """Errors that faults of the world explain."""
 
 
-class Complaints:
+class ErrorCapture:
     """(event, text) of every unexpected error."""
 
     def __init__(self) -> None:
@@ -31,16 +31,16 @@ class Complaints:
 
 
 @contextmanager
-def heard() -> Iterator[Complaints]:
+def captured_errors() -> Iterator[ErrorCapture]:
     """Listen to everything that is logged meanwhile; nothing is printed."""
-    complaints = Complaints()
+    errors = ErrorCapture()
     before = structlog.get_config()
     structlog.configure(
-        processors=[complaints.hear],
+        processors=[errors.hear],
         wrapper_class=structlog.make_filtering_bound_logger(40),
         cache_logger_on_first_use=False,
     )
     try:
-        yield complaints
+        yield errors
     finally:
         structlog.configure(**before)

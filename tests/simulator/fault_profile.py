@@ -16,7 +16,7 @@ _QUICK_S = {"store": 0.005, "records": 0.03, "emr": 0.05, "api": 0.01, "host": 0
 
 
 @dataclass(slots=True, kw_only=True)
-class Weather:
+class FaultProfile:
     """Probabilities by call, and rates by virtual hour.
 
     crash, refused, answer_lost, slow: by gated call (``gate``)
@@ -170,20 +170,20 @@ STALE_AT_MOST_S = 20.0
 """EMR's reads lag by seconds; the agent waits longer than this (``STEP_UNKNOWN``, ``launch_unknown``)."""
 
 
-def draw(rng: random.Random) -> Weather:
+def draw(rng: random.Random) -> FaultProfile:
     """The weather of one world: each kind of fault is absent in most of them."""
-    weather = Weather()
+    profile = FaultProfile()
     share = rng.choice((0.1, 0.25, 0.5, 0.9))
     for name, (low, high) in _RANGES.items():
         if rng.random() < share:
             # Even over orders of magnitude: rare faults meet others in ways that frequent ones never do.
-            setattr(weather, name, low * (high / low) ** rng.random())
-    if weather.stale:
-        weather.stale_s = rng.uniform(1.0, STALE_AT_MOST_S)
-    weather.buckets = rng.random() < share
-    own_rng = random.Random(f"adds_doubled/{weather.told()}")
+            setattr(profile, name, low * (high / low) ** rng.random())
+    if profile.stale:
+        profile.stale_s = rng.uniform(1.0, STALE_AT_MOST_S)
+    profile.buckets = rng.random() < share
+    own_rng = random.Random(f"adds_doubled/{profile.told()}")
     if own_rng.random() < share:
-        weather.adds_doubled = 0.03 * 20 ** own_rng.random()
+        profile.adds_doubled = 0.03 * 20 ** own_rng.random()
     if own_rng.random() < share:
-        weather.claims_refused = 0.01 * 20 ** own_rng.random()
-    return weather
+        profile.claims_refused = 0.01 * 20 ** own_rng.random()
+    return profile

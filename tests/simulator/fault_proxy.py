@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from emr_executor.errors import AwsUnavailable, EmrExecutorError, StoreBusy, TryAgain
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 
 Port = TypeVar("Port")
 
@@ -38,12 +38,12 @@ class Gate:
     """
 
     def __init__(
-        self, name: str, weather: Weather, rng: random.Random, *, on_crash: Callable[[Gate, str], None]
+        self, name: str, profile: FaultProfile, rng: random.Random, *, on_crash: Callable[[Gate, str], None]
     ) -> None:
         self.name = name
         self.is_dead = self.is_buried = False
         self._thawed: asyncio.Event | None = None
-        self._weather, self._rng, self._on_crash = weather, rng, on_crash
+        self._profile, self._rng, self._on_crash = profile, rng, on_crash
 
     def crash(self, where: str) -> None:
         """The process is gone from now on, wherever it stands."""
@@ -55,13 +55,13 @@ class Gate:
         """Ask before a call. Raises the port's refusal; does not return for the dead."""
         await self._meet(port, call, "before")
         refusal = _REFUSALS.get(port)
-        if refusal is not None and self._weather.happens("refused", port, self._rng):
+        if refusal is not None and self._profile.happens("refused", port, self._rng):
             raise refusal(f"simulated: {port}.{call} was refused")
 
     async def after(self, port: str, call: str) -> None:
         """Ask after a call that had its effect. Raises when its answer is lost."""
         await self._meet(port, call, "after")
-        if port in _LOSABLE and self._weather.happens("answer_lost", port, self._rng):
+        if port in _LOSABLE and self._profile.happens("answer_lost", port, self._rng):
             raise _REFUSALS[port](f"simulated: the answer of {port}.{call} was lost")
 
     def freeze(self) -> None:
@@ -82,10 +82,10 @@ class Gate:
             await self._thawed.wait()
             if self.is_dead:
                 await self._never()
-        if self._weather.happens("crash", port, self._rng):
+        if self._profile.happens("crash", port, self._rng):
             self.crash(f"{moment} {port}.{call}")
             await self._never()
-        delay_s = self._weather.delay_s(port, self._rng)
+        delay_s = self._profile.delay_s(port, self._rng)
         if delay_s > 0.0:
             await asyncio.sleep(delay_s)
             if self.is_dead:

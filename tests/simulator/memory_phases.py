@@ -8,7 +8,7 @@ from typing import Any
 
 from emr_executor.core.model import HistoryEntry, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.core.transitions import WorkloadSeen
+from emr_executor.core.transitions import WorkloadEvent
 from emr_executor.core.workload import seen_in_refusal
 from emr_executor.store.phase_store import CLAIMED_FROM, handed_over_again, refused_pause, told_before
 from emr_executor.store.snapshot_store import RESTARTING
@@ -86,11 +86,11 @@ class MemoryPhaseStore:
             airflow_state=airflow.state_of(workload_id),
             is_restarting=airflow.state_of_try(workload.key) == RESTARTING,
         )
-        if seen is WorkloadSeen.REPORTED and intent is not None:
+        if seen is WorkloadEvent.REPORTED and intent is not None:
             await self.record_over(workload_id, token, intent, now)
             self._tell(now, workload_id, "told_before", told_before(intent))
             return
-        if seen is WorkloadSeen.TO_REPEAT:
+        if seen is WorkloadEvent.TO_REPEAT:
             not_before = now + refused_pause(workload.phase_attempts)
             await self.record_retry(workload_id, token, not_before, handed_over_again(reason), now=now)
             return

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.fault_proxy import Gate
 
 _CURRENT: contextvars.ContextVar[SimProcess | None] = contextvars.ContextVar("process", default=None)
@@ -25,10 +25,15 @@ class SimProcess:
     """
 
     def __init__(
-        self, name: str, weather: Weather, rng: random.Random, *, on_end: Callable[[SimProcess, str], None]
+        self,
+        name: str,
+        profile: FaultProfile,
+        rng: random.Random,
+        *,
+        on_end: Callable[[SimProcess, str], None],
     ) -> None:
         self.name = name
-        self.gate = Gate(name, weather, rng, on_crash=self._crashed)
+        self.gate = Gate(name, profile, rng, on_crash=self._crashed)
         self._on_end = on_end
         # A dict as an ordered set: tasks hash by address, and their order is part of the story.
         self._tasks: dict[asyncio.Task[Any], None] = {}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.ports import Clock
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 
 KEPT_VERSIONS = 3
 """Of one record: the newest, and what listings that lag may show instead."""
@@ -103,12 +103,12 @@ def _key(record: StepRecord) -> tuple[str, str]:
 class SimRecords:
     """``ports.StepRecords`` on the bucket. ``clock`` is the true one."""
 
-    def __init__(self, bucket: Bucket, clock: Clock, weather: Weather, rng: random.Random) -> None:
-        self._bucket, self._clock, self._weather, self._rng = bucket, clock, weather, rng
+    def __init__(self, bucket: Bucket, clock: Clock, profile: FaultProfile, rng: random.Random) -> None:
+        self._bucket, self._clock, self._profile, self._rng = bucket, clock, profile, rng
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         """Records whose mark differs from ``known``."""
-        stale = 0.0 if self._weather.is_calm else self._weather.records_stale
+        stale = 0.0 if self._profile.is_calm else self._profile.records_stale
         return tuple(self._bucket.changed(known, self._clock.monotonic(), stale=stale, rng=self._rng))
 
     async def output(

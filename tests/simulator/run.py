@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.simulator import loop
-from tests.simulator.error_capture import heard
+from tests.simulator.error_capture import captured_errors
 from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
 from tests.simulator.stores import Faces, in_memory, on_sqlite
 from tests.simulator.world import Outcome, Plant, World
@@ -22,7 +22,7 @@ def run_scenario(scenario: Scenario, faces: Faces, plant: Plant | None = None) -
     """Live a world as it was planned; ``plant`` may put a bug into the surroundings of its agents."""
 
     async def live() -> Outcome:
-        return await World(scenario, faces, complaints, plant).live()
+        return await World(scenario, faces, errors, plant).live()
 
-    with heard() as complaints:
+    with captured_errors() as errors:
         return loop.run(live(), seed=scenario.seed)

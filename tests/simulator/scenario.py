@@ -15,7 +15,7 @@ from emr_executor.core.model import TaskKey
 from emr_executor.local.entities import ModelOptions
 from tests.simulator.airflow_entities import FinishEnd, PrepareEnd, TaskScript, TryScript
 from tests.simulator.cloud import StepScript
-from tests.simulator.fault_profile import Weather, draw
+from tests.simulator.fault_profile import FaultProfile, draw
 
 DEPLOYMENT = "5eed5eed-0000-4000-8000-000000000001"
 POOL = "default"
@@ -49,7 +49,7 @@ class Scenario:
     """
 
     seed: int
-    weather: Weather
+    profile: FaultProfile
     settings: Settings
     model: ModelOptions
     tasks: tuple[PlannedTask, ...]
@@ -65,7 +65,7 @@ class Scenario:
 def draw_scenario(seed: int, *, workloads: int) -> Scenario:
     """The world of a seed with so many tasks."""
     rng = random.Random(f"scenario/{seed}")
-    weather = draw(rng)
+    profile = draw(rng)
     # Drawn apart, so that seeds that once failed are still the same worlds.
     keep_rng = random.Random(f"keep/{seed}")
     settings = _settings(rng, workloads, keep_history_s=keep_rng.choice(KEEP_HISTORY_S))
@@ -74,7 +74,7 @@ def draw_scenario(seed: int, *, workloads: int) -> Scenario:
     pool = settings.cluster_pools[0]
     return Scenario(
         seed=seed,
-        weather=weather,
+        profile=profile,
         settings=settings,
         model=ModelOptions(
             start_delay_s=rng.uniform(1, 90),

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.core.states import RecordPhase
 from tests.simulator.clock import VirtualClock
-from tests.simulator.fault_profile import Weather
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.records import Bucket
 
 EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_NOT_BEGUN, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 125, 143, -9
@@ -77,7 +77,7 @@ class Machine:
     loop: asyncio.AbstractEventLoop
     clock: VirtualClock
     bucket: Bucket
-    weather: Weather
+    profile: FaultProfile
     rng: random.Random
     gone: Callable[[StepProcess, int], None]
     touch_busy: Callable[[StepProcess], None] | None = None
@@ -137,8 +137,8 @@ class StepProcess:
 
     def start(self) -> None:
         """Begin; on a good day at once."""
-        weather, rng = self._machine.weather, self._machine.rng
-        if self._is_silent or not weather.happens("slow", "wrapper", rng):
+        profile, rng = self._machine.profile, self._machine.rng
+        if self._is_silent or not profile.happens("slow", "wrapper", rng):
             self._begin()
         else:
             self._later(rng.uniform(0.0, SLOW_START_S), self._begin)
@@ -169,7 +169,7 @@ class StepProcess:
 
     def _begin(self) -> None:
         script = self.script
-        if self.submission_id and self._machine.weather.happens(
+        if self.submission_id and self._machine.profile.happens(
             "claims_refused", "wrapper", self._machine.rng
         ):
             self._leave(EXIT_NOT_BEGUN)
@@ -268,7 +268,7 @@ class StepProcess:
     def _write(self, phase: RecordPhase, *, exit_code: int | None = None, reason: str = "") -> None:
         if self._is_silent or self.submission_id is None:
             return
-        machine, weather = self._machine, self._machine.weather
+        machine, profile = self._machine, self._machine.profile
         self._writes += 1
         late_s = 0.0
         record: StepRecord | None = StepRecord(
@@ -283,9 +283,9 @@ class StepProcess:
             chunks=self._chunks,
             tail="ValueError: simulated\n" if exit_code else "",
         )
-        if weather.records_late_s and not weather.is_calm:
-            weather.counts["records_late_s"] += 1
-            late_s = machine.rng.uniform(0.0, weather.records_late_s)
-        if weather.happens("records_unreadable", "records", machine.rng):
+        if profile.records_late_s and not profile.is_calm:
+            profile.counts["records_late_s"] += 1
+            late_s = machine.rng.uniform(0.0, profile.records_late_s)
+        if profile.happens("records_unreadable", "records", machine.rng):
             record = None
         machine.bucket.write(self.submission_id, record, visible_at=machine.clock.monotonic() + late_s)

@@ -11,7 +11,7 @@ from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.clock import EPOCH
 
 
-def story_of(
+def timeline_of(
     subject: str,
     emr: Sequence[LedgerEntry],
     airflow: Sequence[AirflowEntry],

@@ -30,7 +30,7 @@ from tests.simulator.checkers import Terms, Violation, check
 from tests.simulator.client import CallLimits, CloudClient
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
-from tests.simulator.error_capture import Complaints
+from tests.simulator.error_capture import ErrorCapture
 from tests.simulator.fault_proxy import through
 from tests.simulator.host import PhaseFaults, SimTaskHost
 from tests.simulator.process import SimProcess, task_factory
@@ -40,7 +40,7 @@ from tests.simulator.scheduler import ModelScheduler, SchedulerPace
 from tests.simulator.stores import Faces
 from tests.simulator.supervisor import PhaseSurroundings
 from tests.simulator.task_api import SimTaskApi
-from tests.simulator.timeline import story_of
+from tests.simulator.timeline import timeline_of
 
 RESTART_S = (0.5, 40.0)
 """A process that died is started again within this time."""
@@ -95,12 +95,12 @@ class World:
     """
 
     def __init__(
-        self, scenario: Scenario, faces: Faces, complaints: Complaints, plant: Plant | None = None
+        self, scenario: Scenario, faces: Faces, errors: ErrorCapture, plant: Plant | None = None
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(task_factory)
-        self.scenario, self.weather, self.faces = scenario, scenario.weather, faces
-        self.complaints, self._plant = complaints, plant
+        self.scenario, self.profile, self.faces = scenario, scenario.profile, faces
+        self.errors, self._plant = errors, plant
         self.rngs = {name: random.Random(f"{name}/{scenario.seed}") for name in _RANDOM_PARTS}
         self.clock = VirtualClock(loop)
         self.counts: Counter[str] = Counter()
@@ -111,29 +111,29 @@ class World:
             now_s=self.clock.epoch_s, rng=self.rngs["airflow"], mirror=faces.task_instances
         )
         self.api_faults = ApiFaults(
-            refused=self.weather.api_refused, answer_lost=self.weather.api_answer_lost
+            refused=self.profile.api_refused, answer_lost=self.profile.api_answer_lost
         )
         self.phase_faults = PhaseFaults(
-            prepare_raises=self.weather.prepare_fails,
-            prepare_dies=self.weather.phase_dies,
-            finish_dies=self.weather.phase_dies,
-            finish_held=self.weather.phase_dies / 2,
-            s3_fails=self.weather.prepare_fails,
+            prepare_raises=self.profile.prepare_fails,
+            prepare_dies=self.profile.phase_dies,
+            finish_dies=self.profile.phase_dies,
+            finish_held=self.profile.phase_dies / 2,
+            s3_fails=self.profile.prepare_fails,
         )
         self.session_faults = SessionFaults(
-            accept_fails=self.weather.refused,
-            commit_fails=self.weather.refused,
-            adopt_fails=self.weather.refused,
+            accept_fails=self.profile.refused,
+            commit_fails=self.profile.refused,
+            adopt_fails=self.profile.refused,
         )
         self.cloud = Cloud(
             clock=self.clock,
             options=scenario.model,
-            weather=self.weather,
+            profile=self.profile,
             rng=self.rngs["cloud"],
             script_of=self._script_of,
             refuses=self._refuses,
         )
-        self.limits = CallLimits(self.cloud, self.weather, EMR_BUCKETS)
+        self.limits = CallLimits(self.cloud, self.profile, EMR_BUCKETS)
         self.agents: dict[int, SimProcess] = {}
         self.schedulers: dict[int, SimProcess] = {}
         self.phases: set[SimProcess] = set()
@@ -167,9 +167,9 @@ class World:
         return outcome
 
     def _clear_the_sky(self, chaos: Any) -> None:
-        if self.weather.may_hinder:
+        if self.profile.may_hinder:
             self._unhindered_from = self.clock.epoch_s() + HINDRANCES_LAST_S
-        self.weather.calm()
+        self.profile.calm()
         chaos.end()
         self.api_faults.refused = self.api_faults.answer_lost = 0.0
         self.api_faults.is_down = False
@@ -219,14 +219,14 @@ class World:
             refused=frozenset(self.refused),
             fails_after=frozenset(self._fails_after()),
             open_tries=self.airflow.open_tries(),
-            may_be_purged=self.weather.may_silence,
+            may_be_purged=self.profile.may_silence,
             slots={pool.name: pool.slots for pool in scenario.settings.cluster_pools},
             # A slot that a cancelled step blocks is free for the ledger, and for nobody else.
             unhindered_from=self._unhindered_from if scenario.model.cancelled_step_frees_slot else None,
         )
         violations = check(self.cloud.model.ledger, self.airflow.ledger, terms)
         violations += [
-            Violation(promise="no_bug", subject=what, text=text) for what, text in self.complaints.told
+            Violation(promise="no_bug", subject=what, text=text) for what, text in self.errors.told
         ]
         if not is_at_rest and not violations:
             text = f"not at rest {REST_WITHIN_S:.0f} s after the sky cleared"
@@ -249,7 +249,7 @@ class World:
             ours += await self.faces.agent.story("workload", workload_id, STORY_LINES)
             for n in range(1, 12):
                 ours += await self.faces.agent.story("submission", f"{workload_id}-{n}", STORY_LINES)
-        return story_of(subject, emr, airflow, ours)
+        return timeline_of(subject, emr, airflow, ours)
 
     def _fails_after(self) -> Iterable[str]:
         """Task instances whose script fails in the finish phase."""
@@ -264,7 +264,7 @@ class World:
         for told in self.airflow.ledger:
             self.counts[f"airflow/{told.event}"] += 1
         self.counts["fault/records_stale"] += self.cloud.bucket.stale_shown
-        for source in (self.weather, self.api_faults, self.phase_faults, self.session_faults):
+        for source in (self.profile, self.api_faults, self.phase_faults, self.session_faults):
             for name, times in source.counts.items():
                 self.counts[f"fault/{name}"] += times
         self.counts["workloads"] = len({e.ti_id for e in self.airflow.ledger if e.event == "queued"})
@@ -312,7 +312,7 @@ class World:
                 host.die()
             self._again(self._start_agent, place, process, where)
 
-        process = SimProcess(self._name(f"agent{place}"), self.weather, rng, on_end=on_end)
+        process = SimProcess(self._name(f"agent{place}"), self.profile, rng, on_end=on_end)
         gate = process.gate
         host = SimTaskHost(
             capacity=self.scenario.settings.task_runner_parallelism,
@@ -322,7 +322,7 @@ class World:
             rng=self.rngs["phases"],
             faults=self.phase_faults,
         )
-        client = CloudClient(self.cloud, self.weather, rng, self.limits)
+        client = CloudClient(self.cloud, self.profile, rng, self.limits)
         api = ExecutionApi(
             self.airflow, clock=clock, rng=rng, faults=self.api_faults, timeout_s=AGENT_TIMEOUT_S
         )
@@ -334,7 +334,7 @@ class World:
             api=through(gate, "api", SimTaskApi(api), self.counts),
             emr=through(gate, "emr", EmrClient(client, client, Budget(clock)), self.counts),
             records=through(
-                gate, "records", SimRecords(self.cloud.bucket, self.clock, self.weather, rng), self.counts
+                gate, "records", SimRecords(self.cloud.bucket, self.clock, self.profile, rng), self.counts
             ),
             records_uri="s3://sim/staging/records/",
             region="us-east-1",
@@ -354,7 +354,7 @@ class World:
         rng = self.rngs["schedulers"]
         process = SimProcess(
             self._name(f"scheduler{place}"),
-            self.weather,
+            self.profile,
             rng,
             on_end=partial(self._again, self._start_scheduler, place),
         )
@@ -375,7 +375,7 @@ class World:
             on_killed()
 
         rng = self.rngs["phases"]
-        process = SimProcess("phase", self.weather, rng, on_end=on_end)
+        process = SimProcess("phase", self.profile, rng, on_end=on_end)
         self._newborn = process
         api = ExecutionApi(self.airflow, clock=clock, rng=rng, faults=self.api_faults)
         return PhaseSurroundings(

@@ -10,7 +10,7 @@ import pytest
 from tests.airflow_stack.components import MARK
 from tests.airflow_stack.stack import LocalStack
 from tests.demo_run.commands import CHECKOUT
-from tests.demo_run.emr_steps import steps_that_ran
+from tests.demo_run.emr_steps import emr_steps_of
 
 
 @pytest.mark.processes
@@ -30,7 +30,7 @@ def test_the_dag_delays_is_green_and_ran_as_one_step(tmp_path: Path, monkeypatch
         assert stack.client.health()["triggerer"] == "healthy"
         log = stack.task_log("delays", run_id, "job")
         assert last.states() == {"job": "success", "show": "success", "upload": "success"}, log
-        (step,) = steps_that_ran(stack.endpoint.control().status(), "delays")
+        (step,) = emr_steps_of(stack.endpoint.control().status(), "delays")
         assert (step.task, step.state) == ("job", "COMPLETED")
         assert f"running as step {step.step_id}" in log
         assert "EWR-TYS" in stack.task_log("delays", run_id, "show")

@@ -21,15 +21,15 @@ from emr_executor.core.transitions import (
     CLUSTER_EDGES,
     SUBMISSION_EDGES,
     WORKLOAD_EDGES,
-    ClusterSeen,
-    SubmissionSeen,
-    WorkloadSeen,
+    ClusterEvent,
+    SubmissionEvent,
+    WorkloadEvent,
 )
 from emr_executor.ports import EmrApi
 from tests.with_airflow import lives
 from tests.with_airflow.lives import Life
 
-CS, SS, WS = ClusterSeen, SubmissionSeen, WorkloadSeen
+CS, SS, WS = ClusterEvent, SubmissionEvent, WorkloadEvent
 Key = tuple[StrEnum | None, StrEnum, StrEnum]
 """Start, observation and end of an edge."""
 
@@ -166,7 +166,7 @@ NOT_HERE: Mapping[Key, str] = {
         for start in (C.STARTING, C.BOOTSTRAPPING, C.RUNNING, C.WAITING, C.TERMINATING)
     },
     **{
-        (edge.start, edge.observation, edge.end): _LATE_LAUNCH
+        (edge.start, edge.event, edge.end): _LATE_LAUNCH
         for edge in CLUSTER_EDGES
         if edge.start is C.NEVER_LAUNCHED
     },
@@ -228,7 +228,7 @@ _TABLES: Mapping[str, tuple[Edge[StrEnum, StrEnum], ...]] = {
 def edges() -> dict[Key, tuple[str, Edge[StrEnum, StrEnum]]]:
     """Every edge of the three tables with the entity that it belongs to."""
     return {
-        (edge.start, edge.observation, edge.end): (entity, edge)
+        (edge.start, edge.event, edge.end): (entity, edge)
         for entity, table in _TABLES.items()
         for edge in table
     }
@@ -245,7 +245,7 @@ def points() -> list[Point]:
     found = []
     for key, (entity, edge) in edges().items():
         if key in LIFE_OF:
-            event = f"{entity} {edge.start or 'nothing'}>{edge.end} {edge.observation}"
+            event = f"{entity} {edge.start or 'nothing'}>{edge.end} {edge.event}"
             first = _FIRST.get(key, ())
             found.append(Point(name=f"{_writer(edge)} after {event}", life=LIFE_OF[key], first=first))
     found += [Point(name=f"agent after act {name}", life=EMR_ACTS[name]) for name in sorted(effectful())]
@@ -254,6 +254,6 @@ def points() -> list[Point]:
 
 
 def _writer(edge: Edge[StrEnum, StrEnum]) -> str:
-    if edge.observation in _BY_PHASE:
+    if edge.event in _BY_PHASE:
         return "supervisor"
-    return "scheduler" if edge.observation in _BY_SCHEDULER else "agent"
+    return "scheduler" if edge.event in _BY_SCHEDULER else "agent"

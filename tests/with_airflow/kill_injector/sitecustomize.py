@@ -116,13 +116,13 @@ def _events(dbapi_connection: Any) -> list[str]:
         cursor = dbapi_connection.cursor()
         try:
             cursor.execute(_EVENTS)
-            return [_with_observation(row[0]) for row in cursor.fetchall()]
+            return [_with_event(row[0]) for row in cursor.fetchall()]
         finally:
             cursor.close()
     return []
 
 
-def _with_observation(event: str) -> str:
+def _with_event(event: str) -> str:
     if ">" not in event:
         return event
     from emr_executor.core import transitions
@@ -130,7 +130,7 @@ def _with_observation(event: str) -> str:
     entity, _, move = event.partition(" ")
     start, _, end = move.partition(">")
     edges = getattr(transitions, f"{entity.upper()}_EDGES")
-    possible = [e.observation for e in edges if (e.start or "nothing", e.end) == (start, end)]
+    possible = [e.event for e in edges if (e.start or "nothing", e.end) == (start, end)]
     only = possible[0] if len(possible) == 1 else None
     # Several moves of one tick are written as one: then the last of them that came to this end.
     heard = [_OWN_WORD.get((who(), event)), _seen.get(event), _seen.get(f"{entity} >{end}")]
@@ -138,15 +138,15 @@ def _with_observation(event: str) -> str:
 
 
 def _listen_to_tables(module: Any) -> None:
-    original = module.Table.end_of
+    original = module.StateMachine.end_of
 
-    def end_of(self: Any, start: Any, observation: Any) -> Any:
-        end = original(self, start, observation)
+    def end_of(self: Any, start: Any, event: Any) -> Any:
+        end = original(self, start, event)
         for move in (f"{start or 'nothing'}>{end}", f">{end}"):
-            _seen[f"{self.entity} {move}"] = observation
+            _seen[f"{self.entity} {move}"] = event
         return end
 
-    module.Table.end_of = end_of
+    module.StateMachine.end_of = end_of
 
 
 # -- acts ---------------------------------------------------------------------------------------------
