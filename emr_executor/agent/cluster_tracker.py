@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 
 class ClusterTracker:
-    """Folds what EMR shows of this deployment's clusters into the desk.
+    """Applies what EMR shows of this deployment's clusters to the tick's state.
 
     terminate: asks EMR to end clusters, for a launch that is there twice
     unshown: launches without an answer that EMR did not show after ``STALE_READ_S``
@@ -81,7 +81,7 @@ class ClusterTracker:
         return self._clock.monotonic() - self._seen_at.get(cluster_uuid, -math.inf)
 
     async def look(self, tick: TickState, ages: Ages) -> None:
-        """ListClusters when it is due. Raises TryAgain: then what was folded so far stands."""
+        """ListClusters when it is due. Raises TryAgain: then what was applied so far stands."""
         self._seen_at = {key: at for key, at in self._seen_at.items() if key in tick.clusters}
         self.unshown.clear()
         living = [c for c in tick.clusters.values() if c.state not in OVER_CLUSTER_STATES]
@@ -204,7 +204,7 @@ class ClusterTracker:
     # -- shown, but not expected -----------------------------------------------------------------
 
     async def _strays(self, tick: TickState, by_uuid: dict[ClusterUuid, list[ObservedCluster]]) -> None:
-        """Living clusters of ours that the desk does not hold: launches that were given up, mostly."""
+        """Living clusters of ours that the snapshot does not hold: launches that were given up, mostly."""
         strays = {
             cluster_uuid: [one for one in shown if one.state in USABLE_CLUSTER_STATES]
             for cluster_uuid, shown in by_uuid.items()

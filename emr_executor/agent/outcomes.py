@@ -1,4 +1,4 @@
-"""From observed to told: writes transitions to the desk with their history and task log lines."""
+"""Puts what was observed into the tick's state, with its history and its lines in the task logs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One tick's working copy of the state: what was read, what became of it, and what is told of it.
 
-Steering code changes values on the desk and saves once; the store writes only the differences,
+Steering code changes values here and saves once; the store writes only the differences,
 guarded by the lease and by each row's version, all or nothing. What goes wrong with one row stays
 with it: the row goes back to what is stored, in quarantine, and all others are saved.
 """
@@ -62,7 +62,7 @@ class TickState:
         stalled: frozenset[ClusterUuid] = frozenset(),
         shown: frozenset[SubmissionId] = frozenset(),
     ) -> Snapshot:
-        """The state as it now stands on the desk."""
+        """The state as it now stands."""
         return Snapshot(
             now=now,
             clusters=tuple(c for c in self.clusters.values() if c.state not in OVER_CLUSTER_STATES),
@@ -85,7 +85,7 @@ class TickState:
         table[key] = value
 
     def take_over(self, value: Row) -> None:
-        """Lay a stored row on the desk that the snapshot did not hold."""
+        """Add a stored row that the snapshot did not hold."""
         table, key = self._place(value)
         table[key] = value
 
@@ -98,7 +98,7 @@ class TickState:
     def log_line(
         self, at: datetime, workload: Workload, text: str, *, level: str = "info", **facts: Any
     ) -> None:
-        """One readable line in the workload's task log, written when the desk is saved."""
+        """One readable line in the workload's task log, written when the tick is saved."""
         self.log_output(workload, [agent_line(at, text, level=level, **facts)])
 
     def log_output(self, workload: Workload, lines: Iterable[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 Two truths: the wrapper's records in S3, seen within seconds and without any EMR call, and
 ListSteps under its tiny budget, for slots and for steps whose wrapper is silent; by id for those
-that no page shows. Never DescribeStep. News is folded into the desk (``core.observe``) and settled
+that no page shows. Never DescribeStep. News is applied to the tick's state (``core.observe``) and settled
 (``core.settle``).
 """
 
@@ -73,7 +73,7 @@ log = structlog.get_logger(__name__)
 
 
 class Tracker:
-    """Brings a desk up to date with what S3 and EMR show. Each look keeps to its own cadence.
+    """Brings a tick's state up to date with what S3 and EMR show. Each look keeps to its own cadence.
 
     unshown: submissions whose call nobody heard the answer of, and which the last look does not show
     """
@@ -132,7 +132,7 @@ class Tracker:
 
     async def look(self, tick: TickState, ages: Ages) -> None:
         """Records, clusters and steps, each when due; then settle what can be settled."""
-        # Only what is folded into this desk counts: a tick that is dropped takes its news with it.
+        # Only what is applied to this tick counts: a tick that is dropped takes its news with it.
         self._last_looked.clear()
         self._shown_at.clear()
         if self._clock.monotonic() - self._looked_at > UNWATCHED_S:

@@ -1,8 +1,8 @@
-"""What an observation changes: pure folds of news into a submission or a cluster.
+"""What an observation changes: pure functions from news and a row to the row after it.
 
-News comes late, doubled and out of order (S3 listings, ListSteps pages, ListClusters). A fold is
+News comes late, doubled and out of order (S3 listings, ListSteps pages, ListClusters). They are
 therefore monotone: applying the same or older news again changes nothing, and an end that was
-seen is never unseen. No fold decides anything; ``core.settle`` and ``core.plan`` do. The answer
+seen is never unseen. None decides anything; ``core.settle`` and ``core.plan`` do. The answer
 of a call is news that comes once (``launched``, ``added``). All ask ``core.transitions`` and raise
 InvalidTransition for what it does not have.
 """
@@ -40,7 +40,7 @@ def added(submission: Submission, step_id: StepId, *, now: datetime) -> Submissi
     """The submission after AddJobFlowSteps gave its step."""
     return replace(
         submission,
-        state=_step(submission, SubmissionEvent.ADDED),
+        state=_transition(submission, SubmissionEvent.ADDED),
         step_state=StepState.PENDING,
         step_id=step_id,
         submitted_at=submission.submitted_at or now,
@@ -59,7 +59,7 @@ def sent_again(submission: Submission, *, now: datetime) -> Submission:
 
 def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
     """The submission of which EMR certainly has no step."""
-    state = _step(submission, SubmissionEvent.NEVER_ADDED)
+    state = _transition(submission, SubmissionEvent.NEVER_ADDED)
     return replace(submission, state=state, cause=why, ended_at=now)
 
 
@@ -92,7 +92,7 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
         submission,
         step_id=submission.step_id or shown.step_id,
         step_state=step_state,
-        state=_fold(submission, SubmissionEvent.SHOWN_OVER if over else begun),
+        state=_apply(submission, SubmissionEvent.SHOWN_OVER if over else begun),
         submitted_at=submission.submitted_at or shown.created_at or now,
         started_at=started,
         ended_at=ended or (now if over else None),
@@ -104,7 +104,7 @@ def observe_record(submission: Submission, record: StepRecord) -> Submission:
     """The submission after its wrapper's record was read. Output chunks are counted by the reader."""
     if not submission.is_live or submission.wrapper_ended:
         return replace(submission, record_mark=record.mark)
-    state = _fold(submission, SubmissionEvent.WRAPPER_SPOKE)
+    state = _apply(submission, SubmissionEvent.WRAPPER_SPOKE)
     if record.phase is not RecordPhase.ENDED:
         return replace(
             submission,
@@ -190,11 +190,11 @@ def observe_idleness(cluster: Cluster, *, live_submissions: int, now: datetime) 
     return cluster if cluster.idle_since else replace(cluster, idle_since=now)
 
 
-def _step(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
+def _transition(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
     return transition(SUBMISSION, submission.state, seen, row=submission.submission_id)
 
 
-def _fold(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
+def _apply(submission: Submission, seen: SubmissionEvent) -> SubmissionState:
     return apply_observation(SUBMISSION, submission.state, seen, row=submission.submission_id)
 
 

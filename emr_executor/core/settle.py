@@ -41,7 +41,7 @@ from emr_executor.core.states import (
     SubmissionState,
 )
 from emr_executor.core.transitions import SUBMISSION
-from emr_executor.core.transitions import SubmissionEvent as Seen
+from emr_executor.core.transitions import SubmissionEvent as Event
 
 ENDED_BY_US = "the agent ended it"
 OVERTIME = "execution_timeout reached"
@@ -78,14 +78,14 @@ def settle(
     if submission.quarantine is not None:
         return _settle_quarantined(submission, cluster) if cluster_over and had_last_look else None
     if _ended_well(submission):
-        return _settled(submission, Seen.ENDED_WELL)
+        return _settled(submission, Event.ENDED_WELL)
     is_over = _step_over(submission)
     if cluster_over:
         is_over = had_last_look or (is_closed and _never_began(submission))
     if not is_over or (not cluster_over and _may_have_a_twin(submission, ages)):
         return None
     if submission.cancel_asked_at is not None and not is_wanted:
-        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
+        return _settled(submission, Event.CANCELLED_BY_US, submission.cause)
     return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s, is_closed=is_closed)
 
 
@@ -96,15 +96,15 @@ def _settle_badly(
     is_ending = cluster.state is ClusterState.TERMINATING
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
     if submission.timed_out and submission.wrapper_reason == "timeout":
-        return _settled(submission, Seen.TIMED_OUT, OVERTIME)
+        return _settled(submission, Event.TIMED_OUT, OVERTIME)
     if cluster.state in OVER_CLUSTER_STATES or (is_ending and is_closed and _never_began(submission)):
-        return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
+        return _settled(submission, Event.CLUSTER_OVER, lost_because(cluster))
     if is_ending:
         return None
     if submission.wrapper_reason == "not_begun":
-        return _settled(submission, Seen.NEVER_BEGUN, submission.cause)
+        return _settled(submission, Event.NEVER_BEGUN, submission.cause)
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
-        return _settled(submission, Seen.ENDED_BADLY, submission.cause)
+        return _settled(submission, Event.ENDED_BADLY, submission.cause)
     is_held = submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s
     return _settle_silent(submission, is_held=is_held, is_closed=is_closed)
 
@@ -115,21 +115,21 @@ def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) ->
     if submission.timed_out:
         # Last words prove that it lived until we ended it; a silent one may have died with its cluster.
         is_known = submission.wrapper_ended or not is_held
-        return _settled(submission, Seen.TIMED_OUT, OVERTIME) if is_known else None
+        return _settled(submission, Event.TIMED_OUT, OVERTIME) if is_known else None
     is_cancelled = submission.step_state is StepState.CANCELLED
     if by_us and is_cancelled:
         waits = is_held or submission.started_at is None
         if waits and not (is_closed or submission.wrapper_ended):
             return None
-        return _settled(submission, Seen.CANCELLED_BY_US, submission.cause)
+        return _settled(submission, Event.CANCELLED_BY_US, submission.cause)
     if is_held:
         return None
     if is_cancelled:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
-        return _settled(submission, Seen.CANCELLED_BY_HAND, text)
+        return _settled(submission, Event.CANCELLED_BY_HAND, text)
     text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper left no last words"
     # Of a step that we wanted to cancel, the cause is why.
-    return _settled(submission, Seen.ENDED_SILENTLY, text if by_us else submission.cause or text)
+    return _settled(submission, Event.ENDED_SILENTLY, text if by_us else submission.cause or text)
 
 
 def lost_because(cluster: Cluster) -> str:
@@ -150,7 +150,7 @@ def why_ended(cluster: Cluster) -> str:
     return words if words.startswith(code) else ": ".join(part for part in (code, words) if part)
 
 
-def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:
+def _settled(submission: Submission, seen: Event, cause: str = "") -> Settled:
     return Settled(
         state=transition(SUBMISSION, submission.state, seen, row=submission.submission_id), cause=cause
     )
@@ -159,8 +159,8 @@ def _settled(submission: Submission, seen: Seen, cause: str = "") -> Settled:
 def _settle_quarantined(submission: Submission, cluster: Cluster) -> Settled:
     # Why it failed is in doubt, that it ended well is not: what is done is not done again.
     if _ended_well(submission):
-        return _settled(submission, Seen.ENDED_WELL)
-    return _settled(submission, Seen.CLUSTER_OVER, lost_because(cluster))
+        return _settled(submission, Event.ENDED_WELL)
+    return _settled(submission, Event.CLUSTER_OVER, lost_because(cluster))
 
 
 def _ended_well(submission: Submission) -> bool:

@@ -2,16 +2,16 @@
 
 **The theory.** A row of ours (a workload, a submission, a cluster) has a *state*: what is. It
 changes for one reason only: somebody *observed* something. The scheduler handed a task over, EMR
-showed a step, a process wrote a result. So an edge is (start, observation, end) with a sentence.
+showed a step, a process wrote a result. So an edge is (start, event, end) with a sentence.
 What *should* be (``target``), and what to do about it, is decided by ``core.plan`` and is no
 business of these tables; a decision of ours enters them as the intent that is written before the
 act (PLACED, WRITTEN, DECIDED).
 
-**One end.** A start and an observation have exactly one end. Where the world has two answers,
-there are two observations (STEP_LOST, STEP_LOST_TOO_OFTEN).
+**One end.** A start and an event have exactly one end. Where the world has two answers,
+there are two events (STEP_LOST, STEP_LOST_TOO_OFTEN).
 
 **Old news.** Listings of EMR and S3 come late, doubled and out of order. News is *old* when it
-tells of the state in which the row is, or of one from which a way leads to it; ``machine.fold``
+tells of the state in which the row is, or of one from which a way leads to it; ``machine.apply_observation``
 lets it change nothing. An end that was seen is never unseen: no state that is over has a way out,
 with two exceptions. A workload that the scheduler hands over again starts anew, and a launch that
 was given up and shows after all is ours and must be ended.

@@ -1,4 +1,4 @@
-"""Where an error is held: at the row on the desk, at the gate of the store, at one look of several."""
+"""Where an error is held: at the row in the tick, at the gate of the store, at one look of several."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world(engine: Engine, tmp_path: Path) -> World:
 
 
 async def saved(world: World, *rows: Any) -> TickState:
-    """A desk with rows that are stored."""
+    """A tick with rows that are stored."""
     await world.begin()
     with world.engine.begin() as conn:
         store(conn, *rows)

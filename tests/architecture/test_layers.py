@@ -85,7 +85,7 @@ def test_coroutines_live_only_where_the_loop_does(path: Path) -> None:
 
 
 def test_the_core_reads_no_clock() -> None:
-    """``now`` comes in with the snapshot or the observation."""
+    """``now`` comes in with the snapshot or the event."""
     for path in (ROOT / "emr_executor" / "core").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

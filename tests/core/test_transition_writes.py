@@ -26,16 +26,16 @@ ENUMS = {
 CHECKED_BY_THE_TABLES = {
     "core/observe.py: state",
     "core/workload.py: state",
-    "core/observe.py: _step(submission, SubmissionSeen.ADDED)",
-    "core/observe.py: _fold(submission, SubmissionSeen.SHOWN_OVER if over else begun)",
-    "core/observe.py: _move(cluster, ClusterSeen.LAUNCHED)",
-    "core/observe.py: _move(cluster, ClusterSeen.REFUSED)",
-    "core/observe.py: _move(cluster, ClusterSeen.NEVER_SHOWN)",
-    "core/observe.py: _move(cluster, ClusterSeen.FORGOTTEN)",
+    "core/observe.py: _transition(submission, SubmissionEvent.ADDED)",
+    "core/observe.py: _apply(submission, SubmissionEvent.SHOWN_OVER if over else begun)",
+    "core/observe.py: _move(cluster, ClusterEvent.LAUNCHED)",
+    "core/observe.py: _move(cluster, ClusterEvent.REFUSED)",
+    "core/observe.py: _move(cluster, ClusterEvent.NEVER_SHOWN)",
+    "core/observe.py: _move(cluster, ClusterEvent.FORGOTTEN)",
 }
-"""Names and helpers that hold what ``step`` or ``fold`` said, a few lines above."""
+"""Names and helpers that hold what ``transition`` or ``apply_observation`` said, a few lines above."""
 ELSEWHERE = {
-    "agent/settling.py: settled.state": "core.settle asked the table",
+    "agent/outcomes.py: settled.state": "core.settle asked the table",
     "store/phase_store.py: kind": "a key of CLAIMED_FROM, which is made from the table",
     "store/phase_store.py: case((_NO_STEP, _GONE[WorkloadState.PREPARING]), "
     "else_=_GONE[WorkloadState.FINISHING])": "_GONE is made from the table",
@@ -50,7 +50,16 @@ ELSEWHERE = {
     "store/scheduler_store.py: WorkloadState(row.state)": "read, not written",
     "store/snapshot_store.py: WorkloadState(row.state)": "read, not written",
 }
-ASKS = ("step(", "fold(", "moved(", "_after(", "_ends(", "_step(", "_fold(", "_move(")
+ASKS = (
+    "transition(",
+    "apply_observation(",
+    "moved(",
+    "_after(",
+    "_ends(",
+    "_transition(",
+    "_apply(",
+    "_move(",
+)
 
 
 def written_states() -> Iterator[tuple[str, ast.expr]]:
@@ -103,7 +112,7 @@ def test_every_state_that_is_written_is_the_end_of_an_edge() -> None:
             # Literals may only make new rows; every move asks the table.
             if (None, states[member]) not in table.pairs:
                 unknown.append(text)
-    assert unknown == [], "ask core.tables (machine.step) for the state, or say here why not"
+    assert unknown == [], "ask core.transitions (machine.transition) for the state, or say here why not"
     assert found > 20
 
 

@@ -1,4 +1,4 @@
-"""Runs, steps and ledgers of a small flagship: two months and the merge, on clusters j-A and j-B."""
+"""Runs, steps and ledgers of a small demo run: two months and the merge, on clusters j-A and j-B."""
 
 from __future__ import annotations
 

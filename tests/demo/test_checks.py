@@ -1,4 +1,4 @@
-"""Each claim of the flagship fails alone when what it says is not so."""
+"""Each check of the demo fails alone when what it says is not so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of the flagship's run; each claim is checked against EMR, Airflow and the output."""
+"""What must be true of the demo's run, each thing checked against EMR, Airflow and the output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Evidence:
 def claims(
     evidence: Evidence, *, step_tasks: frozenset[str], check_task: str, max_clusters: int, flights: int
 ) -> tuple[Check, ...]:
-    """Every claim of the flagship.
+    """Every check of the demo.
 
     step_tasks: task ids that run on EMR; check_task: the one that compares with figures without Spark
     """

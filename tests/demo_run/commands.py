@@ -1,6 +1,6 @@
 """``make demo``, ``make up``, ``make airflow`` and ``make down``: Airflow and emr-local in this checkout.
 
-``demo`` runs the flagship and shows what ran where; its exit code is 0 only when every claim of it holds.
+``demo`` runs the DAG ``delays_by_month`` and shows what ran where; it ends with 0 when every check holds.
 ``up`` leaves everything running, with the runs and the S3 objects of the last time; ``airflow`` is a command
 in what ``up`` started, ``down`` ends it.
 """
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo() -> int:
-    """The flagship in a fresh Airflow; 0 when everything that it claims was seen."""
+    """The demo in a fresh Airflow; 0 when everything that it claims was seen."""
     started = time.monotonic()
     home = STATE / "demo"
     _prepare_home(home, fresh=True)

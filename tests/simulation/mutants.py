@@ -43,7 +43,7 @@ class Bug:
     """One bug: what it does to each agent's surroundings, to the store's faces, and to the plan.
 
     promise: what the checkers must find broken
-    weather: in which it shows
+    profile: the faults among which it shows
     plan: makes a scenario in which it can show, without the bug: the same is lived without it
     settings: bends the settings, while the terms stay
     """

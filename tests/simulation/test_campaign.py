@@ -154,7 +154,7 @@ def test_a_finding_is_told_at_once(
 def test_one_world_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "0", "--workloads", "3"]) == 0
     told = capsys.readouterr().out
-    assert "seed 0, 3 tasks, store memory; weather: " in told
+    assert "seed 0, 3 tasks, store memory; faults: " in told
     assert "0 violations" in told
 
 

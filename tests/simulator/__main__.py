@@ -71,7 +71,7 @@ def _range(text: str) -> range:
 
 def _one(console: Console, seed: int, size: Size) -> int:
     profile = draw_scenario(seed, workloads=size.workloads).profile
-    console.print(f"seed {seed}, {size.workloads} tasks, store {size.store}; weather: {profile.told()}")
+    console.print(f"seed {seed}, {size.workloads} tasks, store {size.store}; faults: {profile.told()}")
     outcome = run_seed(seed, workloads=size.workloads, store=size.store)
     for subject, lines in outcome.stories.items():
         console.print(f"\nthe story of {subject}")

@@ -1,4 +1,4 @@
-"""What happens to a world while it is stormy: at random moments, by the rates of its weather."""
+"""What happens to a world while it is stormy: at random moments, by the rates of its fault profile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = (
     "run_timed_out",
     "outage",
 )
-"""What happens at random moments: each has a rate in the weather, by this name."""
+"""What happens at random moments: each has a rate in the profile, by this name."""
 _OUTAGES = ("store", "records", "emr", "api", "session", "s3")
 
 
@@ -48,7 +48,7 @@ class Chaos:
         self._held: list[Callable[[], None]] = []
 
     def begin(self) -> None:
-        """Start every kind of fault that this weather has."""
+        """Start every kind of fault that this profile has."""
         for name in KINDS:
             rate = getattr(self._world.profile, f"{name}_per_h")
             if rate:

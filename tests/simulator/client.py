@@ -1,7 +1,7 @@
 """An aiobotocore-shaped client of the simulated EMR: its answers, its refusals, and its silences.
 
 The production ``aws.emr.EmrClient`` runs on it unchanged. What becomes of a call is a ``Fate``, drawn from
-the caller's weather and from the faults that are set in the model (``EmrModel.faults``).
+the caller's fault profile and from the faults that are set in the model (``EmrModel.faults``).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ GOOD = Fate()
 class CloudClient:
     """One agent's client. Without retries of its own: for reads the agent's next look is the retry.
 
-    fate_of: what becomes of a call of an operation; None draws it from the weather
+    fate_of: what becomes of a call of an operation; None draws it from the profile
     """
 
     def __init__(

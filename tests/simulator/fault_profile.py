@@ -1,6 +1,6 @@
 """What goes wrong in one simulated world, drawn from its seed, until the sky clears.
 
-Each world has a weather of its own: a few kinds of fault are common in it, others rare, most absent, since
+Each world has a profile of its own: a few kinds of fault are common in it, others rare, most absent, since
 faults that always come together hide each other. ``calm`` ends them all; then everything must converge.
 """
 
@@ -124,7 +124,7 @@ class FaultProfile:
         return bool(self.may_silence or may_fail or may_be_late or may_be_blind)
 
     def told(self) -> str:
-        """The faults of this weather, for the story."""
+        """The faults of this profile, for the timeline."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))
         parts = [f"{name}={value:.3g}" for name, value in values if value and isinstance(value, float | bool)]
         return " ".join(parts) or "no faults"
@@ -171,7 +171,7 @@ STALE_AT_MOST_S = 20.0
 
 
 def draw(rng: random.Random) -> FaultProfile:
-    """The weather of one world: each kind of fault is absent in most of them."""
+    """The profile of one world: each kind of fault is absent in most of them."""
     profile = FaultProfile()
     share = rng.choice((0.1, 0.25, 0.5, 0.9))
     for name, (low, high) in _RANGES.items():

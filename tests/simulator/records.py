@@ -1,4 +1,4 @@
-"""What simulated step wrappers wrote, and S3's listing of it: late, stale or unreadable, by the weather."""
+"""What simulated step wrappers wrote, and S3's listing of it: late, stale or unreadable, by the profile."""
 
 from __future__ import annotations
 

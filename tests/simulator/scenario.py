@@ -1,4 +1,4 @@
-"""One world's plan, drawn from its seed: sizes, settings, tasks, clocks and weather.
+"""One world's plan, drawn from its seed: sizes, settings, tasks, clocks and faults.
 
 Everything random about a world before it begins is here; what is drawn while it lives comes from
 generators that are seeded by the same number. So a seed and a commit are the whole story.
