@@ -23,6 +23,10 @@ from emr_executor.core.model import (
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+OLD_WRAPPER = (
+    "s3://b/wrapper/2026-03-01/4d45c319c405d4404c8d00215d158ff41c91c6dc05186b395a54ad12e2dbfe8c/w.py"
+)
+"""That of commit f99b3ad: it claims nothing, and writes output without the cluster in its key."""
 
 
 def ago(seconds: float) -> datetime:

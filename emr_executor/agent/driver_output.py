@@ -77,7 +77,7 @@ class DriverOutput:
             with tick.confined(submission):
                 output = await self.read(submission, math.inf)
                 chunks = submission.output_chunks + len(output)
-                missing = await self.missing(submission, chunks)
+                missing = await self.missing(tick, submission, chunks)
                 tick.put(replace(submission, output_chunks=chunks))
                 self.quote(tick, submission, output, missing if is_late else "")
                 if missing and not is_late:
@@ -89,16 +89,18 @@ class DriverOutput:
         now = self._clock.monotonic()
         return now - self._unread_since.setdefault(submission.submission_id, now) >= LAST_WORDS_S
 
-    def _output_uri(self, submission: Submission) -> str:
-        return f"{self._records_uri}output/{submission.cluster_uuid}/{submission.submission_id}/"
+    def _output_uri(self, tick: TickState, submission: Submission) -> str:
+        # The wrappers that claim nothing have one folder for the submissions of all clusters.
+        cluster = f"{submission.cluster_uuid}/" if tick.claims_first(submission) else ""
+        return f"{self._records_uri}output/{cluster}{submission.submission_id}/"
 
-    def not_there(self, submission: Submission) -> str:
+    def not_there(self, tick: TickState, submission: Submission) -> str:
         """One line on output that its wrapper counts and that S3 does not have."""
-        return f"the end of the driver's output is missing: it is not in {self._output_uri(submission)}"
+        return f"the end of the driver's output is missing: it is not in {self._output_uri(tick, submission)}"
 
-    async def missing(self, submission: Submission, chunks: int) -> str:
+    async def missing(self, tick: TickState, submission: Submission, chunks: int) -> str:
         """One line on the output that stands in S3 behind so many chunks; empty where there is none."""
-        uri = self._output_uri(submission)
+        uri = self._output_uri(tick, submission)
         try:
             left = await self._records.unread(submission.cluster_uuid, submission.submission_id, chunks)
         except TryAgain as error:

@@ -273,8 +273,8 @@ class Steering:
     def _intend_again(self, tick: TickState, acting: _Acting, now: datetime) -> None:
         """Calls that EMR throttled, or whose answer nobody heard, and which EMR shows no effect of.
 
-        A step that is there twice is harmless, since its wrapper claims the submission. A second cluster is
-        not: only what was throttled is asked for again, when EMR's reads would show it (``STALE_READ_S``).
+        A step that is there twice is harmless if its wrapper claims the submission. A second cluster is not:
+        only what was throttled is asked for again, when EMR's reads would show it (``STALE_READ_S``).
         """
         actions, tracker = self._actions, self._tracker
         actions.throttled_launches &= tick.clusters.keys()
@@ -304,6 +304,7 @@ class Steering:
         return (
             submission.state is SubmissionState.INTENDED
             and submission.submission_id not in tick.busy
+            and tick.claims_first(submission)
             and workload.target is WorkloadTarget.RUN
             and cluster.target is ClusterTarget.KEEP
             and cluster.state in USABLE_CLUSTER_STATES

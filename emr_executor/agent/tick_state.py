@@ -16,6 +16,7 @@ import structlog
 
 from emr_executor.agent.quarantine import quarantined, reason_of, report, with_story
 from emr_executor.agent.tasklog import agent_line
+from emr_executor.aws.layout import claims_first
 from emr_executor.core.model import (
     Cluster,
     ClusterUuid,
@@ -74,6 +75,12 @@ class TickState:
             stalled=stalled,
             shown=shown,
         )
+
+    def claims_first(self, submission: Submission) -> bool:
+        """Whether a step of it begins nothing without the submission's claim: those of old releases do."""
+        workload = self.workloads.get(submission.workload_id)
+        step = workload.step if workload is not None else None
+        return step is not None and bool(step.wrapper_uri) and claims_first(step.wrapper_uri)
 
     def put(self, value: Row) -> None:
         """Replace or add a value; one that was made before its row came into quarantine is dropped."""

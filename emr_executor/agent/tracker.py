@@ -22,7 +22,6 @@ from emr_executor.agent.driver_output import DriverOutput
 from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_sweep, one_of
 from emr_executor.agent.tick_state import TickState
-from emr_executor.aws.layout import claims_first
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import (
@@ -185,7 +184,7 @@ class Tracker:
             last_looked=self._last_looked,
             now=now,
             blind_s=blind_s,
-            closed=lambda one: one.submission_id in self._closed or not _claims(tick, one),
+            closed=lambda one: one.submission_id in self._closed or not tick.claims_first(one),
             unread=unread,
         )
 
@@ -213,7 +212,8 @@ class Tracker:
         chunks = submission.output_chunks + len(output)
         missing = ""
         if chunks < record.chunks and record.phase is RecordPhase.ENDED and self._output.is_late(submission):
-            missing = await self._output.missing(submission, chunks) or self._output.not_there(submission)
+            missing = await self._output.missing(tick, submission, chunks)
+            missing = missing or self._output.not_there(tick, submission)
             chunks = record.chunks
         now = self._clock.now()
         seen = observe_record(submission, record)
@@ -228,7 +228,7 @@ class Tracker:
         silent = {s.submission_id: s for s in tick.submissions.values() if _failed_silently(s)}
         self._begun &= silent.keys()
         for submission_id, submission in silent.items():
-            if submission_id in self._begun | tick.busy or not _claims(tick, submission):
+            if submission_id in self._begun | tick.busy or not tick.claims_first(submission):
                 continue
             if not await self._records.forbid(submission.cluster_uuid, submission_id):
                 self._begun.add(submission_id)
@@ -237,7 +237,7 @@ class Tracker:
 
     async def _close_claims(self, tick: TickState, _ages: Ages) -> None:
         """Let no second step of a doubled call begin what is about to run elsewhere, or was given up."""
-        over = {s.submission_id: s for s in tick.live() if _is_over_unbegun(tick, s) and _claims(tick, s)}
+        over = {s.submission_id: s for s in tick.live() if _is_over_unbegun(tick, s) and tick.claims_first(s)}
         self._closed &= over.keys()
         for submission_id in over.keys() - self._closed - tick.busy:
             if await self._records.forbid(over[submission_id].cluster_uuid, submission_id):
@@ -375,13 +375,6 @@ def _failed_silently(submission: Submission) -> bool:
         and submission.cancel_asked_at is None
         and not submission.wrapper_ended
     )
-
-
-def _claims(tick: TickState, submission: Submission) -> bool:
-    """Whether a step of it begins nothing without the submission's claim."""
-    workload = tick.workloads.get(submission.workload_id)
-    step = workload.step if workload is not None else None
-    return step is not None and bool(step.wrapper_uri) and claims_first(step.wrapper_uri)
 
 
 def _is_over_unbegun(tick: TickState, submission: Submission) -> bool:

@@ -58,10 +58,7 @@ class S3StepRecords:
         self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
     ) -> bytes | None:
         """One chunk of driver output, from 1; None when there is none (yet)."""
-        for key in (
-            layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunk),
-            layout.old_output_key(self._deployment_id, submission_id, chunk),
-        ):
+        for key in self._output_keys(cluster_uuid, submission_id, chunk):
             if (stored := await self._objects.get(self._at(key))) is not None:
                 return stored.data
         return None
@@ -77,14 +74,25 @@ class S3StepRecords:
 
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
         """How many bytes of driver output stand behind the first so many chunks."""
-        last = self._at(layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunks))
-        folder = S3Uri(last.bucket, last.key.rpartition("/")[0] + "/")
-        return sum([entry.size async for entry in self._objects.list(folder) if entry.key > last.key])
+        left = 0
+        for key in self._output_keys(cluster_uuid, submission_id, chunks):
+            last = self._at(key)
+            folder = S3Uri(last.bucket, last.key.rpartition("/")[0] + "/")
+            left += sum([entry.size async for entry in self._objects.list(folder) if entry.key > last.key])
+        return left
 
     async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
         """Delete a record that has served; absent is fine."""
         await self._objects.delete(
             self._at(layout.state_key(self._deployment_id, cluster_uuid, submission_id))
+        )
+
+    def _output_keys(
+        self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
+    ) -> tuple[str, str]:
+        return (
+            layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunk),
+            layout.old_output_key(self._deployment_id, submission_id, chunk),
         )
 
     def _at(self, key: str) -> S3Uri:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from emr_executor.agent.driver_output import LAST_WORDS_S
-from emr_executor.core.model import StepId, Submission
+from emr_executor.core.model import StepId, StepPlan, Submission
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable
+from emr_executor.store.rows import step_plan_json
+from emr_executor.store.schema import WORKLOAD
 from tests.agent.fakes import World
-from tests.builders import NOW, make_workload
+from tests.builders import NOW, OLD_WRAPPER, make_workload
 
 
 @pytest.fixture
@@ -75,6 +79,17 @@ async def test_output_that_stays_unreadable_is_told_and_holds_nothing_for_ever(
     assert submission(world).state is SubmissionState.COMPLETED
     where = f"s3://bucket/emr/dep/output/{own.cluster_uuid}/{own.submission_id}/"
     assert log_of(world).count(f"4 bytes of the driver's output could not be read; they are in {where}") == 1
+
+
+async def test_the_place_of_unread_output_of_an_old_release_is_told(world: World) -> None:
+    step = replace(world.workload("w1").step or StepPlan(command=()), wrapper_uri=OLD_WRAPPER)
+    with world.engine.begin() as connection:
+        connection.execute(update(WORKLOAD).values(step=step_plan_json(step)))
+    own = submission(world)
+    world.records.unreadable.add((own.submission_id, 2))
+    await ends_between_records_and_steps(world, is_told=True)
+    await world.tick(seconds=1, times=int(LAST_WORDS_S) + 5)
+    assert f"they are in s3://bucket/emr/dep/output/{own.submission_id}/" in log_of(world)
 
 
 async def test_an_s3_that_cannot_be_listed_holds_nothing_for_ever(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from emr_executor.agent.step_poll import one_of
-from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
+from emr_executor.core.model import ClusterId, ObservedStep, StepId, StepPlan, Workload
 from emr_executor.core.states import (
     ClusterState,
     ClusterTarget,
@@ -22,7 +22,7 @@ from emr_executor.core.states import (
 from emr_executor.errors import OutcomeUnknown, StepsRefused, ThrottledUnknown, TryElsewhere
 from emr_executor.store.schema import CLUSTER
 from tests.agent.fakes import World
-from tests.builders import NOW, make_workload
+from tests.builders import NOW, OLD_WRAPPER, make_workload
 
 THROTTLED = ThrottledUnknown("AddJobFlowSteps: ThrottlingException: Rate exceeded")
 
@@ -88,6 +88,21 @@ async def test_a_step_without_an_answer_is_looked_for_and_then_sent_again(
     assert world.emr.calls.count("add_steps") == (1 if was_done else 2)
     told = "EMR gave no answer on the step for cluster j-1: it is sent again when EMR does not show it"
     assert world.log("w1.log").count(told) == 1
+
+
+async def test_a_step_of_an_old_release_is_never_there_twice(world: World) -> None:
+    step = StepPlan(command=("spark-submit",), spec_uri="s3://b/s", wrapper_uri=OLD_WRAPPER)
+    await world.begin(replace(ready(), step=step))
+    await world.tick()
+    world.emr.lose_answers, world.emr.lost_as = {"add_steps"}, ThrottledUnknown
+    await world.tick()
+    world.emr.lose_answers = set()
+    world.emr.steps[ClusterId("j-1")], hidden = [], world.emr.steps[ClusterId("j-1")]
+    await world.tick(times=15)
+    world.emr.steps[ClusterId("j-1")] += hidden
+    await world.tick()
+    assert world.emr.submissions() == ["w1-1"]
+    assert world.submissions("w1")[0].step_id == hidden[0].step_id
 
 
 @pytest.mark.parametrize("answer", [TryElsewhere("full", cluster_id="j-1"), StepsRefused("no")])

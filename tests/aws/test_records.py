@@ -122,6 +122,7 @@ async def test_a_step_that_an_older_release_added_is_read_to_its_end(bucket: Buc
     assert (ended.submission_id, ended.phase, ended.exit_code) == ("w-1", RecordPhase.ENDED, 0)
     chunks = [await bucket.records.output(C, ended.submission_id, n + 1) for n in range(ended.chunks)]
     assert chunks == [b"one\n", b"two\n"]
+    assert await bucket.records.unread(C, ended.submission_id, 1) == len(b"two\n")
     assert {layout.submission_of_key("dep", key.removeprefix("af/")) for key in golden} == {"w-1"}
     await bucket.records.consume(ended.cluster_uuid, ended.submission_id)
     assert await bucket.records.changed({}) == ()

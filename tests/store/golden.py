@@ -93,9 +93,15 @@ def config_for(connection: Connection) -> Config:
 
 def load(connection: Connection, revision: str) -> None:
     """Insert a revision's rows into tables that are of that revision."""
-    for name, rows in rows_of(revision).items():
+    insert_rows(connection, rows_of(revision))
+
+
+def insert_rows(connection: Connection, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Insert rows as ``dump`` gave them into tables of their revision."""
+    for name, rows in tables.items():
         table = _reflected(connection, name)
-        connection.execute(insert(table), [_to_database(connection, table, row) for row in rows])
+        if rows:
+            connection.execute(insert(table), [_to_database(connection, table, row) for row in rows])
     connection.commit()
 
 
