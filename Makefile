@@ -69,8 +69,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(BIN)/mypy
 
-docs: $(STAMP) ## Write docs/states.md from the tables of states
+docs: $(STAMP) ## Write the pages that are made from tables in code
 	@$(BIN)/python docs/make_states.py
+	@$(BIN)/python docs/make_configuration.py
 
 clean: ## Remove .venv, the state of `make up`, caches, and what killed tests left
 	@if [ -d .emr ] && [ -x $(BIN)/python ]; then $(BIN)/python -m tests.demo_run.commands down; fi

@@ -22,18 +22,17 @@ from emr_executor.config import (
     EMR_IDLE_TIMEOUT_S,
     KEEP_HISTORY_AT_LEAST_S,
     KEEP_STAGING_AT_LEAST_S,
+    OPTIONS,
     AwsAccess,
     ClusterPool,
     Settings,
 )
 from emr_executor.errors import ConfigError
-from emr_executor.options import OPTIONS, SECTION, Option
+from emr_executor.options import SECTION, Option, duration_s
 from emr_executor.policy import EXECUTOR_PATHS
 
 _M = TypeVar("_M", bound=BaseModel)
 _ENV_PREFIX = f"AIRFLOW__{SECTION.upper()}__"
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _S3_PREFIX = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
 _STAGING_URI = "it must be s3://bucket/prefix/ with a prefix of its own."
 _COMMENT = re.compile(r"\s[#;]")
@@ -156,58 +155,44 @@ class _Reading:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
             self.problem(name, f"no such option; {hint}")
-        found: dict[str, dict[str, Any]] = {"settings": {}, "pool": {}, "aws": {}}
+        found: dict[str, dict[str, Any]] = {option.part: {} for option in OPTIONS}
         for option in OPTIONS:
             if option.name not in self.raw:
-                if option.required:
+                if option.is_required:
                     self.problem(option.name, f"it must be, for example {option.name} = {option.example}")
                 continue
-            try:
-                found[option.part][option.field] = self._read(option, self.raw[option.name])
-            except ValueError as e:
-                self.problem(option.name, str(e))
+            found[option.part][option.field] = self._value(option)
         return found
 
-    def _read(self, option: Option, text: str) -> Any:
-        match option.kind:
-            case "names":
-                return _names(text)
-            case "whole":
-                return _whole(text)
-            case "duration":
-                return duration_s(text)
-            case "size":
-                return _size_bytes(text)
-            case "template":
-                template, problems = read_template(self.base_dir / Path(text).expanduser())
-                for problem in problems:
-                    self.problem(option.name, problem)
-                return template or {}
-            case "text":
-                return text
+    def _value(self, option: Option) -> Any:
+        if option.field != "template":
+            return self.raw[option.name]
+        template, problems = read_template(self.base_dir / Path(self.raw[option.name]).expanduser())
+        for problem in problems:
+            self.problem(option.name, problem)
+        return template or {}
 
     def build(self, values: dict[str, dict[str, Any]]) -> Settings:
         """The settings, with a stand-in where an option cannot be used, so that the others are judged too."""
-        values["pool"].setdefault("template", {})
-        values["settings"].setdefault("staging_uri", "s3://absent/absent/")
-        pool = self._make(ClusterPool, "pool", values["pool"])
+        values["ClusterPool"].setdefault("template", {})
+        values["Settings"].setdefault("staging_uri", "s3://absent/absent/")
+        pool = self._make(ClusterPool, values["ClusterPool"])
         if "prefetch" not in self.raw and _slots(pool):
             fits = max(0, EMR_ACTIVE_STEP_LIMIT - pool.slots)
             pool = pool.model_copy(update={"prefetch": min(pool.prefetch, fits)})
-        aws = self._make(AwsAccess, "aws", values["aws"])
-        top = {**values["settings"], "cluster_pools": (pool,), "aws": aws}
-        settings = self._make(Settings, "settings", top)
+        aws = self._make(AwsAccess, values["AwsAccess"])
+        settings = self._make(Settings, {**values["Settings"], "cluster_pools": (pool,), "aws": aws})
         staging_uri = settings.staging_uri.rstrip("/") + "/"
         return settings.model_copy(update={"staging_uri": staging_uri})
 
-    def _make(self, model: type[_M], part: str, values: dict[str, Any]) -> _M:
-        names = {option.field: option.name for option in OPTIONS if option.part == part}
+    def _make(self, model: type[_M], values: dict[str, Any]) -> _M:
+        names = {option.field: option.name for option in OPTIONS if option.part == model.__name__}
         try:
             return model.model_validate(values)
         except ValidationError as e:
             wrong = {str(error["loc"][0]): error["msg"] for error in e.errors()}
         for name, message in wrong.items():
-            self.problem(names[name], message.replace("Input should", "it must") + ".")
+            self.problem(names[name], _in_our_words(message))
         return model.model_validate({name: value for name, value in values.items() if name not in wrong})
 
     def check_together(
@@ -284,6 +269,12 @@ class _Reading:
             self.problem(name, allowed)
 
 
+def _in_our_words(message: str) -> str:
+    """What pydantic says of a value."""
+    words = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return words.replace("Input should", "it must").replace("valid integer", "whole number") + "."
+
+
 def _slots(pool: ClusterPool) -> int | None:
     """The slots of a cluster, or None where the template's number is none that EMR takes."""
     level = pool.template.get("StepConcurrencyLevel", 1)
@@ -300,33 +291,3 @@ def _nearly(name: str, queues: tuple[str, ...]) -> list[str]:
         if queue.casefold() == name.strip().casefold()
         or difflib.get_close_matches(name, [queue], cutoff=0.85)
     ]
-
-
-def duration_s(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``1.5m``, ``2h`` or ``1d``. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    if match is None:
-        raise ValueError("it must be seconds, or a number with s, m, h or d, such as 90 or 1.5m.")
-    return float(match[1]) * _UNITS_S[match[2]]
-
-
-def _size_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text)
-    if match is None or match[2].upper() not in _SIZES:
-        raise ValueError("it must be bytes, or a whole number with KiB, MiB or GiB.")
-    return int(match[1]) * _SIZES[match[2].upper()]
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"-?\d+", text):
-        raise ValueError("it must be a whole number.")
-    return int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
-        raise ValueError("an empty name; separate the names by single commas.")
-    if len(set(names)) != len(names):
-        raise ValueError("each name may stand there once.")
-    return names

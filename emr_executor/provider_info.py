@@ -1,25 +1,26 @@
 """What Airflow learns of this package: the one ``apache_airflow_provider`` entry point.
 
-Read by every ``airflow`` command, so it imports the standard library and our option table
-only. Its shape is ``airflow/provider_info.schema.json`` (Airflow 3.3).
+Read by every ``airflow`` command, so it imports our options only. Its shape is
+``airflow/provider_info.schema.json`` (Airflow 3.3).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from emr_executor.options import OPTIONS, SECTION
+from emr_executor.config import OPTIONS
+from emr_executor.options import SECTION
 
 _DESCRIPTION = """\
 The pool of Amazon EMR clusters on which tasks with ``queue="emr"`` run as steps. For these
 options to count, ``[core] executor`` must name ``emr_executor.EmrExecutor`` after the executor that
 runs all other tasks: ``executor = LocalExecutor,emr_executor.EmrExecutor``.
 
+``cluster_template`` and ``staging_uri`` must be set. Options that say "Tuning" have defaults that fit
+nearly everybody.
+
 Durations are seconds, or a number with s, m, h or d: ``90``, ``90s`` and ``1.5m`` are the same.
 """
-
-_TYPES = {"whole": "integer"}
-"""Airflow's name for the type of an option; every other kind is a string with a meaning of ours."""
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -36,9 +37,9 @@ def get_provider_info() -> dict[str, Any]:
                 "description": _DESCRIPTION,
                 "options": {
                     option.name: {
-                        "description": option.description + "\n",
-                        "version_added": option.version_added,
-                        "type": _TYPES.get(option.kind, "string"),
+                        "description": ("Tuning. " if option.tuning else "") + option.description + "\n",
+                        "version_added": "0.1.0",
+                        "type": "integer" if option.is_whole else "string",
                         "example": option.example,
                         "default": option.default,
                     }

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emr_executor.config import AwsAccess, ClusterPool, Settings
-from emr_executor.config_load import duration_s, load_settings, load_settings_from
+from emr_executor.config import OPTIONS, AwsAccess, ClusterPool, Settings
+from emr_executor.config_load import load_settings, load_settings_from
 from emr_executor.errors import ConfigError
-from emr_executor.options import OPTIONS
+from emr_executor.options import duration_s
 from tests.config.test_cluster_template import TEMPLATE
 
 
@@ -120,13 +120,13 @@ def test_defaults_written_for_people_are_those_of_the_fields(home: Path) -> None
 
 def test_every_field_has_an_option() -> None:
     not_written = {
-        "pool": {"name"},
-        "settings": {"aws", "cluster_pools", "task_heartbeat_timeout_s"},
-        "aws": set(),
+        ClusterPool: {"name"},
+        Settings: {"aws", "cluster_pools", "task_heartbeat_timeout_s"},
+        AwsAccess: set[str](),
     }
-    for part, model in {"settings": Settings, "pool": ClusterPool, "aws": AwsAccess}.items():
-        written = {option.field for option in OPTIONS if option.part == part}
-        assert written == set(model.model_fields) - not_written[part]
+    for part, without in not_written.items():
+        written = {option.field for option in OPTIONS if option.part == part.__name__}
+        assert written == set(part.model_fields) - without
 
 
 def test_all_problems_come_at_once_with_value_and_source(home: Path) -> None:

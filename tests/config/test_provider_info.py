@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
+import runpy
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -13,10 +14,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from emr_executor.options import OPTIONS
+from emr_executor.config import OPTIONS
 from emr_executor.provider_info import get_provider_info
 
 AIRFLOW = Path(sys.executable).parent / "airflow"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def airflow(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -45,13 +47,26 @@ def test_one_provider_entry_point_and_one_policy_plugin() -> None:
     assert groups.count("airflow.policy") == 1
 
 
-def test_every_option_says_what_it_is() -> None:
+def test_the_page_of_the_options_is_what_the_options_make() -> None:
+    made = runpy.run_path(str(DOCS / "make_configuration.py"))["page"]()
+    assert (DOCS / "configuration.md").read_text() == made, "run `make docs`"
+    assert all(f"| `{option.name}` |" in made for option in OPTIONS)
+
+
+def test_a_user_meets_about_a_dozen_options() -> None:
+    ours = [option.name for option in OPTIONS if not option.tuning]
+    assert ours[:2] == ["cluster_template", "staging_uri"], "what must be set comes first"
+    assert len(ours) <= 13
+    assert [option.tuning for option in OPTIONS] == sorted(option.tuning for option in OPTIONS)
+
+
+def test_every_option_is_told_in_sentences() -> None:
     options = get_provider_info()["config"]["emr_executor"]["options"]
     assert list(options) == [option.name for option in OPTIONS]
     for name, option in options.items():
-        assert option["description"].strip(), name
+        assert option["description"].endswith(".\n"), name
         assert option["version_added"], name
-        assert option["example"] is not None, name
+        assert option["example"], name
 
 
 def test_production_brings_neither_moto_nor_spark_nor_java() -> None:
