@@ -29,7 +29,7 @@ from emr_executor.config import (
 )
 from emr_executor.errors import ConfigError
 from emr_executor.options import SECTION, Option, duration_s
-from emr_executor.policy import EXECUTOR_PATHS
+from emr_executor.policy import EXECUTOR_PATHS, named_executors
 
 _M = TypeVar("_M", bound=BaseModel)
 _ENV_PREFIX = f"AIRFLOW__{SECTION.upper()}__"
@@ -69,12 +69,9 @@ def load_settings() -> Settings:
 
 def executor_problem() -> str | None:
     """Why ``[core] executor`` cannot work with this executor, and the line to write; None when it can."""
-    from airflow.configuration import conf
-
-    # Parsed here and not by ExecutorLoader, which would look teams up in the database.
-    named = [part.strip() for part in conf.get("core", "executor", fallback="").split(";")[0].split(",")]
+    named = named_executors()[0]
     ours = [part for part in named if part.rpartition(":")[2] in EXECUTOR_PATHS]
-    others = [part for part in named if part and part not in ours] or ["LocalExecutor"]
+    others = [part for part in named if part not in ours] or ["LocalExecutor"]
     if not ours:
         line = ",".join((*others, EXECUTOR_PATHS[0]))
         return f"[core] executor does not name {EXECUTOR_PATHS[0]}; write: executor = {line}"

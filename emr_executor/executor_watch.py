@@ -26,14 +26,12 @@ from sqlalchemy.orm import Session
 
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.config import Settings
-from emr_executor.core.health import AgentHealth, Dependency, redacted
+from emr_executor.core.health import SILENT_S, AgentHealth, Dependency, redacted
 from emr_executor.store.health_store import agents
 from emr_executor.store.lease_store import LeaseRow, read_lease, release_lease
 from emr_executor.store.schema import STEERING
 
 LOOK_S = 10.0
-SILENT_S = 45.0
-"""An agent tells of itself every 15 s (``agent.agent_row``)."""
 ERROR_QUIET_S = 30.0
 FAILED = "emr_executor could not sync; it tries again in the next loop"
 

@@ -81,15 +81,22 @@ def _apply(task: Any) -> str | None:
     return _impersonation_problem(task) or _translation_problem(task) or _executor_config_problem(task)
 
 
-def _configured() -> _Configured | None:
+def named_executors() -> list[list[str]]:
+    """The executors that ``[core] executor`` names for each team, as they are written there."""
     from airflow.configuration import conf
 
     # Parsed here and not by ExecutorLoader, which would look teams up in the database.
+    teams = conf.get("core", "executor", fallback="").split(";")
+    return [[name.strip() for name in team.rpartition("=")[2].split(",") if name.strip()] for team in teams]
+
+
+def _configured() -> _Configured | None:
+    from airflow.configuration import conf
+
     entries: list[tuple[str, bool]] = []
-    for team in conf.get("core", "executor", fallback="").split(";"):
-        executors = team.rpartition("=")[2]
-        for position, text in enumerate(executors.split(",")):
-            alias, _, path = text.strip().rpartition(":")
+    for executors in named_executors():
+        for position, text in enumerate(executors):
+            alias, _, path = text.rpartition(":")
             if path in EXECUTOR_PATHS:
                 entries.append((alias or path, position == 0))
     if not entries:

@@ -9,13 +9,11 @@ import structlog
 
 from emr_executor.agent.dependencies import Dependencies
 from emr_executor.agent.stale import StaleWatch
-from emr_executor.core.health import AgentHealth, Dependency
+from emr_executor.core.health import REPORT_S, AgentHealth, Dependency
 from emr_executor.core.waiting import Holds
 from emr_executor.ports import Clock
 from emr_executor.store.health_store import HealthFace
 
-REPORT_S = 15.0
-"""How often an agent tells of itself when nothing changes."""
 GONE_S = 600.0
 """An agent that told nothing for so long, on the watcher's clock, is forgotten."""
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from emr_executor.config import EMR_ACTIVE_STEP_LIMIT
 from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import ClusterUuid, Submission, Workload, WorkloadId
 from emr_executor.core.waiting import Hold
@@ -21,8 +22,6 @@ BUDGET_HOLD_S = 5.0
 """AddJobFlowSteps has one budget for all clusters, which has a token every two seconds on a good day."""
 MOST_REFUSALS = 3
 """A step that EMR refused so often in a row, alone, is refused for good."""
-EMR_ACTIVE_STEPS = 256
-"""No call carries more."""
 
 Pair = tuple[Workload, Submission]
 
@@ -102,7 +101,7 @@ class Refusals:
         """The calls to make: one for those that nothing is known of, then for those that were refused."""
         by_size: dict[int, list[Pair]] = {}
         for pair in pairs:
-            by_size.setdefault(self._at_most.get(pair[0].workload_id, EMR_ACTIVE_STEPS), []).append(pair)
+            by_size.setdefault(self._at_most.get(pair[0].workload_id, EMR_ACTIVE_STEP_LIMIT), []).append(pair)
         return [
             some[start : start + size]
             for size, some in sorted(by_size.items(), reverse=True)

@@ -27,14 +27,13 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES, WorkloadState
+from emr_executor.core.states import OVER_CLUSTER_STATES
 from emr_executor.core.transitions import Row, check_change, entity_of, id_of
 from emr_executor.errors import Bug, EmrExecutorError, InvalidTransition
 from emr_executor.ports import TaskLog
 from emr_executor.store.change_store import Change
+from emr_executor.store.clauses import OVER_WORKLOAD_STATES
 from emr_executor.store.protocols import AgentFace
-
-_OVER = frozenset({WorkloadState.FINISHED, WorkloadState.CANCELLED})
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +67,7 @@ class TickState:
             now=now,
             clusters=tuple(c for c in self.clusters.values() if c.state not in OVER_CLUSTER_STATES),
             submissions=tuple(s for s in self.submissions.values() if s.is_live),
-            workloads=tuple(w for w in self.workloads.values() if w.state not in _OVER),
+            workloads=tuple(w for w in self.workloads.values() if w.state not in OVER_WORKLOAD_STATES),
             ready_beyond=self._ready_beyond,
             launch_held=launch_held,
             place_held=place_held,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from emr_executor.cli.formatting import span
+from emr_executor.core.workload import spoken_duration
 from emr_executor.task.skew import less_journey_s
 
 CLOCKS_AGREE_S = 3.0
@@ -72,9 +72,9 @@ def database_clock_note(engine: Engine) -> str | None:
 def queued_note(timeout_s: float, retries: int) -> str:
     """How long a task may wait for its prepare phase until Airflow fails it."""
     return (
-        f"Airflow fails a task that waits in queued for {span(timeout_s * (retries + 1))} ([scheduler] "
-        f"task_queued_timeout {timeout_s:g} s, and {retries} times more), as when no agent runs: raise "
-        "task_queued_timeout to outlast longer ones (docs/operations.md, Tasks stuck in queued)"
+        f"Airflow fails a task that waits in queued for {spoken_duration(timeout_s * (retries + 1))} "
+        f"([scheduler] task_queued_timeout {timeout_s:g} s, and {retries} times more), as when no agent runs:"
+        " raise task_queued_timeout to outlast longer ones (docs/operations.md, Tasks stuck in queued)"
     )
 
 

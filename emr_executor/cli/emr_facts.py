@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from emr_executor.agent.launch_backoff import LONGEST_HOLD_S, hold_after_s, is_failed_launch, why_failed
+from emr_executor.agent.steering import READY_LIMIT
 from emr_executor.cli.health import is_silent
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings
@@ -31,7 +32,6 @@ from emr_executor.core.waiting import Hold, Holds, beyond, reasons
 from emr_executor.store import health_store, queries
 from emr_executor.store.snapshot_store import snapshot
 
-READY_LOOKED_AT = 1000
 PAST_CLUSTERS = 100
 """Clusters that are over and looked at for launches that failed."""
 
@@ -244,7 +244,7 @@ def _waiting(
     from emr_executor.agent.steering import limits_of, without_new
 
     holds = _holds(conn, pool, now)
-    state = snapshot(conn, now, READY_LOOKED_AT)
+    state = snapshot(conn, now, READY_LIMIT)
     place_held = {cluster.cluster_uuid for cluster in state.clusters if holds.budget_until}
     state = replace(
         state, launch_held=frozenset(holds.launch), place_held=frozenset(place_held | holds.place.keys())
@@ -263,7 +263,7 @@ def _waiting(
     why = next((one.why for one in found if one.workload_id == workload.workload_id), None)
     if workload.state is WorkloadState.SUBMITTED:
         return Waiting(why=why)
-    return Waiting(why=why or beyond(READY_LOOKED_AT), launch=launch)
+    return Waiting(why=why or beyond(READY_LIMIT), launch=launch)
 
 
 def _holds(conn: Connection, pool: PoolFacts, now: datetime) -> Holds:

@@ -18,8 +18,8 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.core.waiting import for_task_runner
+from emr_executor.store.clauses import OVER_WORKLOAD_STATES
 
-_OVER = (WorkloadState.FINISHED, WorkloadState.CANCELLED)
 _UP = (ClusterState.RUNNING, ClusterState.WAITING)
 
 
@@ -29,9 +29,9 @@ def our_sentences(airflow: AirflowFacts, ours: OurFacts, now: datetime) -> list[
     if workload is None:
         return _not_ours(airflow, ours, now)
     said = []
-    if ours.agent is None and workload.state not in _OVER:
+    if ours.agent is None and workload.state not in OVER_WORKLOAD_STATES:
         said.append(f"Nothing moves: {NO_AGENT}; {START_AGENT}.")
-    if workload.target == WorkloadTarget.CANCEL and workload.state not in _OVER:
+    if workload.target == WorkloadTarget.CANCEL and workload.state not in OVER_WORKLOAD_STATES:
         said.append(f"It is being cancelled: {workload.cancel_reason or 'no longer wanted'}.")
     said.extend(_quarantines(workload))
     held = workload.quarantine is not None and workload.state == WorkloadState.READY
@@ -42,7 +42,7 @@ def our_sentences(airflow: AirflowFacts, ours: OurFacts, now: datetime) -> list[
 
 def _quarantines(workload: WorkloadFacts) -> list[str]:
     """The bug that holds the task, where one does."""
-    if workload.state in _OVER:
+    if workload.state in OVER_WORKLOAD_STATES:
         return []
     said = []
     if workload.quarantine is not None:
@@ -85,7 +85,7 @@ def _not_ours(airflow: AirflowFacts, ours: OurFacts, now: datetime) -> list[str]
 
 
 def _earlier(earlier: WorkloadFacts, now: datetime) -> str:
-    if earlier.state in _OVER:
+    if earlier.state in OVER_WORKLOAD_STATES:
         return f"Try {earlier.try_number} was ours: {_end(earlier, now)}"
     wanted = f"is being cancelled ({earlier.cancel_reason or 'no longer wanted'})"
     if earlier.target != WorkloadTarget.CANCEL:

@@ -13,29 +13,15 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from emr_executor.core.workload import spoken_duration
+
 PIPED_COLUMNS = 100
 """Width where standard output is no terminal and COLUMNS says nothing."""
-
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
-
-
-def span(seconds: float) -> str:
-    """``8 s``, ``3 min 20 s``, ``2 h 5 min``, ``4 d 1 h``; never negative."""
-    s = max(0, int(seconds))
-    for unit_s, unit, part_s, part in (
-        (_DAY_S, "d", _HOUR_S, "h"),
-        (_HOUR_S, "h", _MINUTE_S, "min"),
-        (_MINUTE_S, "min", 1, "s"),
-    ):
-        if s >= unit_s:
-            rest = s % unit_s // part_s
-            return f"{s // unit_s} {unit}" + (f" {rest} {part}" if rest else "")
-    return f"{s} s"
 
 
 def since(at: datetime | None, now: datetime) -> str:
     """How long ago a moment was; ``-`` for none."""
-    return "-" if at is None else span((now - at).total_seconds())
+    return "-" if at is None else spoken_duration((now - at).total_seconds())
 
 
 def clock(at: datetime, now: datetime) -> str:

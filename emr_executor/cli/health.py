@@ -8,13 +8,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from emr_executor.cli.formatting import clock, since, span
+from emr_executor.cli.formatting import clock, since
 from emr_executor.config import Settings
-from emr_executor.core.health import AgentHealth, Dependency
+from emr_executor.core.health import SILENT_S, AgentHealth, Dependency
+from emr_executor.core.workload import spoken_duration
 from emr_executor.store import health_store, queries
-
-SILENT = timedelta(seconds=45)
-"""An agent tells of itself every 15 s (``agent.agent_row``): three times nothing is silence."""
 
 _MEANS = {
     Dependency.EMR: "no cluster is launched or ended and no step added; steps that run go on, no task fails",
@@ -73,7 +71,7 @@ def read_health(conn: Connection, settings: Settings | None, now: datetime) -> H
 
 def is_silent(agent: AgentHealth, now: datetime) -> bool:
     """Whether an agent told nothing of itself for too long, by the clock of this host and that of its own."""
-    return now - agent.told_at > SILENT
+    return (now - agent.told_at).total_seconds() > SILENT_S
 
 
 def safety(safe_until: datetime | None, now: datetime) -> str:
@@ -82,7 +80,7 @@ def safety(safe_until: datetime | None, now: datetime) -> str:
         return "no task is parked"
     if safe_until <= now:
         return "parked tasks are beyond task_instance_heartbeat_timeout: Airflow may fail them"
-    return f"parked tasks are safe for another {span((safe_until - now).total_seconds())}"
+    return f"parked tasks are safe for another {spoken_duration((safe_until - now).total_seconds())}"
 
 
 def agent_lines(facts: HealthFacts, now: datetime) -> list[str]:

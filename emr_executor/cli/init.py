@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from airflow.configuration import AIRFLOW_CONFIG, AIRFLOW_HOME, conf
+from airflow.configuration import AIRFLOW_CONFIG, AIRFLOW_HOME
 
 from emr_executor.errors import ConfigError
+from emr_executor.policy import named_executors
 
 EXECUTOR = "emr_executor.EmrExecutor"
 DEFAULT_FILE = Path("clusters") / "spark.yaml"
@@ -33,7 +34,7 @@ def write_template(file: str | None) -> Path:
 
 def configuration(template: Path, staging_uri: str) -> str:
     """The sections of airflow.cfg that make ``queue="emr"`` work, beside the executors that are there."""
-    named = conf.get_mandatory_list_value("core", "executor")
+    named = named_executors()[0]
     executors = ",".join(named if any(name.endswith("EmrExecutor") for name in named) else [*named, EXECUTOR])
     return (
         f"[core]\nexecutor = {executors}\n\n"

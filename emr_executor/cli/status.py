@@ -12,7 +12,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from emr_executor.cli import quarantine
-from emr_executor.cli.formatting import clock, counted, labelled, since, span, table
+from emr_executor.cli.formatting import clock, counted, labelled, since, table
 from emr_executor.cli.health import (
     HealthFacts,
     agent_lines,
@@ -25,6 +25,7 @@ from emr_executor.cli.stuck import wrong_again, wrong_ends, wrong_launches
 from emr_executor.config import Settings
 from emr_executor.core.model import HistoryEntry, TaskKey
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, WorkloadState, WorkloadTarget
+from emr_executor.core.workload import spoken_duration
 from emr_executor.store import queries
 from emr_executor.store.lease_store import LeaseRow
 from emr_executor.store.queries import Held, WorkloadCount
@@ -190,7 +191,7 @@ def _wrong_agent(
     silence_s = min(((now - at).total_seconds() for at in traces), default=0.0)
     if not parked or silence_s <= silent_s:
         return []
-    text = f"the agent {holder} left no trace for {span(silence_s)} while tries are parked"
+    text = f"the agent {holder} left no trace for {spoken_duration(silence_s)} while tries are parked"
     return [f"{text}: look whether its process is alive"]
 
 

@@ -14,6 +14,10 @@ from enum import StrEnum
 from emr_executor.core.waiting import Holds
 
 ERROR_CHARACTERS = 300
+REPORT_S = 15.0
+"""How often an agent tells of itself when nothing changes."""
+SILENT_S = 3 * REPORT_S
+"""An agent that told nothing for so long is silent."""
 
 
 class Dependency(StrEnum):

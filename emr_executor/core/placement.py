@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from emr_executor.config import EMR_ACTIVE_STEP_LIMIT
 from emr_executor.core.model import (
     Cluster,
     ClusterPoolLimits,
@@ -29,7 +30,6 @@ from emr_executor.core.states import UP_CLUSTER_STATES, USABLE_CLUSTER_STATES
 
 ACTIVE_STEPS_KEPT_FREE = 16
 """Room under EMR's 256 active steps a cluster for system steps and for those being cancelled."""
-ACTIVE_STEP_LIMIT = 256
 STEPS_A_CALL = 8
 """AddJobFlowSteps refills one call in two seconds, for all clusters of the account and region."""
 PACE_S = 10.0
@@ -186,7 +186,7 @@ def _usable(cluster: Cluster, limits: Mapping[str, ClusterPoolLimits]) -> bool:
 def _room(cluster: Cluster, load: Load, limits: Mapping[str, ClusterPoolLimits], *, held: bool) -> _Room:
     up = cluster.state in UP_CLUSTER_STATES
     prefetch = limits[cluster.cluster_pool].prefetch if up else 0
-    ceiling = 0 if held else min(cluster.slots + prefetch, ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
+    ceiling = 0 if held else min(cluster.slots + prefetch, EMR_ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
     return _Room(
         cluster=cluster,
         live=load.live.get(cluster.cluster_uuid, 0),

@@ -170,15 +170,13 @@ def _ran_for(submission: Submission) -> str:
 
 
 def spoken_duration(seconds: float) -> str:
-    """``8 s``, ``4 min 10 s``, ``10 min``, ``2 h 5 min``: what a person says."""
-    whole = max(0, round(seconds))
-    minutes, rest_s = divmod(whole, 60)
-    hours, rest_min = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {rest_min} min" if rest_min else f"{hours} h"
-    if minutes:
-        return f"{minutes} min {rest_s} s" if rest_s else f"{minutes} min"
-    return f"{rest_s} s"
+    """``8 s``, ``4 min 10 s``, ``10 min``, ``2 h 5 min``, ``4 d 1 h``: what a person says; never negative."""
+    whole = max(0, int(seconds))
+    for unit_s, unit, part_s, part in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit_s:
+            rest = whole % unit_s // part_s
+            return f"{whole // unit_s} {unit}" + (f" {rest} {part}" if rest else "")
+    return f"{whole} s"
 
 
 def _finishable(

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from emr_executor.agent.agent_row import GONE_S, REPORT_S, AgentRow
+from emr_executor.agent.agent_row import GONE_S, AgentRow
 from emr_executor.agent.dependencies import FORGET_S, HOLD_S, Dependencies, watched
 from emr_executor.agent.health_probe import HealthProbe
-from emr_executor.core.health import AgentHealth, Dependency
+from emr_executor.core.health import REPORT_S, AgentHealth, Dependency
 from emr_executor.core.waiting import Hold, Holds
 from emr_executor.errors import (
     AwsUnavailable,

@@ -336,6 +336,7 @@ def test_an_edge_that_does_not_exist_is_a_bug() -> None:
         (7500, "2 h 5 min"),
         (600, "10 min"),
         (7200, "2 h"),
+        (349_300, "4 d 1 h"),
         (-3, "0 s"),
     ],
 )
