@@ -26,16 +26,16 @@ class Log:
 
     def __init__(self) -> None:
         self.telling, self.monotonic = WaitingLines(), 0.0
-        self.tick = TickState(make_snapshot(make_workload("w1", log_path="w1.log")))
+        self.tick_state = TickState(make_snapshot(make_workload("w1", log_path="w1.log")))
 
     def tick(self, *news: str, seconds: float = 1.0) -> None:
         self.monotonic += seconds
         found = [Reason(workload_id=MINE, why=one, news=one) for one in news]
-        self.telling.tell(self.tick, found, NOW, monotonic=self.monotonic)
+        self.telling.tell(self.tick_state, found, NOW, monotonic=self.monotonic)
 
     @property
     def lines(self) -> list[str]:
-        return [line["event"].removeprefix("waiting: ") for line in self.tick._lines.get("w1.log", [])]
+        return [line["event"].removeprefix("waiting: ") for line in self.tick_state._lines.get("w1.log", [])]
 
 
 def test_what_stands_is_told_once() -> None:
