@@ -305,9 +305,13 @@ class World:
         connection.execute(update(TASK_INSTANCE).where(its_own).values(state=state))
 
     def prepare(self, name: str) -> Any:
-        """The plan of a task whose command waits for ``go``, says two lines, and fails if it is to."""
+        """The plan of a task whose command waits for ``go``, says two lines, and fails if it is to.
+
+        It ends with its folder too: its wrapper may have been killed.
+        """
         exit_code = 3 if name.startswith("fails") else 0
-        script = f"echo one of {name}; until [ -e go ]; do sleep 0.02; done; echo two; exit {exit_code}"
+        waits = 'while [ -d "$PWD" ] && ! [ -e go ]; do sleep 0.02; done'
+        script = f"echo one of {name}; {waits}; echo two; exit {exit_code}"
         park = Park(
             translator="spark_submit",
             command=["bash", "-c", script],
