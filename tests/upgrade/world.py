@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.aws.records import S3StepRecords
+from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.model import (
     ClusterId,
@@ -34,6 +35,7 @@ from emr_executor.core.model import (
     submission_id_of,
 )
 from emr_executor.core.states import ClusterState, StepState, Verdict, WorkloadState
+from emr_executor.errors import OutcomeUnknown
 from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
 from emr_executor.store import phase_store, scheduler_store
 from emr_executor.store.agent_store import AgentStore
@@ -63,6 +65,8 @@ SETTINGS = Settings(
 JOB = 7
 SLOTS = 2
 STARTS_S, RUNS_S = 60.0, 5.0
+CLAIMED_CODE = 123
+"""Of a wrapper whose submission another step has claimed: it did nothing."""
 
 
 def id_of(name: str) -> WorkloadId:
@@ -77,6 +81,7 @@ class Emr(FakeEmr):
     """EMR that remembers the arguments of its steps.
 
     cancels: whether CancelSteps has an effect
+    unanswered: submissions whose AddJobFlowSteps gets no answer, and whether EMR gets the first one
     unshown: steps that ListSteps does not show for now, as those whose answer got lost
     """
 
@@ -84,6 +89,7 @@ class Emr(FakeEmr):
         super().__init__()
         self.args: dict[StepId, tuple[str, ...]] = {}
         self.cancels = True
+        self.unanswered: dict[SubmissionId | None, bool] = {}
         self.unshown: set[StepId] = set()
         self.most_clusters = 0
 
@@ -99,14 +105,19 @@ class Emr(FakeEmr):
     async def add_steps(
         self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
     ) -> tuple[StepId, ...]:
-        before = {step.step_id for step in self.steps[cluster_id]}
-        try:
-            return await super().add_steps(cluster_id, steps, within_s=within_s)
-        finally:
+        lost = {one for step in steps if (one := submission_of_step_name(step.name)) in self.unanswered}
+        shown = self.submissions()
+        if any(self.unanswered[one] and one not in shown for one in lost) or not lost:
+            before = {step.step_id for step in self.steps[cluster_id]}
+            await super().add_steps(cluster_id, steps, within_s=within_s)
             added = [one.step_id for one in reversed(self.steps[cluster_id]) if one.step_id not in before]
-            self.args |= {key: step.args for key, step in zip(added, steps, strict=False)}
-            if "add_steps" in self.lose_answers:
-                self.unshown.update(added)
+            self.args |= {key: step.args for key, step in zip(added, steps, strict=True)}
+            if not lost:
+                return tuple(added)
+            self.unshown.update(added)
+        else:
+            self.calls.append("add_steps")
+        raise OutcomeUnknown("AddJobFlowSteps: the connection was lost")
 
     async def list_steps(self, cluster_id: ClusterId, **asked: Any) -> StepPage:
         page = await super().list_steps(cluster_id, **asked)
@@ -204,7 +215,10 @@ class Wrappers:
         """Let the command end by itself; the wrapper's exit code."""
         for cwd in self.folder.glob(f"{submission_id}-*"):
             (cwd / "go").touch()
-        return self.running.pop(submission_id).wait(30)
+        code = self.running.pop(submission_id).wait(30)
+        if code == CLAIMED_CODE:
+            self.began.remove(submission_id)
+        return code
 
     def kill_all(self) -> None:
         for process in self.running.values():

@@ -26,7 +26,6 @@ from emr_executor.core.states import (
     SubmissionState,
     WorkloadState,
 )
-from emr_executor.errors import OutcomeUnknown
 from emr_executor.store import scheduler_store
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.revision import REVISIONS
@@ -58,13 +57,10 @@ async def live(world: World) -> None:
     await world.until(lambda: world.workloads()["over"].state is WorkloadState.FINISHED, "the first is over")
 
     # Steps whose call was not answered: EMR has it, shows it late, or never got it; and clusters likewise.
-    world.emr.lose_answers = {"add_steps"}
-    await submitted(world, "intended_shown")
-    await submitted(world, "intended_shown_late")
-    world.emr.lose_answers = set()
-    world.emr.refuse["add_steps"] = OutcomeUnknown("AddJobFlowSteps: the connection was lost")
-    await submitted(world, "intended_never_made")
-    del world.emr.refuse["add_steps"]
+    lost = {"intended_shown": True, "intended_shown_late": True, "intended_never_made": False}
+    world.emr.unanswered = {first_of(name): is_made for name, is_made in lost.items()}
+    for name in lost:
+        await submitted(world, name)
     await submitted(world, "pending")
     world.emr.cancels = False
     with world.engine.begin() as connection:
