@@ -113,3 +113,20 @@ def test_every_command_that_is_named_exists(page: Path) -> None:
     assert set(re.findall(r"\bairflow emr ([a-z][a-z-]*)", text)) <= EMR_COMMANDS
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_walk_of_a_try_names_each_function_once_and_as_it_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    walk = text[text.index("## One try") : text.index("## Decisions")]
+    named = re.findall(r"`([a-z_]+(?:\.\w+)+)`", walk)
+    assert len(named) == len(set(named)) >= 25
+    for name in named:
+        words = name.split(".")
+        [depth] = [n for n in range(1, len(words)) if module(words[:n]).is_file()]
+        node: ast.AST = ast.parse(module(words[:depth]).read_text())
+        for word in words[depth:]:
+            node = next(one for one in ast.iter_child_nodes(node) if getattr(one, "name", None) == word)
+
+
+def module(words: list[str]) -> Path:
+    return ROOT.joinpath("emr_executor", *words).with_suffix(".py")
