@@ -33,7 +33,7 @@ from emr_executor.core.model import (
     SubmissionId,
     WorkloadId,
 )
-from emr_executor.core.observe import observe_idleness, observe_record, observe_step
+from emr_executor.core.observe import observe_idleness, observe_record, observe_step, sent_again
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     TERMINAL_STEP_STATES,
@@ -242,8 +242,9 @@ class Tracker:
         for submission_id in over.keys() - self._closed - tick.busy:
             if await self._records.forbid(over[submission_id].cluster_uuid, submission_id):
                 self._closed.add(submission_id)
-            else:
-                tick.put(replace(over[submission_id], started_at=(now := self._clock.now()), ended_at=now))
+            else:  # another step of it began
+                doubled = sent_again(over[submission_id], now=(now := self._clock.now()))
+                tick.put(replace(doubled, started_at=now, ended_at=now))
 
     # -- steps -----------------------------------------------------------------------------------
 

@@ -85,6 +85,9 @@ def settle(
     if not is_over or (not cluster_over and _may_have_a_twin(submission, ages)):
         return None
     if submission.cancel_asked_at is not None and not is_wanted:
+        began = submission.started_at is not None or submission.wrapper_ended
+        if not (began or cluster_over or is_closed):
+            return None  # EMR may have a second step of it, which still can begin
         return _settled(submission, Event.CANCELLED_BY_US, submission.cause)
     return _settle_badly(submission, cluster, ages=ages, loss_hold_s=loss_hold_s, is_closed=is_closed)
 

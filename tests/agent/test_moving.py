@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from emr_executor.core.fact_ages import STALE_READ_S
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, Submission, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
+from emr_executor.errors import AwsUnavailable
 from tests.agent.fakes import World
 from tests.builders import NOW, ago, make_workload
 
@@ -221,3 +223,39 @@ async def test_a_step_that_was_taken_back_waits_for_the_other_one_of_a_doubled_c
     end(world, "w5")
     await world.tick(times=2)
     assert (world.workload("w5").state, len(world.submissions("w5"))) == (WorkloadState.FINISHABLE, 1)
+
+
+async def test_a_cleared_step_may_have_another_of_a_doubled_call_until_its_claim_is_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 is away when EMR shows w5 cancelled: its try is over, and the next may begin, only after that."""
+
+    async def away(*_: object) -> bool:
+        raise AwsUnavailable("PutObject: SlowDown")
+
+    world.records.unclaimed.add(SubmissionId("w5-1"))
+    with monkeypatch.context() as outage:
+        outage.setattr(world.records, "forbid", away)
+        await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
+        await world.tick(times=4)
+        assert last(world, "w5").step_state is StepState.CANCELLED
+        assert last(world, "w5").is_live
+    await world.tick()
+    assert last(world, "w5").state is SubmissionState.CANCELLED
+    assert world.workload("w5").state is WorkloadState.CANCELLED
+
+
+async def test_a_cleared_step_whose_other_one_began_is_over_when_that_is(world: World) -> None:
+    name = next(one.name for one in world.emr.steps[ClusterId("j-1")] if "w5-1" in one.name)
+    await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
+    await world.tick(times=4)
+    assert last(world, "w5").step_state is StepState.CANCELLED
+    assert last(world, "w5").is_live, "EMR's reads may not show the other one yet"
+    twin = ObservedStep(step_id=StepId("s-twin"), name=name, state=StepState.RUNNING, started_at=NOW)
+    world.emr.steps[ClusterId("j-1")].insert(0, twin)
+    await world.tick(seconds=STALE_READ_S, times=2)
+    assert (last(world, "w5").step_id, last(world, "w5").is_live) == ("s-twin", True)
+    world.emr.set_step(StepId("s-twin"), StepState.CANCELLED)
+    await world.tick(seconds=STALE_READ_S, times=3)
+    assert last(world, "w5").state is SubmissionState.CANCELLED
+    assert world.workload("w5").state is WorkloadState.CANCELLED

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from emr_executor.core.model import Cluster, StepId
+from emr_executor.core.model import Cluster, StepId, SubmissionId
 from emr_executor.core.states import (
     ClusterState,
     RecordPhase,
@@ -182,6 +182,7 @@ async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> N
     await world.begin(ready())
     await world.tick(times=2)
     await up(world)
+    world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
     await world.tick(times=4)
     assert world.emr.calls.count("cancel_steps") == 1
@@ -193,6 +194,7 @@ async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_can
     await world.begin(ready())
     await world.tick(times=2)
     await up(world)
+    world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
     await world.tick_and_die()
     assert world.submissions("w1")[0].cancel_asked_at is not None
