@@ -88,7 +88,7 @@ class Refusal:
         )
 
     @property
-    def last_words(self) -> str:
+    def failure_text(self) -> str:
         """For the log of a task that fails."""
         return (
             f"{self.problems}\nThe task stayed queued for {self._hold_s:g} s ([emr_executor] refusal_hold), "

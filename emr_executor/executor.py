@@ -264,7 +264,7 @@ class EmrExecutor(BaseExecutor):
     def _fail_refused(self, refusal: Refusal) -> None:
         for workload_id, key, log_path in refusal.due():
             self._forget(WorkloadId(workload_id))
-            self._fail(key, log_path, refusal.last_words)
+            self._fail(key, log_path, refusal.failure_text)
 
     def _fail(self, key: TaskInstanceKey, log_path: str | None, text: str) -> None:
         tell_refused(log_path, text)

@@ -13,7 +13,7 @@ from emr_executor.core.states import StepState
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords
 
-LAST_WORDS_S = 60.0
+REST_OF_OUTPUT_S = 60.0
 """How long a step that is over waits for its wrapper's last record and for output that cannot be read."""
 
 
@@ -70,7 +70,7 @@ class DriverOutput:
         now, unread = self._clock.monotonic(), set()
         for key, submission in _completed_silently(tick).items():
             since = self._completed_at.setdefault(key, now)
-            is_late = now - since >= LAST_WORDS_S
+            is_late = now - since >= REST_OF_OUTPUT_S
             if not is_late and (seen_at < since or key in self._unread_since):
                 unread.add(key)
                 continue
@@ -87,7 +87,7 @@ class DriverOutput:
     def is_late(self, submission: Submission) -> bool:
         """Whether the output of a step that is over has been unreadable for too long (asked at each look)."""
         now = self._clock.monotonic()
-        return now - self._unread_since.setdefault(submission.submission_id, now) >= LAST_WORDS_S
+        return now - self._unread_since.setdefault(submission.submission_id, now) >= REST_OF_OUTPUT_S
 
     def _output_uri(self, tick: TickState, submission: Submission) -> str:
         # The wrappers that claim nothing have one folder for the submissions of all clusters.

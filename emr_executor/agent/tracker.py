@@ -59,7 +59,7 @@ FRESH_S = 2.0
 UNWATCHED_S = STALL_S / 2
 """After such a pause between two looks, as of an agent without the lease, nobody knows what was meanwhile."""
 
-WORDS_HOLD_S = 900.0
+UNSEEN_RECORDS_HOLD_S = 900.0
 """How much longer a silent step is held for an S3 that cannot be read; EMR's own word counts after that."""
 
 NEVER_CLAIMED = (
@@ -172,10 +172,10 @@ class Tracker:
             live = len(live_on.get(cluster.cluster_uuid, ()))
             with tick.confined(cluster):
                 tick.put(observe_idleness(cluster, live_submissions=live, now=now))
-        # While the cluster's end, or the wrapper's last words, could not have been seen, the hold goes on.
+        # While the cluster's end, or the wrapper's final record, could not have been seen, the hold goes on.
         records_unseen_s = self.records_unseen_s
         blind_s = {
-            key: max(self._clusters.unseen_s(key), min(records_unseen_s, WORDS_HOLD_S))
+            key: max(self._clusters.unseen_s(key), min(records_unseen_s, UNSEEN_RECORDS_HOLD_S))
             for key in tick.clusters
         }
         self._outcomes.settle_all(

@@ -169,7 +169,7 @@ class Submission:
     intended_at: when its last call was decided
     submitted_at: when EMR had it; of one that was sent again, when it was sent first
     started_at, ended_at: of a step that is over both by one clock: its wrapper's, or EMR's
-    wrapper_ended: the wrapper wrote its last words; wrapper_reason is empty when the command
+    wrapper_ended: the wrapper wrote its final record; wrapper_reason is empty when the command
         ended by itself (see ``StepRecord.reason``)
     output_chunks: chunks of driver output already copied to the task log
     record_mark: the S3 ETag of the last wrapper record applied

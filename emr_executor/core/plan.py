@@ -295,7 +295,7 @@ def _waits_in_vain(
     limits: Mapping[str, ClusterPoolLimits],
 ) -> str:
     if _expired(workload, snapshot, limits):
-        # Cancelled it is READY again, as late as it was, and expires.
+        # Cancelled it is READY again, with its place in the queue, and expires.
         return "queue_timeout"
     is_stalled = submission.cluster_uuid in snapshot.stalled
     return "its cluster starts no step; it will run elsewhere" if is_stalled else ""

@@ -101,7 +101,7 @@ def retargets(
     dying: pools with steps on clusters that are ending
     moving: workloads whose step is being taken back, and which keep a slot
     """
-    haunted = {s.cluster_uuid for s in snapshot.submissions if s.quarantine is not None}
+    quarantined = {s.cluster_uuid for s in snapshot.submissions if s.quarantine is not None}
     busy = {s.cluster_uuid for s in snapshot.submissions if not _is_dead_in_quarantine(s)}
     wanted_pools = {
         w.cluster_pool
@@ -119,7 +119,7 @@ def retargets(
             ages=ages,
             limits=limits,
             busy=cluster.cluster_uuid in busy,
-            unfit=_unfit(cluster, haunted, snapshot.stalled),
+            unfit=_unfit(cluster, quarantined, snapshot.stalled),
             left=idle_left,
             wanted_pools=wanted_pools,
         )
@@ -132,10 +132,10 @@ def retargets(
 
 
 def _unfit(
-    cluster: Cluster, haunted: AbstractSet[ClusterUuid], stalled: AbstractSet[ClusterUuid]
+    cluster: Cluster, quarantined: AbstractSet[ClusterUuid], stalled: AbstractSet[ClusterUuid]
 ) -> str | None:
     """Why a cluster takes no more steps for a fault of its own, or None."""
-    if cluster.cluster_uuid in haunted:
+    if cluster.cluster_uuid in quarantined:
         return "a step on it is in quarantine"
     return "it starts none of its pending steps" if cluster.cluster_uuid in stalled else None
 

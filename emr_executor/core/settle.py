@@ -10,9 +10,9 @@ its cluster is ending or over, and EMR shows that it never began       LOST: run
 its wrapper never came to start it, or no step ever claimed it         LOST: run elsewhere
 the command failed by itself on a cluster that is not ending           FAILED: the task's own
 we took it back, and EMR shows it cancelled before it began            CANCELLED: run elsewhere
-we took it back, it had begun, and its wrapper left its last words     CANCELLED: run elsewhere
-it was over without last words, and the cluster ends within the hold   LOST: run elsewhere
-it was over without last words, and the cluster stayed                 FAILED or CANCELLED by hand
+we took it back, it had begun, and its wrapper recorded the end        CANCELLED: run elsewhere
+it was over without a final record, the cluster ends within the hold   LOST: run elsewhere
+it was over without a final record, the cluster stayed                 FAILED or CANCELLED by hand
 its cluster is over, and EMR's last word on its steps was read         LOST: run elsewhere
 it is in quarantine, and its cluster is over                           LOST, unless it ended well
 =====================================================================  =========================
@@ -116,7 +116,7 @@ def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) ->
     """Over on a cluster that stays, without a word on why: by us, by a person, or by itself."""
     by_us = submission.cancel_asked_at is not None
     if submission.timed_out:
-        # Last words prove that it lived until we ended it; a silent one may have died with its cluster.
+        # A final record proves that it lived until we ended it; a silent one may have died with its cluster.
         is_known = submission.wrapper_ended or not is_held
         return _settled(submission, Event.TIMED_OUT, OVERTIME) if is_known else None
     is_cancelled = submission.step_state is StepState.CANCELLED
@@ -130,7 +130,7 @@ def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) ->
     if is_cancelled:
         text = "the step was cancelled in Amazon EMR by someone else (console, CLI or API)"
         return _settled(submission, Event.CANCELLED_BY_HAND, text)
-    text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper left no last words"
+    text = f"EMR reports the step {submission.step_state or 'ended'} and its wrapper wrote no final record"
     # Of a step that we wanted to cancel, the cause is why.
     return _settled(submission, Event.ENDED_SILENTLY, text if by_us else submission.cause or text)
 

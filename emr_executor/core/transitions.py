@@ -108,7 +108,7 @@ class SubmissionEvent(StrEnum):
     ENDED_BADLY = auto()
     """The wrapper reported another exit code, on a cluster that is not ending."""
     ENDED_SILENTLY = auto()
-    """EMR shows it over without last words, and its cluster outlived ``loss_hold_s``."""
+    """EMR shows it over without a final record, and its cluster outlived ``loss_hold_s``."""
     NEVER_BEGUN = auto()
     """It failed before its wrapper could start the command: S3 was away, or the disk was full."""
     TIMED_OUT = auto()
@@ -170,7 +170,7 @@ WORKLOAD_EDGES: tuple[WorkloadEdge, ...] = (
     Edge(W.READY, WS.UNWANTED, W.CANCELLED, "Its step was on no cluster."),
     Edge(W.SUBMITTED, WS.STEP_NEVER_ADDED, W.READY, "No loss is counted."),
     Edge(W.SUBMITTED, WS.STEP_REFUSED, W.FINISHABLE, "The outcome is FAILED, with EMR's words."),
-    Edge(W.SUBMITTED, WS.STEP_UNDONE, W.READY, "It waits again, as late as it was."),
+    Edge(W.SUBMITTED, WS.STEP_UNDONE, W.READY, "It waits again, with its place in the queue."),
     Edge(W.SUBMITTED, WS.STEP_LOST_UNSTARTED, W.READY, "It runs elsewhere; no loss is counted."),
     Edge(W.SUBMITTED, WS.STEP_LOST, W.READY, "It runs elsewhere, without an Airflow retry."),
     Edge(W.SUBMITTED, WS.STEP_LOST_TOO_OFTEN, W.FINISHABLE, "The outcome is LOST."),

@@ -382,7 +382,7 @@ def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[st
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return None
     text = (
-        f"its step on {on} is {submission.step_state or 'over'} without its wrapper's last words, as steps "
+        f"its step on {on} is {submission.step_state or 'over'} without its wrapper's final record, as steps "
         f"are of a cluster that is being lost: held at least until {at_clock(held_until)} (loss_hold), and "
         "run elsewhere if the cluster ends by then"
     )

@@ -6,8 +6,8 @@ process of its own, never a thread (fact 27). When its control channel closes, t
 gone: it takes no more work, lets the running phases end (they write their results themselves)
 and exits. How many phases run at once is the agent's to bound.
 
-A phase tells the agent itself how it ended, by a pipe that the agent made, so its last words
-arrive whether or not this process still lives; the host only says which phases it began, and
+A phase tells the agent itself how it ended, by a pipe that the agent made: the end
+arrives whether or not this process still lives; the host only says which phases it began, and
 that their processes are gone.
 """
 

@@ -129,7 +129,7 @@ class ForkingTaskHost:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._started_at is not None and now - self._started_at < _RESTART_PAUSE_S:
-            raise TryAgain("the task host has just died; it is started again in a moment")
+            raise TryAgain(f"the task host has just died; it is started again within {_RESTART_PAUSE_S:g} s")
         self._started_at = now
         read_end, write_end = os.pipe()
         try:

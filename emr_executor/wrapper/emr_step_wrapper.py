@@ -520,10 +520,10 @@ class Reporter(threading.Thread):
         self.seq = self.chunks = 0
         self.applications = []  # type: list[str]
         self.ended = None  # type: tuple[int, str] | None
-        self.last_words_s = setting("LAST_WORDS_S", 30.0)
+        self.final_record_s = setting("FINAL_RECORD_S", 30.0)
 
     def run(self) -> None:
-        """Report as it goes, then the last words."""
+        """Report as it goes, then the final record."""
         life_sign_s = min(LIFE_SIGN_S, 4 * self.interval_s)
         gap_s = self.interval_s
         chunk_at = record_at = time.monotonic()
@@ -553,7 +553,7 @@ class Reporter(threading.Thread):
                 spread = 1 + self.pid % 50 / 100
                 pause = min(30.0, min(1.0, self.interval_s) * 2 ** min(failures, 5)) * spread
                 chunk_at = record_at = time.monotonic() + pause
-        self._last_words(*self.ended)
+        self._final_record(*self.ended)
 
     def finish(self, code: int, reason: str) -> None:
         """Say how the command ended, and wait until S3 knows it or the time for that is up."""
@@ -561,20 +561,20 @@ class Reporter(threading.Thread):
         with self.output.changed:
             self.ended = (code, reason)
             self.output.changed.notify_all()
-        self.join(self.last_words_s + 2 * HTTP_TIMEOUT_S)
+        self.join(self.final_record_s + 2 * HTTP_TIMEOUT_S)
 
     def _wait(self, seconds: float) -> None:
         with self.output.changed:
             if self.ended is None:
                 self.output.changed.wait(seconds)
 
-    def _last_words(self, code: int, reason: str) -> None:
+    def _final_record(self, code: int, reason: str) -> None:
         """The rest of the output and the last record; toward the end of the time, the record alone."""
-        deadline = time.monotonic() + self.last_words_s
+        deadline = time.monotonic() + self.final_record_s
         pause = 0.25
         while True:
             try:
-                if deadline - time.monotonic() > self.last_words_s / 3:
+                if deadline - time.monotonic() > self.final_record_s / 3:
                     self._send_chunks(True)
                 self._write_record("ENDED", code, reason)
                 return

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, update
 
-from emr_executor.agent.driver_output import LAST_WORDS_S
+from emr_executor.agent.driver_output import REST_OF_OUTPUT_S
 from emr_executor.core.model import StepId, StepPlan, Submission
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable
@@ -73,7 +73,7 @@ async def test_output_that_stays_unreadable_is_told_and_holds_nothing_for_ever(
     own = submission(world)
     world.records.unreadable.add((own.submission_id, 2))
     await ends_between_records_and_steps(world, is_told=is_told)
-    await world.tick(seconds=1, times=int(LAST_WORDS_S) - 5)
+    await world.tick(seconds=1, times=int(REST_OF_OUTPUT_S) - 5)
     assert submission(world).is_live
     await world.tick(seconds=1, times=10)
     assert submission(world).state is SubmissionState.COMPLETED
@@ -88,7 +88,7 @@ async def test_the_place_of_unread_output_of_an_old_release_is_told(world: World
     own = submission(world)
     world.records.unreadable.add((own.submission_id, 2))
     await ends_between_records_and_steps(world, is_told=True)
-    await world.tick(seconds=1, times=int(LAST_WORDS_S) + 5)
+    await world.tick(seconds=1, times=int(REST_OF_OUTPUT_S) + 5)
     assert f"they are in s3://bucket/emr/dep/output/{own.submission_id}/" in log_of(world)
 
 
@@ -99,7 +99,7 @@ async def test_an_s3_that_cannot_be_listed_holds_nothing_for_ever(world: World) 
         raise AwsUnavailable("ListBucket: SlowDown")
 
     world.records.changed = away  # type: ignore[method-assign,assignment]
-    await world.tick(seconds=1, times=int(LAST_WORDS_S) - 5)
+    await world.tick(seconds=1, times=int(REST_OF_OUTPUT_S) - 5)
     assert submission(world).is_live
     await world.tick(seconds=1, times=10)
     assert submission(world).state is SubmissionState.COMPLETED

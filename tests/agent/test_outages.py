@@ -110,7 +110,7 @@ async def test_a_loss_is_told_from_a_failure_though_emr_was_away_in_between(worl
     assert lost.state is SubmissionState.LOST
 
 
-async def test_last_words_that_s3_holds_are_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_final_record_in_s3_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await running(world)
 
     async def away(*_: object) -> None:

@@ -95,7 +95,7 @@ async def test_a_step_whose_end_is_held_says_until_when_in_its_own_log(world: Wo
     world.emr.set_step(submission.step_id, StepState.FAILED)
     await world.tick(seconds=20, times=4)
     (held,) = [line for line in events(world, "w1.log") if "(loss_hold)" in line]
-    assert held.startswith("waiting: its step on cluster j-1 is FAILED without its wrapper's last words")
+    assert held.startswith("waiting: its step on cluster j-1 is FAILED without its wrapper's final record")
     assert "(loss_hold), and run elsewhere if the cluster ends by then" in held
 
 

@@ -61,7 +61,7 @@ def test_a_step_in_a_state_that_is_new_to_us_is_there_and_not_over() -> None:
     assert observe_step(running, shown, now=NOW) == running
 
 
-def test_last_words_are_never_unsaid() -> None:
+def test_a_final_record_stands() -> None:
     ended = observe_record(make_submission(), record(RecordPhase.ENDED, 1, tail="ValueError: x\n"))
     again = observe_record(ended, record(RecordPhase.RUNNING))
     assert (ended.wrapper_ended, ended.exit_code, ended.cause) == (True, 1, "ValueError: x")

@@ -135,7 +135,7 @@ def test_a_step_that_was_taken_back_is_over_when_no_second_one_can_begin() -> No
 def test_a_step_that_began_and_failed_by_itself_does_not_blame_the_move() -> None:
     found = judge({**TAKEN_BACK, "step_state": StepState.FAILED, "ended_at": ago(101)})
     assert found is not None
-    assert found.cause == "EMR reports the step FAILED and its wrapper left no last words"
+    assert found.cause == "EMR reports the step FAILED and its wrapper wrote no final record"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_step_that_we_ended_at_its_deadline_is_not_held(step_state: StepState)
     assert judge({**over, **words}) == Settled(
         state=SubmissionState.FAILED, cause="execution_timeout reached"
     )
-    assert judge(over) is None, "without last words it may have died with its cluster, before its deadline"
+    assert judge(over) is None, "without a final record it may have died with its cluster, before that"
     assert judge({**over, "ended_at": ago(HOLD_S + 1)}) is not None
 
 

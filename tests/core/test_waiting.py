@@ -26,8 +26,9 @@ SILENT = (
     "cluster's instance profile probably cannot write staging_uri"
 )
 HELD = (
-    "its step on cluster j-c1 is FAILED without its wrapper's last words, as steps are of a cluster that is "
-    "being lost: held at least until 12:02:00 UTC (loss_hold), and run elsewhere if the cluster ends by then"
+    "its step on cluster j-c1 is FAILED without its wrapper's final record, as steps are of a cluster that "
+    "is being lost: held at least until 12:02:00 UTC (loss_hold), and run elsewhere if the cluster ends by "
+    "then"
 )
 LATER = NOW + timedelta(seconds=10)
 NOT_LAUNCHED = Hold(why="The supplied ec2SubnetId is not valid.", until=LATER, longest_s=600.0)

@@ -147,7 +147,7 @@ def test_what_ended_by_itself_is_not_terminated_any_more() -> None:
     in_world(story)
 
 
-def test_a_lost_cluster_takes_its_steps_along_without_last_words() -> None:
+def test_a_lost_cluster_takes_its_steps_along_without_a_final_record() -> None:
     async def story(world: CloudWorld) -> None:
         cluster_id = world.launch()
         step_id = world.add(cluster_id, "w-1", StepScript(duration_s=500, chunks=4))

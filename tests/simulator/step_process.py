@@ -2,8 +2,8 @@
 
 Its first deed is to claim its submission; when it cannot, it ends and writes nothing. A record when
 the command starts, with every chunk of output, and as a sign of life; its own end at its
-deadline; last words after SIGTERM, none after SIGKILL or when the machine is gone. What ended by itself is
-not terminated any more. Between the last words and EMR's own knowledge of the end passes a moment, so
+deadline; a final record after SIGTERM, none after SIGKILL or when the machine is gone. What ended by itself
+is not terminated any more. Between the final record and EMR's own knowledge of the end passes a moment, so
 "terminated" is written by a process that is still there.
 """
 
@@ -30,7 +30,7 @@ LIFE_SIGN_S = 60.0
 BUSY_S = 55.0
 """The wrapper touches EMR's busy marker so often."""
 CLOSING_S = 3.0
-"""Longest time from the wrapper's last words to the end of its process."""
+"""Longest time from the wrapper's final record to the end of its process."""
 SLOW_START_S = 20.0
 """Longest time until script-runner and S3 have let the command begin."""
 
@@ -157,7 +157,7 @@ class StepProcess:
                 self._close(*self._end)
 
     def kill(self) -> None:
-        """SIGKILL, or the machine is gone: no last words."""
+        """SIGKILL, or the machine is gone: no final record."""
         self._leave(EXIT_KILLED)
 
     def fail(self, exit_code: int) -> None:
@@ -182,7 +182,7 @@ class StepProcess:
         is_late = script.timeout_s is not None and script.timeout_s < script.duration_s
         life_s = script.timeout_s if is_late and script.timeout_s is not None else script.duration_s
         self._end_at = self._started_at + life_s
-        if not script.reason:  # one that never began writes its last words only
+        if not script.reason:  # one that never began writes its final record only
             self._write(RecordPhase.RUNNING)
         self._go_on()
 
@@ -225,7 +225,7 @@ class StepProcess:
         self._later(min(dies_s, GRACE_S), self._close, exit_code, reason)
 
     def _close(self, exit_code: int, reason: str) -> None:
-        """The command is over: last words, and soon the process is gone."""
+        """The command is over: the final record, and soon the process is gone."""
         self._phase, self._ended_with = _Phase.CLOSING, exit_code
         self._write(RecordPhase.ENDED, exit_code=exit_code, reason=reason)
         self._end = (exit_code, reason)

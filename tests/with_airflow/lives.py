@@ -185,7 +185,7 @@ def loses_cluster(arena: Arena) -> None:
     uuid = submission["cluster_uuid"]
     arena.wait(lambda: cluster_state(arena, uuid) == "RUNNING", "its cluster to be seen running a step")
     arena.bench.control.lose_cluster(submission["cluster_id"], notice_after_s=1.0)
-    # Its last words could still be that it ended well.
+    # Its final record could still say that it ended well.
     arena.wait(lambda: not any(arena.bench.lives("survives")), "the step to be dead")
     arena.bench.open_gate(gate)
     over(arena, run_id, steps=2)
@@ -280,7 +280,7 @@ def marked_while_vanished(arena: Arena) -> None:
 
 
 def silent_end(arena: Arena) -> None:
-    """Its step dies without last words, and the cluster stays whole: the task fails."""
+    """Its step dies without a final record, and the cluster stays whole: the task fails."""
     run_id = arena.trigger(gate=str(arena.bench.gates / "never"))
     submission = arena.wait_until_running(run_id)["submission_id"]
     for process in psutil.process_iter(["cmdline"]):

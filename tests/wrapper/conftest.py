@@ -33,7 +33,7 @@ class Steps:
             "AWS_SECRET_ACCESS_KEY": s3.secret,
             "AWS_REGION": "eu-west-1",
             "AWS_ENDPOINT_URL_S3": s3.url,
-            "EMR_STEP_WRAPPER_LAST_WORDS_S": "3",
+            "EMR_STEP_WRAPPER_FINAL_RECORD_S": "3",
             "EMR_STEP_WRAPPER_SPEC_S": "1",
             "EMR_STEP_WRAPPER_GRACE_S": "1",
             "EMR_STEP_WRAPPER_BUSY_MARKER": str(tmp_path / "busy" / "isbusy"),

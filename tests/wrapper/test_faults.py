@@ -24,7 +24,7 @@ def test_outage_in_the_middle_loses_no_output(steps: Steps, s3: SmallS3, fault: 
 
 
 def test_s3_that_never_comes_back_changes_no_exit_code(steps: Steps, s3: SmallS3) -> None:
-    steps.settings["EMR_STEP_WRAPPER_LAST_WORDS_S"] = "0.6"
+    steps.settings["EMR_STEP_WRAPPER_FINAL_RECORD_S"] = "0.6"
     s3.fault = lambda method, path: 503 if method == "PUT" and path != CLAIM else None
     began = time.monotonic()
     code, out = steps.run(["sh", "-c", "echo said; exit 5"])
@@ -33,7 +33,7 @@ def test_s3_that_never_comes_back_changes_no_exit_code(steps: Steps, s3: SmallS3
 
 
 def test_last_record_is_tried_when_chunks_are_not_taken(steps: Steps, s3: SmallS3) -> None:
-    steps.settings["EMR_STEP_WRAPPER_LAST_WORDS_S"] = "1.5"
+    steps.settings["EMR_STEP_WRAPPER_FINAL_RECORD_S"] = "1.5"
     s3.fault = lambda method, path: 503 if method == "PUT" and path.startswith(OUTPUT) else None
     code, _ = steps.run(["echo", "said"])
     record = s3.record(STATE)
