@@ -20,7 +20,7 @@ from emr_executor.agent.retention_db import DatabaseRetention
 from emr_executor.agent.retention_s3 import S3Retention
 from emr_executor.agent.steering import READY_LIMIT, Steering, limits_of
 from emr_executor.agent.tracker import Tracker
-from emr_executor.agent.waiting_lines import InLine, WaitingLines
+from emr_executor.agent.waiting_lines import LinesBetweenTicks, WaitingLines
 from emr_executor.config import Settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import ClusterUuid, Identity
@@ -121,7 +121,7 @@ def compose(around: Surroundings) -> Agent:
         masks=phases.masks,
         records_uri=around.records_uri,
     )
-    telling = WaitingLines()
+    waiting_lines = WaitingLines()
     steering = Steering(
         store=store,
         tracker=tracker,
@@ -136,7 +136,7 @@ def compose(around: Surroundings) -> Agent:
         deployment_id=around.deployment_id,
         new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
         loss_hold_s=settings.loss_hold_s,
-        telling=telling,
+        waiting_lines=waiting_lines,
         held=dependencies.held,
     )
     lease = LeaseKeeper(store, clock, holder=around.holder, lease_s=settings.lease_s)
@@ -153,11 +153,11 @@ def compose(around: Surroundings) -> Agent:
         housekeeping=DatabaseRetention(
             store=store, expiry=around.expiry, lease=lease, clock=clock, settings=settings
         ),
-        in_line=InLine(
+        between_ticks=LinesBetweenTicks(
             store=store,
             task_log=task_log,
             clock=clock,
-            telling=telling,
+            waiting_lines=waiting_lines,
             ready_limit=READY_LIMIT,
             at_once=around.host.capacity,
             no_runner=lambda: phases.no_runner,

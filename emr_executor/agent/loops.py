@@ -14,7 +14,7 @@ from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.retention_db import ROUND_INTERVAL_S, DatabaseRetention
 from emr_executor.agent.steering import Steering
-from emr_executor.agent.waiting_lines import ROUND_S, InLine
+from emr_executor.agent.waiting_lines import ROUND_S, LinesBetweenTicks
 from emr_executor.config import Settings
 from emr_executor.core.waiting import Holds
 from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain
@@ -42,13 +42,13 @@ class Agent:
         phases: Phases,
         heartbeats: Heartbeats,
         housekeeping: DatabaseRetention,
-        in_line: InLine,
+        between_ticks: LinesBetweenTicks,
         wake_steering: asyncio.Event,
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
         self._steering, self._actions, self._phases = steering, actions, phases
-        self._heartbeats, self._housekeeping, self._in_line = heartbeats, housekeeping, in_line
+        self._heartbeats, self._housekeeping, self._between_ticks = heartbeats, housekeeping, between_ticks
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
         self._rounds: dict[object, float] = {}
@@ -85,7 +85,7 @@ class Agent:
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
             loops.create_task(self._every(self._free_silent, settings.claim_s / 6))
             loops.create_task(self._every(self._housekeeping.round, ROUND_INTERVAL_S))
-            loops.create_task(self._every(self._tell_in_line, ROUND_S))
+            loops.create_task(self._every(self._tell_between_ticks, ROUND_S))
             for work, interval_s in also:
                 loops.create_task(self._every(work, interval_s))
 
@@ -147,9 +147,9 @@ class Agent:
         if self._lease.token is not None:
             await self._heartbeats.look()
 
-    async def _tell_in_line(self) -> None:
+    async def _tell_between_ticks(self) -> None:
         if self._lease.token is not None:
-            await self._in_line.round()
+            await self._between_ticks.round()
 
     async def _free_silent(self) -> None:
         await self._phases.forget()

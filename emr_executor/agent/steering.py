@@ -99,7 +99,7 @@ class Steering:
         deployment_id: str,
         new_cluster_uuid: Callable[[], ClusterUuid],
         loss_hold_s: float,
-        telling: WaitingLines,
+        waiting_lines: WaitingLines,
         held: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store, self._tracker, self._outcomes, self._actions = store, tracker, outcomes, actions
@@ -107,7 +107,7 @@ class Steering:
         self._records, self._task_log, self._clock = records, task_log, clock
         self._limits, self._deployment_id = dict(limits), deployment_id
         self._new_cluster_uuid, self._held = new_cluster_uuid, held
-        self._loss_hold_s, self._waiting_lines, self.told_holds = loss_hold_s, telling, Holds()
+        self._loss_hold_s, self._waiting_lines, self.told_holds = loss_hold_s, waiting_lines, Holds()
         self._facts: StaleWatch[FactKey] = StaleWatch()
         self._asked: set[FactKey] = set()
 

@@ -65,7 +65,7 @@ class WaitingLines:
         return True
 
 
-class InLine:
+class LinesBetweenTicks:
     """Tells those that no tick looks at: tasks that no task runner has taken, and parked ones far back.
 
     ready_limit: READY workloads that a tick looks at
@@ -78,12 +78,12 @@ class InLine:
         store: AgentFace,
         task_log: TaskLog,
         clock: Clock,
-        telling: WaitingLines,
+        waiting_lines: WaitingLines,
         ready_limit: int,
         at_once: int,
         no_runner: Callable[[], str | None],
     ) -> None:
-        self._store, self._task_log, self._clock, self._waiting_lines = store, task_log, clock, telling
+        self._store, self._task_log, self._clock, self._waiting_lines = store, task_log, clock, waiting_lines
         self._ready_limit, self._at_once, self._no_runner = ready_limit, at_once, no_runner
         self._states: StaleWatch[WorkloadId] = StaleWatch()
 

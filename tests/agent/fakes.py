@@ -300,7 +300,7 @@ class World:
             deployment_id=DEPLOYMENT,
             new_cluster_uuid=self._new_uuid,
             loss_hold_s=SETTINGS.loss_hold_s,
-            telling=WaitingLines(),
+            waiting_lines=WaitingLines(),
             held=self.dependencies.held,
         )
 

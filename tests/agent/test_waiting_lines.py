@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tick_state import TickState
-from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, InLine, WaitingLines
+from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, LinesBetweenTicks, WaitingLines
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.states import ClusterState, StepState, WorkloadState, WorkloadTarget
 from emr_executor.core.waiting import Reason, at_clock
@@ -25,13 +25,13 @@ class Log:
     """One task, whose reasons a test gives."""
 
     def __init__(self) -> None:
-        self.telling, self.monotonic = WaitingLines(), 0.0
+        self.waiting_lines, self.monotonic = WaitingLines(), 0.0
         self.tick_state = TickState(make_snapshot(make_workload("w1", log_path="w1.log")))
 
     def tick(self, *news: str, seconds: float = 1.0) -> None:
         self.monotonic += seconds
         found = [Reason(workload_id=MINE, why=one, news=one) for one in news]
-        self.telling.tell(self.tick_state, found, NOW, monotonic=self.monotonic)
+        self.waiting_lines.tell(self.tick_state, found, NOW, monotonic=self.monotonic)
 
     @property
     def lines(self) -> list[str]:
@@ -69,11 +69,11 @@ def test_a_reason_that_came_back_is_told_again_when_it_stands() -> None:
 def test_a_task_that_is_gone_is_forgotten() -> None:
     log = Log()
     log.tick("full")
-    log.telling.forget({MINE})
+    log.waiting_lines.forget({MINE})
     log.tick("full")
     assert log.lines == ["full"]
-    log.telling.forget(set())
-    assert log.telling._told == {}
+    log.waiting_lines.forget(set())
+    assert log.waiting_lines._told == {}
 
 
 @pytest.fixture
@@ -105,11 +105,11 @@ class Line:
     def __init__(self, world: World) -> None:
         self.world = world
         self.no_runner: str | None = None
-        self.telling = InLine(
+        self.waiting_lines = LinesBetweenTicks(
             store=world.store,
             task_log=FileTaskLog(world.log_folder),
             clock=world.clock,
-            telling=WaitingLines(),
+            waiting_lines=WaitingLines(),
             ready_limit=1,
             at_once=2,
             no_runner=lambda: self.no_runner,
@@ -118,7 +118,7 @@ class Line:
     async def minute(self) -> None:
         for _ in range(int(60 / ROUND_S)):
             self.world.clock.passed_s += ROUND_S
-            await self.telling.round()
+            await self.waiting_lines.round()
 
 
 async def test_a_task_that_no_task_runner_has_taken_says_so_within_a_minute_and_once(world: World) -> None:
