@@ -15,7 +15,7 @@ EmrExecutorError
 │  ├─ ClusterGone              it is ending or over
 │  └─ StepLimitReached         EMR's 256 active steps
 ├─ LaunchRefused               EMR refused this RunJobFlow for a reason of its own
-├─ StepsRefused                EMR refused what AddJobFlowSteps carried; its cluster takes other steps
+├─ StepsRefused                EMR refused the steps that a call carried or named; the cluster takes others
 ├─ WorkloadRejected            the try fails, with the message as its cause
 │  ├─ NotTranslatable          nothing turns this task into a step
 │  ├─ StepTooLong              more than one HadoopJarStep holds
@@ -107,7 +107,7 @@ class LaunchRefused(EmrExecutorError):
 
 
 class StepsRefused(EmrExecutorError):
-    """EMR refused the steps of an AddJobFlowSteps, all or none: one of them is to blame, not the cluster."""
+    """EMR refused the steps of an AddJobFlowSteps or ListSteps: one of them is to blame, not the cluster."""
 
 
 class WorkloadRejected(EmrExecutorError):

@@ -129,8 +129,11 @@ class StepRecords(Protocol):
         """One chunk of driver output, from 1; None when it does not exist (yet)."""
         ...
 
-    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
-        """Whether no step of the submission ever began; then none will: its claim is taken. Repeatable."""
+    async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
+        """The step that holds the submission's claim; "" when the claim names none that can be.
+
+        None when no step ever began; then none will: the agent has taken the claim. Repeatable.
+        """
         ...
 
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:

@@ -47,6 +47,7 @@ class StepPoll:
     is_last: the cluster had been over for so long that EMR's word is its last
     known: the steps of the wanted, as far as their ids are known
     asked: those of them that were asked for by id, since no page shows them
+    ids_a_call: how many are asked for at once
     pages: read so far
     marker: where the next page begins; None before the first and after the last
     failures: how often, in a row, the next page was asked for in vain
@@ -62,6 +63,7 @@ class StepPoll:
     is_last: bool
     known: frozenset[StepId] = frozenset()
     asked: frozenset[StepId] = frozenset()
+    ids_a_call: int = IDS_A_CALL
     pages: int = 0
     steps: tuple[ObservedStep, ...] = ()
     marker: str | None = None
@@ -75,6 +77,12 @@ class StepPoll:
     def after_asking(self, step_ids: Sequence[StepId], page: StepPage) -> StepPoll:
         """The look with the steps that were asked for by id."""
         return replace(self, steps=(*self.steps, *page.steps), asked=self.asked.union(step_ids), failures=0)
+
+    def after_refusal(self, step_ids: Sequence[StepId]) -> StepPoll:
+        """The look after EMR refused ids: they are asked for one by one, and one that is to blame no more."""
+        if len(step_ids) > 1:
+            return replace(self, ids_a_call=1)
+        return replace(self, asked=self.asked.union(step_ids), failures=0)
 
     def failed(self) -> StepPoll | None:
         """The look after its next page was asked for in vain, or None where it has to begin anew."""
@@ -90,7 +98,9 @@ class StepPoll:
         """The next steps to ask for by id: those that the pages, which are through, do not show."""
         if not self._is_listed:
             return ()
-        return tuple(sorted(self.known - self.asked - {step.step_id for step in self.steps})[:IDS_A_CALL])
+        return tuple(
+            sorted(self.known - self.asked - {step.step_id for step in self.steps})[: self.ids_a_call]
+        )
 
     @property
     def _is_listed(self) -> bool:

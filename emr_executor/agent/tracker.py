@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from emr_executor.agent.cadence import Cadence
+from emr_executor.agent.claims import UNSEEN_S3_HOLD_S, Claims
 from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
 from emr_executor.agent.driver_output import DriverOutput
 from emr_executor.agent.outcomes import Outcomes
@@ -33,17 +34,15 @@ from emr_executor.core.model import (
     SubmissionId,
     WorkloadId,
 )
-from emr_executor.core.observe import observe_idleness, observe_record, observe_step, sent_again
+from emr_executor.core.observe import observe_idleness, observe_record, observe_step
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
-    UP_CLUSTER_STATES,
     ClusterState,
     RecordPhase,
     StepState,
     SubmissionState,
 )
-from emr_executor.errors import BudgetSpent, ClusterGone, Throttled, TryAgain
+from emr_executor.errors import BudgetSpent, ClusterGone, StepsRefused, Throttled, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
 QUICK_LOOK_S = 5.0
@@ -58,15 +57,6 @@ FRESH_S = 2.0
 """A step that EMR showed PENDING may have begun since; what is cancelled for another slot must not have."""
 UNWATCHED_S = STALL_S / 2
 """After such a pause between two looks, as of an agent without the lease, nobody knows what was meanwhile."""
-
-UNSEEN_RECORDS_HOLD_S = 900.0
-"""How much longer a silent step is held for an S3 that cannot be read; EMR's own word counts after that."""
-
-NEVER_CLAIMED = (
-    "EMR reports the step FAILED, and its command never began: S3 was away or refused the cluster's instance"
-    " profile, or the node could not start the step wrapper"
-)
-
 
 log = structlog.get_logger(__name__)
 
@@ -96,8 +86,7 @@ class Tracker:
         self._cadence, self._sweeps = Cadence(clock), Cadence(clock)
         self._looks: dict[ClusterUuid, StepPoll] = {}
         self._last_looked: set[ClusterUuid] = set()
-        self._begun: set[SubmissionId] = set()
-        self._closed: set[SubmissionId] = set()
+        self._claims = Claims(records, clock)
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
         self._looked_at = self._records_seen_at = clock.monotonic()
@@ -148,7 +137,6 @@ class Tracker:
             self._clusters.look,
             self._look_at_steps,
             self._look_at_claims,
-            self._close_claims,
         ):
             try:
                 await part(tick, ages)
@@ -156,7 +144,7 @@ class Tracker:
                 log.debug("look_put_off", part=part.__name__, why=str(spent))
             except Throttled as error:
                 log.warning("look_failed", part=part.__name__, error=str(error))
-            except TryAgain as error:
+            except (TryAgain, StepsRefused) as error:
                 log.debug("look_failed", part=part.__name__, error=str(error))  # told by agent.dependencies
             except Exception:
                 # One look that fails for ever must not blind the others.
@@ -175,7 +163,7 @@ class Tracker:
         # While the cluster's end, or the wrapper's final record, could not have been seen, the hold goes on.
         records_unseen_s = self.records_unseen_s
         blind_s = {
-            key: max(self._clusters.unseen_s(key), min(records_unseen_s, UNSEEN_RECORDS_HOLD_S))
+            key: max(self._clusters.unseen_s(key), min(records_unseen_s, UNSEEN_S3_HOLD_S))
             for key in tick.clusters
         }
         self._outcomes.settle_all(
@@ -184,8 +172,8 @@ class Tracker:
             last_looked=self._last_looked,
             now=now,
             blind_s=blind_s,
-            closed=lambda one: one.submission_id in self._closed or not tick.claims_first(one),
-            unread=unread,
+            closed=lambda one: self._claims.is_closed(one) or not tick.claims_first(one),
+            unread=unread | self._claims.unread,
         )
 
     # -- records ---------------------------------------------------------------------------------
@@ -224,27 +212,9 @@ class Tracker:
         self._output.quote(tick, submission, output, missing)
 
     async def _look_at_claims(self, tick: TickState, _ages: Ages) -> None:
-        """Whether steps that failed without a word ever began."""
-        silent = {s.submission_id: s for s in tick.submissions.values() if _failed_silently(s)}
-        self._begun &= silent.keys()
-        for submission_id, submission in silent.items():
-            if submission_id in self._begun | tick.busy or not tick.claims_first(submission):
-                continue
-            if not await self._records.forbid(submission.cluster_uuid, submission_id):
-                self._begun.add(submission_id)
-                continue
-            tick.put(replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=NEVER_CLAIMED))
-
-    async def _close_claims(self, tick: TickState, _ages: Ages) -> None:
-        """Let no second step of a doubled call begin what is about to run elsewhere, or was given up."""
-        over = {s.submission_id: s for s in tick.live() if _is_over_unbegun(tick, s) and tick.claims_first(s)}
-        self._closed &= over.keys()
-        for submission_id in over.keys() - self._closed - tick.busy:
-            if await self._records.forbid(over[submission_id].cluster_uuid, submission_id):
-                self._closed.add(submission_id)
-            else:  # another step of it began
-                doubled = sent_again(over[submission_id], now=(now := self._clock.now()))
-                tick.put(replace(doubled, started_at=now, ended_at=now))
+        for cluster_uuid in await self._claims.look(tick, self._last_looked):
+            # A look that began before does not ask for the step that does the work.
+            self._looks.pop(cluster_uuid, None)
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -340,7 +310,9 @@ class Tracker:
         except Throttled:
             self._looks[look.cluster_uuid] = look
             raise
-        except TryAgain:
+        except (TryAgain, StepsRefused) as error:
+            if hidden and isinstance(error, StepsRefused):
+                return look.after_refusal(hidden)
             if (left := look.failed()) is not None:
                 self._looks[look.cluster_uuid] = left
             raise
@@ -364,28 +336,6 @@ class Tracker:
                     self.unshown.add(submission_id)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
             self._last_looked.add(look.cluster_uuid)
-
-
-def _failed_silently(submission: Submission) -> bool:
-    return (
-        submission.is_live
-        and submission.quarantine is None
-        and submission.step_state is StepState.FAILED
-        and submission.record_mark is None
-        and submission.started_at is not None
-        and submission.cancel_asked_at is None
-        and not submission.wrapper_ended
-    )
-
-
-def _is_over_unbegun(tick: TickState, submission: Submission) -> bool:
-    """Whether EMR shows its step over without a start, cancelled by us or with its cluster."""
-    cluster = tick.clusters.get(submission.cluster_uuid)
-    if cluster is None or submission.quarantine is not None or submission.started_at is not None:
-        return False
-    is_ours = submission.cancel_asked_at is not None or cluster.state not in UP_CLUSTER_STATES
-    is_over = submission.step_state in TERMINAL_STEP_STATES
-    return is_over and is_ours and submission.step_state is not StepState.COMPLETED
 
 
 def _was_never_added(submission: Submission, ages: Ages) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +14,16 @@ import structlog
 from emr_executor.aws import layout
 from emr_executor.aws.layout import S3Uri
 from emr_executor.aws.objects import Listed, S3Objects
-from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
+from emr_executor.core.model import ClusterUuid, StepId, StepRecord, SubmissionId
 from emr_executor.core.states import RecordPhase
 
 RECORD_VERSION = 1
 GETS_AT_ONCE = 16
 TAIL_CHARACTERS = 4096
 REASON_CHARACTERS = 200
+
+# The cluster wrote it: what is no step id must not reach a call to EMR.
+_STEP_OF_CLAIM = re.compile(rb'"step": *"(s-[0-9A-Z]{1,30})"')
 
 _log = structlog.get_logger(__name__)
 
@@ -63,14 +67,17 @@ class S3StepRecords:
                 return stored.data
         return None
 
-    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
-        """Whether no step of the submission ever began; then none will."""
+    async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
+        """The step that holds the claim, or None: the agent holds it now. See ``ports.StepRecords``."""
         uri = self._at(layout.claim_key(self._deployment_id, cluster_uuid, submission_id))
         ours = json.dumps({"v": 1, "step": "none: the agent gave it up"}).encode()
         if await self._objects.put_new(uri, ours):
-            return True
+            return None
         held = await self._objects.get(uri)
-        return held is not None and held.data == ours
+        if held is not None and held.data == ours:
+            return None
+        named = _STEP_OF_CLAIM.search(held.data) if held is not None else None
+        return StepId(named.group(1).decode() if named else "")
 
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
         """How many bytes of driver output stand behind the first so many chunks."""

@@ -191,6 +191,8 @@ def _refused(fault: boto.ClientError, said: str, operation: str, cluster_id: str
         if _code(fault) not in INVALID_CODES or _NO_STATE_FOR_STEPS.search(message):
             return TryElsewhere(said, cluster_id=cluster_id)
         return StepsRefused(f"{_code(fault)}: {message}")
+    if operation == "ListSteps" and _code(fault) in INVALID_CODES:
+        return StepsRefused(said)
     advice = ". Create it, or correct [emr_executor] staging_uri" if _code(fault) == "NoSuchBucket" else ""
     return AwsUnavailable(said + advice)
 

@@ -57,6 +57,23 @@ def sent_again(submission: Submission, *, now: datetime) -> Submission:
     )
 
 
+def held_by(submission: Submission, step_id: StepId, *, now: datetime) -> Submission:
+    """The submission whose claim another step of a doubled call holds than the one known so far."""
+    return replace(
+        submission,
+        step_id=step_id,
+        step_state=None,
+        started_at=submission.started_at or now,
+        ended_at=None,
+        cause="" if submission.cancel_asked_at is None else submission.cause,
+    )
+
+
+def not_begun(submission: Submission, why: str) -> Submission:
+    """The submission whose step is over, and whose command never ran: nobody ever held its claim."""
+    return replace(submission, wrapper_ended=True, wrapper_reason="not_begun", cause=why)
+
+
 def not_added(submission: Submission, why: str, *, now: datetime) -> Submission:
     """The submission of which EMR certainly has no step."""
     state = _transition(submission, SubmissionEvent.NEVER_ADDED)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emr_executor.core.model import ClusterUuid, StepRecord, Submission, SubmissionId
+from emr_executor.core.model import ClusterUuid, StepId, StepRecord, Submission, SubmissionId
 from emr_executor.core.states import RecordPhase
 from emr_executor.errors import AwsUnavailable
 from tests.builders import NOW
@@ -20,14 +20,18 @@ class FakeRecords:
     chunks: dict[tuple[SubmissionId, int], bytes] = field(default_factory=dict)
     consumed: list[SubmissionId] = field(default_factory=list)
     unclaimed: set[SubmissionId] = field(default_factory=set)
+    claims: dict[SubmissionId, StepId] = field(default_factory=dict)
+    claims_away: bool = False
 
     unreadable: set[tuple[SubmissionId, int]] = field(default_factory=set)
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         return tuple(r for r in self.written.values() if known.get(r.submission_id) != r.mark)
 
-    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
-        return submission_id in self.unclaimed
+    async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
+        if self.claims_away:
+            raise AwsUnavailable("GetObject: SlowDown")
+        return None if submission_id in self.unclaimed else self.claims.get(submission_id, StepId(""))
 
     async def output(
         self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int

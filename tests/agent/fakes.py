@@ -76,6 +76,7 @@ class FakeEmr:
     sweeps_left: int | None = None
     visible_steps: int = 1000
     asked_for: list[StepId] = field(default_factory=list)
+    refused_ids: set[StepId] = field(default_factory=set)
     swept: list[ClusterId] = field(default_factory=list)
     markers: defaultdict[ClusterId, list[str | None]] = field(default_factory=lambda: defaultdict(list))
 
@@ -142,6 +143,8 @@ class FakeEmr:
         self.swept.append(cluster_id)
         if cluster_id not in self.steps:
             raise ClusterGone("unknown", cluster_id=cluster_id)
+        if self.refused_ids.intersection(step_ids):
+            raise StepsRefused("ListSteps: InvalidRequestException: Step id is not valid.")
         if step_ids:
             self.asked_for += step_ids
             return StepPage(steps=tuple(one for one in self.steps[cluster_id] if one.step_id in step_ids))

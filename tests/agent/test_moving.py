@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 from emr_executor.core.fact_ages import STALE_READ_S
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, Submission, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
-from emr_executor.errors import AwsUnavailable
 from tests.agent.fakes import World
 from tests.builders import NOW, ago, make_workload
 
@@ -226,20 +225,16 @@ async def test_a_step_that_was_taken_back_waits_for_the_other_one_of_a_doubled_c
 
 
 async def test_a_cleared_step_may_have_another_of_a_doubled_call_until_its_claim_is_taken(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
     """S3 is away when EMR shows w5 cancelled: its try is over, and the next may begin, only after that."""
-
-    async def away(*_: object) -> bool:
-        raise AwsUnavailable("PutObject: SlowDown")
-
     world.records.unclaimed.add(SubmissionId("w5-1"))
-    with monkeypatch.context() as outage:
-        outage.setattr(world.records, "forbid", away)
-        await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
-        await world.tick(times=4)
-        assert last(world, "w5").step_state is StepState.CANCELLED
-        assert last(world, "w5").is_live
+    world.records.claims_away = True
+    await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
+    await world.tick(times=4)
+    assert last(world, "w5").step_state is StepState.CANCELLED
+    assert last(world, "w5").is_live
+    world.records.claims_away = False
     await world.tick()
     assert last(world, "w5").state is SubmissionState.CANCELLED
     assert world.workload("w5").state is WorkloadState.CANCELLED

@@ -133,8 +133,17 @@ async def test_what_no_step_claimed_is_forbidden_and_what_one_did_is_not(bucket:
     claim = b'{"v": 1, "step": "s-1", "nonce": "0"}'
     await bucket.aws.objects.put(S3Uri(bucket.name, "af/dep/claims/c-1/w-2"), claim)
     # An agent that died behind the call is followed by one that asks again.
-    assert [await bucket.records.forbid(C, one) for one in (w1, w1, w2)] == [True, True, False]
+    assert [await bucket.records.claimed_by(C, one) for one in (w1, w1, w2)] == [None, None, "s-1"]
     assert not await bucket.aws.objects.put_new(S3Uri(bucket.name, "af/dep/claims/c-1/w-1"), claim)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [b"", b"no json", b'{"v": 1, "step": "?"}', b'{"v": 1, "step": "s-1 or so"}', b'{"step": 7}'],
+)
+async def test_a_claim_that_names_no_step_is_told_as_such(bucket: Bucket, claim: bytes) -> None:
+    await bucket.aws.objects.put(S3Uri(bucket.name, "af/dep/claims/c-1/w-1"), claim)
+    assert await bucket.records.claimed_by(C, SubmissionId("w-1")) == ""
 
 
 async def test_consume_twice_is_fine(bucket: Bucket) -> None:

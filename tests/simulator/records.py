@@ -6,10 +6,11 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
+from emr_executor.core.model import ClusterUuid, StepId, StepRecord, SubmissionId
 from emr_executor.ports import Clock
 from tests.simulator.fault_profile import FaultProfile
 
+AGENT = "the agent"
 KEPT_VERSIONS = 3
 """Of one record: the newest, and what listings that lag may show instead."""
 
@@ -39,9 +40,9 @@ class Bucket:
         versions.append(Version(visible_at, record))
         del versions[:-KEPT_VERSIONS]
 
-    def claim(self, submission_id: SubmissionId, step_id: str) -> bool:
-        """Whether a step holds its submission's claim: the first to ask does, for ever."""
-        return self._claims.setdefault(submission_id, step_id) == step_id
+    def claim(self, submission_id: SubmissionId, step_id: str) -> str:
+        """Who holds the submission's claim: the first to ask does, for ever."""
+        return self._claims.setdefault(submission_id, step_id)
 
     def put_output(self, submission_id: SubmissionId, number: int, chunk: bytes) -> None:
         """A chunk of a submission's output, numbered from 1."""
@@ -118,10 +119,11 @@ class SimRecords:
         del cluster_uuid
         return self._bucket.output(submission_id, chunk)
 
-    async def forbid(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> bool:
-        """Whether no step of the submission ever began; then none will."""
+    async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
+        """The step that holds the submission's claim, or None: the agent holds it now."""
         del cluster_uuid
-        return self._bucket.claim(submission_id, "the agent")
+        holder = self._bucket.claim(submission_id, AGENT)
+        return None if holder == AGENT else StepId(holder)
 
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
         """How many bytes of output stand behind the first so many chunks."""

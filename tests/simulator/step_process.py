@@ -174,7 +174,10 @@ class StepProcess:
         ):
             self._leave(EXIT_NOT_BEGUN)
             return
-        if self.submission_id and not self._machine.bucket.claim(self.submission_id, self.step_id):
+        if (
+            self.submission_id
+            and self._machine.bucket.claim(self.submission_id, self.step_id) != self.step_id
+        ):
             self._leave(EXIT_CLAIMED)
             return
         self.has_begun, self._phase = True, _Phase.RUNNING
