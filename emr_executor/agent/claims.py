@@ -107,7 +107,6 @@ def _seems_over(tick: TickState, submission: Submission, last_looked: Collection
         return True
     if submission.step_state not in TERMINAL_STEP_STATES:
         return False
-    is_ours = submission.cancel_asked_at is not None
     if submission.started_at is None:
-        return is_ours or cluster.state not in UP_CLUSTER_STATES
-    return submission.step_state is StepState.FAILED and not is_ours
+        return submission.cancel_asked_at is not None or cluster.state not in UP_CLUSTER_STATES
+    return submission.step_state is StepState.FAILED

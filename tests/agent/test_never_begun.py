@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from emr_executor.aws.layout import _CLAIMS_NOTHING
-from emr_executor.core.model import ClusterId, StepPlan, SubmissionId
+from emr_executor.core.model import ClusterId, StepId, StepPlan, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
 from tests.agent.fakes import World
 from tests.builders import NOW, make_workload
 
 
-async def one_running(engine: Engine, folder: pytest.TempPathFactory, wrapper: str = "") -> World:
+async def one_running(engine: Engine, folder: pytest.TempPathFactory, **step: Any) -> World:
     world = World(engine, folder.mktemp("logs"))
     workload = make_workload("w1", accepted_at=NOW, ready_at=NOW, log_path="w1.log")
-    step = workload.step or StepPlan(command=("x",), spec_uri="s3://b/s", wrapper_uri="s3://b/w")
-    if wrapper:
-        workload = replace(
-            workload, step=replace(step, wrapper_uri=f"s3://b/wrapper/2026-01-03/{wrapper}/w.py")
-        )
-    await world.begin(workload)
+    plan = workload.step or StepPlan(command=("x",), spec_uri="s3://b/s", wrapper_uri="s3://b/w")
+    await world.begin(replace(workload, step=replace(plan, **step)))
     await world.tick(times=2)
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
     await world.tick(times=2)
@@ -49,6 +46,24 @@ async def test_no_claim_and_no_record_run_again_at_the_next_look(
     assert world.workload("w1").losses == 1
 
 
+async def test_what_never_began_has_not_reached_its_timeout(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """EMR shows its end only when the agent has cancelled it, since it seemed to run for too long."""
+    world = await one_running(engine, tmp_path_factory, execution_timeout_s=60.0)
+    world.emr.set_step(StepId("s-1"), StepState.RUNNING)
+    world.records.unclaimed.add(SubmissionId("w1-1"))
+    for _ in range(20):
+        await world.tick(seconds=10)
+        if world.submissions("w1")[0].timed_out:
+            break
+    assert world.submissions("w1")[0].timed_out
+    fail(world, "s-1")
+    await world.tick(seconds=30, times=4)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
+    assert len(world.submissions("w1")) == 2
+
+
 async def test_a_claim_without_a_record_is_the_tasks_failure_after_the_hold(
     engine: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -61,7 +76,8 @@ async def test_a_claim_without_a_record_is_the_tasks_failure_after_the_hold(
 async def test_an_older_wrapper_claims_nothing_and_nothing_follows_from_that(
     engine: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    world = await one_running(engine, tmp_path_factory, _CLAIMS_NOTHING)
+    older = f"s3://b/wrapper/2026-01-03/{_CLAIMS_NOTHING}/w.py"
+    world = await one_running(engine, tmp_path_factory, wrapper_uri=older)
     fail(world, "s-1")
     world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.tick(seconds=60, times=6)
