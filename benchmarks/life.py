@@ -49,7 +49,7 @@ ACCEPTED_A_LOOP = 16
 """Airflow's ``[scheduler] max_tis_per_query``: so many tries are queued in one transaction."""
 PHASES = 4
 """``task_runner_parallelism``: so many are claimed and run at once."""
-SLOTS = 16
+SLOTS = 45
 SCHEDULER = 7
 FIRST_ID = 0x99999999 << 96
 """Airflow's ids grow with time: new ones come behind all that were filled in."""

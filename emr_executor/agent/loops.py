@@ -47,7 +47,7 @@ class Agent:
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
-        self._steering, self._actions, self._phases = steering, actions, phases
+        self.steering, self.actions, self.phases = steering, actions, phases
         self._heartbeats, self._housekeeping, self._between_ticks = heartbeats, housekeeping, between_ticks
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
@@ -61,7 +61,7 @@ class Agent:
     @property
     def holds(self) -> Holds:
         """What the last tick did not ask of EMR."""
-        return self._steering.told_holds
+        return self.steering.told_holds
 
     @property
     def longest_round_s(self) -> float:
@@ -91,8 +91,8 @@ class Agent:
 
     async def close(self) -> None:
         """After ``run``: let the acts under way end, then hand the lease back."""
-        log.info("agent_stopping", running_phases=self._phases.running)
-        await self._actions.settle()
+        log.info("agent_stopping", running_phases=self.phases.running)
+        await self.actions.settle()
         try:
             await self._lease.release()
         except StoreBusy as error:
@@ -106,7 +106,7 @@ class Agent:
             if token is not None:
                 try:
                     with self._round():
-                        alive = await self._steering.tick(token)
+                        alive = await self.steering.tick(token)
                 except StaleWriter as stale:
                     log.info("tick_dropped", why=str(stale))
                 except StoreBusy as error:
@@ -126,7 +126,7 @@ class Agent:
 
     async def _fill_phases(self) -> None:
         while not self._stopping.is_set():
-            await self._guarded(self._phases.fill)
+            await self._guarded(self.phases.fill)
             await self._pause(self._wake_phases, self._settings.tick_interval_s)
 
     async def _beat(self) -> None:
@@ -152,9 +152,9 @@ class Agent:
             await self._between_ticks.round()
 
     async def _free_silent(self) -> None:
-        await self._phases.forget()
+        await self.phases.forget()
         if self._lease.token is not None:
-            await self._phases.free_silent()
+            await self.phases.free_silent()
 
     async def _every(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
         while not self._stopping.is_set():

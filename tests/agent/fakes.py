@@ -8,26 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from sqlalchemy import Engine, select
 
-from emr_executor.agent.cluster_tracker import ClusterTracker
-from emr_executor.agent.dependencies import Dependencies, watched
-from emr_executor.agent.emr_actions import EmrActions
-from emr_executor.agent.launch_backoff import LaunchBackoff
-from emr_executor.agent.outcomes import Outcomes
-from emr_executor.agent.placement_backoff import PlacementBackoff
-from emr_executor.agent.steering import Steering, limits_of
+from emr_executor.agent.compose import Surroundings, compose
 from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.agent.tracker import Tracker
-from emr_executor.agent.waiting_lines import WaitingLines
 from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
-from emr_executor.core.health import Dependency
 from emr_executor.core.model import (
     ClusterId,
-    ClusterUuid,
+    Identity,
     ObservedCluster,
     ObservedStep,
     StepId,
@@ -35,11 +27,10 @@ from emr_executor.core.model import (
     Submission,
     SubmissionId,
     Workload,
-    WorkloadId,
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, StepState
 from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown, StepsRefused
-from emr_executor.ports import NewStep
+from emr_executor.ports import NewStep, TaskApi, TaskHost
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
@@ -235,81 +226,40 @@ class SlowRunner(InlineRunner):
 class World:
     """One steering agent over a real store and the fakes; ``restart`` is a kill -9 and a successor."""
 
-    def __init__(self, engine: Engine, log_folder: Path) -> None:
-        self.engine, self.log_folder = engine, log_folder
+    def __init__(self, engine: Engine, log_folder: Path, settings: Settings = SETTINGS) -> None:
+        self.engine, self.log_folder, self.settings = engine, log_folder, settings
         self.clock, self.emr, self.records = ManualClock(), FakeEmr(), FakeRecords()
         self.runner = SlowRunner(engine, self.clock)
         self.store = AgentStore(self.runner)
         self.hidden: dict[ClusterId, ObservedCluster] = {}
-        self.masks: dict[WorkloadId, tuple[str, ...]] = {}
-        self.dependencies = Dependencies(self.clock)
         self.uuids = 0
         self.token = 0
         self._compose()
 
     def _compose(self) -> None:
-        task_log = FileTaskLog(self.log_folder)
-        emr = watched(self.emr, Dependency.EMR, self.dependencies)
-        records = watched(self.records, Dependency.S3, self.dependencies)
-        holds, placing = LaunchBackoff(self.clock), PlacementBackoff(self.clock)
-        self.outcomes = Outcomes(
-            loss_hold_s=SETTINGS.loss_hold_s,
-            max_submissions={"default": SETTINGS.cluster_pools[0].max_submissions},
-            on_cluster_over=holds.cluster_over,
-            on_cluster_ready=holds.cluster_ready,
-        )
-        self.actions = EmrActions(
-            emr=emr,
-            store=self.store,
-            task_log=task_log,
-            clock=self.clock,
-            settings=SETTINGS,
-            holds=holds,
-            placing=placing,
-            deployment_id=DEPLOYMENT,
-            records_uri="s3://bucket/emr/dep/",
-            region="eu-west-1",
-            wake=lambda: None,
-        )
-        tracker = Tracker(
-            emr=emr,
-            records=records,
-            clusters=ClusterTracker(
-                emr=emr,
-                store=self.store,
-                outcomes=self.outcomes,
+        agent = compose(
+            Surroundings(
+                settings=self.settings,
                 clock=self.clock,
-                settings=SETTINGS,
+                store=self.store,
+                host=cast(TaskHost, SimpleNamespace(capacity=0)),
+                api=cast(TaskApi, None),
+                emr=self.emr,
+                records=self.records,
+                records_uri="s3://bucket/emr/dep/",
+                region="eu-west-1",
+                task_log=FileTaskLog(self.log_folder),
+                identity=Identity(hostname="host", unixname="airflow", pid=1),
+                holder="me",
                 deployment_id=DEPLOYMENT,
-                terminate=self.actions.terminate,
-            ),
-            outcomes=self.outcomes,
-            clock=self.clock,
-            settings=SETTINGS,
-            masks=self.masks,
-            records_uri="s3://bucket/emr/dep/",
+                new_id=self._new_uuid,
+            )
         )
-        self.steering = Steering(
-            store=self.store,
-            tracker=tracker,
-            outcomes=self.outcomes,
-            actions=self.actions,
-            holds=holds,
-            placing=placing,
-            records=records,
-            task_log=task_log,
-            clock=self.clock,
-            limits=limits_of(SETTINGS),
-            deployment_id=DEPLOYMENT,
-            new_cluster_uuid=self._new_uuid,
-            loss_hold_s=SETTINGS.loss_hold_s,
-            waiting_lines=WaitingLines(),
-            held=self.dependencies.held,
-        )
+        self.steering, self.actions, self.masks = agent.steering, agent.actions, agent.phases.masks
 
-    def _new_uuid(self) -> ClusterUuid:
+    def _new_uuid(self) -> str:
         self.uuids += 1
-        return ClusterUuid(f"uuid-{self.uuids}")
+        return f"uuid-{self.uuids}"
 
     async def begin(self, *workloads: Workload) -> None:
         """Hold the lease; workloads are parked in READY."""
