@@ -100,22 +100,15 @@ class Refusal:
         self._since.setdefault(workload_id, self._monotonic())
         self._held[workload_id] = key, log_path
 
-    def forget(self, workload_id: str) -> None:
-        """Airflow took a task back."""
-        self._held.pop(workload_id, None)
-
     def due(self) -> list[tuple[str, Any, str | None]]:
-        """(workload id, key, log path) of those that waited for too long. May raise ExecutorOrderError."""
+        """(workload id, key, log path) of what waited too long, once each. May raise ExecutorOrderError."""
         if self._ends_scheduler:
             # Not from ``start``: Airflow would end executors that have not begun, each with a traceback.
             sys.excepthook = _words_alone
             raise ExecutorOrderError(self.announcement)
         now = self._monotonic()
-        return [
-            (workload_id, key, log_path)
-            for workload_id, (key, log_path) in self._held.items()
-            if now - self._since[workload_id] >= self._hold_s
-        ]
+        due = [w for w in self._held if now - self._since[w] >= self._hold_s]
+        return [(workload_id, *self._held.pop(workload_id)) for workload_id in due]
 
 
 def never_stored(tis: Sequence[TaskInstance]) -> list[workloads.ExecuteTask]:

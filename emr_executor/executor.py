@@ -10,7 +10,6 @@ would stop queueing at that number, and a parked try costs the scheduler nothing
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from emr_executor.config_refusal import Refusal, never_stored, refuse_unknown_ai
 from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.errors import ConfigError
 from emr_executor.executor_watch import ExecutorWatch, tell_failure
+from emr_executor.parked_tries import ATTEMPTS_TO_STORE, OUTCOMES_A_SYNC, ParkedTries
 from emr_executor.store import scheduler_store
 from emr_executor.store.revision import tables_problem
 
@@ -41,12 +41,8 @@ if TYPE_CHECKING:
     from airflow.models.taskinstancekey import TaskInstanceKey
     from sqlalchemy.orm import Session
 
-OUTCOMES_A_SYNC = 500
-LATE_A_SYNC = 500
 ALONE_A_SYNC = 20
 """So many of those that could not be stored together are stored one by one in one loop of the scheduler."""
-ATTEMPTS_TO_STORE = 3
-"""After so many a workload that the database itself refuses fails, with the database's words."""
 
 _T = TypeVar("_T")
 
@@ -70,13 +66,7 @@ class EmrExecutor(BaseExecutor):
         self._settings: Settings | None = None
         self._refusal: Refusal | None = None
         self._agent: AgentProcess | None = None
-        self._parked: dict[WorkloadId, TaskInstanceKey | None] = {}
-        # What the scheduler was promised and the store does not have yet: made in ``sync``.
-        self._late: dict[WorkloadId, Workload] = {}
-        self._failures: Counter[WorkloadId] = Counter()
-        self._to_adopt: set[WorkloadId] = set()
-        self._to_cancel: dict[WorkloadId, str] = {}
-        self._revoked: dict[WorkloadId, TaskInstanceKey | None] = {}
+        self._tries: ParkedTries[TaskInstanceKey] = ParkedTries()
         self._watch: ExecutorWatch | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -124,8 +114,7 @@ class EmrExecutor(BaseExecutor):
         except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
             self._fail(workload.key, workload.log_path, f"EmrExecutor cannot read this task: {error!r}")
             return
-        self._forget(accepted.workload_id)
-        self._parked[accepted.workload_id] = workload.key
+        self._tries.park(accepted.workload_id, workload.key)
         try:
             connection = session.connection()
             with savepoint(connection):
@@ -133,17 +122,17 @@ class EmrExecutor(BaseExecutor):
         except Exception:
             # The savepoint is rolled back, QUEUED stays: it is accepted in one of the next loops.
             self.log.exception("emr_executor could not store %s now; it tries again", workload.key)
-            self._late[accepted.workload_id] = accepted
+            self._tries.not_stored(accepted)
 
     def heartbeat(self) -> None:
         """Called in each scheduler loop: keep the agent running, read outcomes; nothing may escape."""
         try:
-            self._emit_metrics(self.parallelism, len(self._parked), 0)
+            self._emit_metrics(self.parallelism, len(self._tries), 0)
             if self._agent is not None:
                 self._agent.keep_running()
             self.sync()
             if self._watch is not None:
-                self._watch.synced(self._in_own_transaction, len(self._parked))
+                self._watch.synced(self._in_own_transaction, len(self._tries))
         except Exception as error:  # noqa: BLE001 - an escape here would stop the scheduler
             # Nor may it escape that the log cannot be written.
             with suppress(Exception):
@@ -158,7 +147,7 @@ class EmrExecutor(BaseExecutor):
         if self._refusal is not None:
             self._fail_refused(self._refusal)
             return
-        self._revoked.clear()
+        self._tries.begin_loop()
         errors: list[Exception] = []
         for part in (self._store_late, self._adopt_late, self._send_cancels, self._take_outcomes):
             try:
@@ -170,15 +159,12 @@ class EmrExecutor(BaseExecutor):
 
     def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
         """The scheduler failed a try itself (purge, too often stuck): drop it at once and cancel its step."""
-        known = self._parked | self._revoked
-        for workload_id in [w for w, held in known.items() if held == key]:
-            self._forget(workload_id)
-            self._to_cancel[workload_id] = f"the scheduler set the try to {state}"
+        self._tries.failed(key, str(state))
         super().change_state(key, state, info, remove_running)
 
     def has_task(self, task_instance: TaskInstance) -> bool:
         """Whether this scheduler's executor has the try parked."""
-        return workload_id_of(task_instance) in self._parked or super().has_task(task_instance)
+        return workload_id_of(task_instance) in self._tries or super().has_task(task_instance)
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
         """A try was QUEUED for ``[scheduler] task_queued_timeout``; never raises.
@@ -188,10 +174,7 @@ class EmrExecutor(BaseExecutor):
         ``change_state`` at once.
         """
         with suppress(Exception):
-            workload_id = workload_id_of(ti)
-            key = self._parked.get(workload_id)
-            self._forget(workload_id)
-            self._revoked[workload_id] = key or ti.key
+            self._tries.revoke(workload_id_of(ti), ti.key)
 
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
         """Take over the tries of a dead scheduler; those that are not ours are returned."""
@@ -207,8 +190,7 @@ class EmrExecutor(BaseExecutor):
             self.log.exception("emr_executor could not adopt %d tries now; it tries again", len(tis))
             for ti in tis:
                 ti.last_heartbeat_at = datetime.now(tz=UTC)
-                self._parked[workload_id_of(ti)] = None
-                self._to_adopt.add(workload_id_of(ti))
+                self._tries.park_unadopted(workload_id_of(ti))
             return []
 
     @property
@@ -258,12 +240,14 @@ class EmrExecutor(BaseExecutor):
     def _hold(self, workload: workloads.ExecuteTask) -> None:
         refusal = self._refusal or self._refuse("EmrExecutor has not been started")
         workload_id = WorkloadId(str(workload.ti.id))
-        self._parked[workload_id] = workload.key
+        self._tries.park(workload_id, workload.key)
         refusal.hold(workload_id, workload.key, workload.log_path)
 
     def _fail_refused(self, refusal: Refusal) -> None:
         for workload_id, key, log_path in refusal.due():
-            self._forget(WorkloadId(workload_id))
+            if workload_id not in self._tries:
+                continue  # Airflow took it back.
+            self._tries.forget(WorkloadId(workload_id))
             self._fail(key, log_path, refusal.failure_text)
 
     def _fail(self, key: TaskInstanceKey, log_path: str | None, text: str) -> None:
@@ -271,17 +255,9 @@ class EmrExecutor(BaseExecutor):
         self.log_task_event(event="emr_executor refused", extra=text, ti_key=key)
         super().change_state(key, TaskInstanceState.FAILED, text)
 
-    def _forget(self, workload_id: WorkloadId) -> None:
-        """What the scheduler says now of a try replaces what it said before."""
-        for debt in (self._parked, self._late, self._to_cancel, self._revoked, self._failures):
-            debt.pop(workload_id, None)
-        self._to_adopt.discard(workload_id)
-        if self._refusal is not None:
-            self._refusal.forget(workload_id)
-
     def _store_late(self) -> None:
         """All in one statement, or one by one where that fails, so that each fails for itself alone."""
-        batch = list(self._late.values())[:LATE_A_SYNC]
+        batch = self._tries.late()
         if not batch:
             return
         try:
@@ -295,23 +271,17 @@ class EmrExecutor(BaseExecutor):
             try:
                 self._accept([workload])
             except Exception as error:
-                # Behind all others, which are tried before it next time.
-                self._late[workload.workload_id] = self._late.pop(workload.workload_id)
+                self._tries.not_stored(workload)
                 if not is_of_the_row(error):
                     raise
-                self._count_failure(workload, error)
+                if self._tries.is_refused(workload):
+                    self._fail_unstorable(workload, error)
 
     def _accept(self, batch: Sequence[Workload]) -> None:
         self._in_own_transaction(lambda session: scheduler_store.accept(session.connection(), batch))
-        for workload in batch:
-            self._late.pop(workload.workload_id, None)
-            self._failures.pop(workload.workload_id, None)
+        self._tries.stored(batch)
 
-    def _count_failure(self, workload: Workload, error: Exception) -> None:
-        self._failures[workload.workload_id] += 1
-        if self._failures[workload.workload_id] < ATTEMPTS_TO_STORE:
-            return
-        self._forget(workload.workload_id)
+    def _fail_unstorable(self, workload: Workload, error: Exception) -> None:
         cause = getattr(error, "orig", None) or error
         self._fail(
             airflow_key(workload.key),
@@ -320,11 +290,8 @@ class EmrExecutor(BaseExecutor):
         )
 
     def _adopt_late(self) -> None:
-        """Tries that Airflow made ours while our statement failed.
-
-        Those that the store does not know go silent, and Airflow purges them.
-        """
-        ids = sorted(self._to_adopt)[:LATE_A_SYNC]
+        """Tries that Airflow made ours while our statement failed."""
+        ids = self._tries.unadopted()
         settings = self._settings
         if not ids or settings is None:
             return
@@ -340,19 +307,12 @@ class EmrExecutor(BaseExecutor):
                 self._adopt(tis, settings)
 
         self._in_own_transaction(adopt)
-        for workload_id in ids:
-            self._to_adopt.discard(workload_id)
-            if self._parked.get(workload_id) is None:
-                self._parked.pop(workload_id, None)
+        self._tries.looked_for(ids)
 
     def _send_cancels(self) -> None:
-        # Of a try that is not adopted yet we are not the owner.
-        asked = {w: why for w, why in self._to_cancel.items() if w not in self._to_adopt}
-        for reason in sorted(set(asked.values())):
-            ids = [workload_id for workload_id, why in asked.items() if why == reason]
+        for reason, ids in self._tries.cancels():
             self._in_own_transaction(partial(self._cancel, ids, reason))
-            for workload_id in ids:
-                del self._to_cancel[workload_id]
+            self._tries.cancelled(ids)
 
     def _cancel(self, ids: Sequence[WorkloadId], reason: str, session: Session) -> None:
         scheduler_store.ask_cancel(session.connection(), ids, reason, self._job_id)
@@ -363,11 +323,7 @@ class EmrExecutor(BaseExecutor):
                 session.connection(), self._job_id or 0, OUTCOMES_A_SYNC
             )
         )
-        for outcome in outcomes:
-            if outcome.workload_id in self._late:
-                # The end of an earlier hand-over of the same id, whose row starts anew once this is stored.
-                continue
-            self._parked.pop(outcome.workload_id, None)
+        for outcome in self._tries.ended(outcomes):
             # The Execution API already has the real state; SUCCESS says "the executor is done with it"
             # and is what frees a try that was cleared while it ran (process_executor_events).
             super().change_state(airflow_key(outcome.key), TaskInstanceState.SUCCESS)
@@ -390,7 +346,7 @@ class EmrExecutor(BaseExecutor):
         for workload_id, key in keys.items():
             # The purge of silent tries starts seconds after adoption, before the agent's next heartbeat.
             by_id[workload_id].last_heartbeat_at = now
-            self._parked[workload_id] = key
+            self._tries.adopted(workload_id, key)
         return [ti for workload_id, ti in by_id.items() if workload_id not in keys]
 
     def _in_own_transaction(self, work: Callable[[Session], _T]) -> _T:

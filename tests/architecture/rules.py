@@ -75,7 +75,8 @@ RULES: dict[str, Rule] = {
     "emr_executor.agent.main": Rule(ours=None, theirs=None),
     "emr_executor.executor": Rule(
         ours=_names(
-            "core errors config config_load store agent_process executor_watch airflow_mapping config_refusal"
+            "core errors config config_load store agent_process executor_watch airflow_mapping "
+            "config_refusal parked_tries"
         ),
         theirs=_names("airflow sqlalchemy"),
     ),
@@ -84,6 +85,7 @@ RULES: dict[str, Rule] = {
     ),
     "emr_executor.airflow_mapping": Rule(ours=_names("core config"), theirs=_names("airflow sqlalchemy")),
     "emr_executor.agent_process": Rule(),
+    "emr_executor.parked_tries": Rule(ours=_names("core store.scheduler_store"), stdlib=PURE),
     "emr_executor.tolerant_streams": Rule(),
     "emr_executor.config_refusal": Rule(
         ours=_names("agent.tasklog errors airflow_mapping store.scheduler_store"),
@@ -95,7 +97,7 @@ RULES: dict[str, Rule] = {
         theirs=_names("werkzeug botocore structlog psutil"),
     ),
     "tests.simulator": Rule(
-        ours=_names("core errors config ports store agent local aws task.results"),
+        ours=_names("core errors config ports store agent local aws task.results parked_tries"),
         theirs=_names("sqlalchemy botocore structlog rich tests"),
     ),
     "emr_executor.wrapper": Rule(),

@@ -121,13 +121,13 @@ def test_what_airflow_gave_to_another_scheduler_is_not_adopted_late(
 ) -> None:
     world, parked, lost = orphans
     executor, other = OnEngine(engine, world.scheduler()), world.scheduler()
-    executor._to_adopt |= {WorkloadId(parked), WorkloadId(lost)}
-    executor._parked |= {WorkloadId(parked): None, WorkloadId(lost): None}
+    for workload_id in (parked, lost):
+        executor._tries.park_unadopted(WorkloadId(workload_id))
     with engine.begin() as connection:
         connection.execute(update(TaskInstance).values(queued_by_job_id=other))
     executor.sync()
     assert {(w, row.scheduler_job_id) for w, row in rows(engine).items()} == {(parked, DEAD)}
-    assert executor._parked == {}
+    assert len(executor._tries) == 0
 
 
 def refusing(engine: Engine, world: World, clock: list[float]) -> OnEngine:

@@ -58,12 +58,12 @@ async def _finish(world: World, ti_id: str, verdict: Verdict) -> None:
 async def test_a_task_goes_from_queued_to_success_and_is_forgotten(world: World) -> None:
     scheduler, _ = await world.scheduler()
     ti_id = await _parked(world, scheduler)
-    assert scheduler.executor.parked == {ti_id}
+    assert set(scheduler.executor.tries) == {ti_id}
     await _finish(world, ti_id, Verdict.SUCCEEDED)
     await world.loops(scheduler)
     assert world.airflow.task("d.t1@r").state is S.SUCCESS
     assert world.workload(ti_id).airflow_state == "success"
-    assert scheduler.executor.parked == frozenset()
+    assert set(scheduler.executor.tries) == set()
     told = [entry.event for entry in world.airflow.ledger]
     assert told == ["queued", "started", "run_repeated", "reported"]
 
@@ -76,7 +76,7 @@ async def test_a_failed_step_leads_to_the_next_try_under_another_id(world: World
     ti = world.airflow.task("d.t1@r")
     assert (ti.state, ti.try_number) == (S.QUEUED, 2)
     assert ti.ti_id != first
-    assert scheduler.executor.parked == {ti.ti_id}
+    assert set(scheduler.executor.tries) == {ti.ti_id}
     assert world.workload(ti.ti_id).key.try_number == 2
 
 
@@ -92,7 +92,7 @@ async def test_queued_and_our_row_stand_or_fall_together(world: World) -> None:
     await world.loops(scheduler)
     assert ti.state is S.QUEUED
     assert world.workload(ti.ti_id).state is WorkloadState.ACCEPTED
-    assert scheduler.executor.parked == {ti.ti_id}
+    assert set(scheduler.executor.tries) == {ti.ti_id}
 
 
 async def test_a_statement_that_failed_in_its_savepoint_is_made_in_the_next_loop(world: World) -> None:
@@ -119,7 +119,7 @@ async def test_a_cleared_try_is_freed_by_our_success_and_runs_again(world: World
     await world.cancel_step(first)
     await world.loops(scheduler, 2)
     assert (ti.state, ti.try_number) == (S.QUEUED, 2)
-    assert scheduler.executor.parked == {ti.ti_id}
+    assert set(scheduler.executor.tries) == {ti.ti_id}
     assert "freed" in world.events()
 
 
@@ -148,7 +148,7 @@ async def test_a_silent_try_is_purged_cancelled_and_retried(world: World) -> Non
     assert world.events()[-1] == "purged"
     assert ti.state is S.UP_FOR_RETRY
     assert world.workload(first).target is WorkloadTarget.CANCEL
-    assert scheduler.executor.parked == frozenset()
+    assert set(scheduler.executor.tries) == set()
 
 
 async def test_a_successor_adopts_what_it_knows_and_tells_its_end(world: World) -> None:
@@ -160,12 +160,12 @@ async def test_a_successor_adopts_what_it_knows_and_tells_its_end(world: World) 
     ti = world.airflow.task("d.t1@r")
     assert (ti.queued_by_job_id, ti.last_heartbeat_at) == (second.job_id, world.clock.epoch_s())
     assert world.workload(ti_id).scheduler_job_id == second.job_id
-    assert second.executor.parked == {ti_id}
+    assert set(second.executor.tries) == {ti_id}
     await world.loops(second, 10)
     assert "purged" not in world.events()
     await _finish(world, ti_id, Verdict.SUCCEEDED)
     await world.loops(second)
-    assert second.executor.parked == frozenset()
+    assert set(second.executor.tries) == set()
 
 
 async def test_a_queued_try_that_our_store_does_not_know_is_made_from_airflows_row(world: World) -> None:
@@ -178,7 +178,7 @@ async def test_a_queued_try_that_our_store_does_not_know_is_made_from_airflows_r
     world.clock.passed_s += 31.0
     second, _ = await world.scheduler()
     assert world.workload(ti.ti_id).scheduler_job_id == second.job_id
-    assert second.executor.parked == {ti.ti_id}
+    assert set(second.executor.tries) == {ti.ti_id}
 
 
 async def test_a_restarting_try_of_a_dead_scheduler_is_reset(world: World) -> None:
@@ -205,14 +205,14 @@ async def test_a_failing_adoption_takes_all_tries_and_is_made_in_the_next_loop(w
     ti = world.airflow.task("d.t1@r")
     assert (ti.queued_by_job_id, ti.last_heartbeat_at) == (second.job_id, world.clock.epoch_s())
     assert world.workload(ti_id).scheduler_job_id == first.job_id
-    assert second.executor.parked == {ti_id}
+    assert set(second.executor.tries) == {ti_id}
     await world.loops(second)
     world.session_faults.adopt_fails = 0.0
     await world.loops(second)
     assert world.workload(ti_id).scheduler_job_id == second.job_id
     await _finish(world, ti_id, Verdict.SUCCEEDED)
     await world.loops(second)
-    assert second.executor.parked == frozenset()
+    assert set(second.executor.tries) == set()
 
 
 async def test_a_late_adoption_leaves_what_another_scheduler_has_by_now(world: World) -> None:
@@ -226,7 +226,7 @@ async def test_a_late_adoption_leaves_what_another_scheduler_has_by_now(world: W
     third, _ = await world.scheduler()
     await world.loops(second)
     assert world.workload(ti_id).scheduler_job_id == third.job_id
-    assert (second.executor.parked, third.executor.parked) == (frozenset(), {ti_id})
+    assert (set(second.executor.tries), set(third.executor.tries)) == (set(), {ti_id})
 
 
 async def test_two_schedulers_share_the_work_and_each_tells_its_own(world: World) -> None:
@@ -241,7 +241,7 @@ async def test_two_schedulers_share_the_work_and_each_tells_its_own(world: World
     for ti in tis:
         await _finish(world, ti.ti_id, Verdict.SUCCEEDED)
     await world.loops(one)
-    assert (one.executor.parked, two.executor.parked) == (frozenset(), {tis[1].ti_id})
+    assert (set(one.executor.tries), set(two.executor.tries)) == (set(), {tis[1].ti_id})
 
 
 async def test_a_try_stuck_in_queued_goes_on_where_it_stands(world: World) -> None:
@@ -253,7 +253,7 @@ async def test_a_try_stuck_in_queued_goes_on_where_it_stands(world: World) -> No
     world.clock.passed_s += 601.0
     await scheduler.loop()
     assert (ti.state, world.events()[-1]) == (S.SCHEDULED, "requeued")
-    assert scheduler.executor.parked == frozenset()
+    assert set(scheduler.executor.tries) == set()
     await scheduler.loop()
     assert ti.state is S.QUEUED
     assert world.workload(ti.ti_id) == row
@@ -323,7 +323,7 @@ async def test_nothing_that_is_late_holds_up_what_is_behind_it(world: World) -> 
     await scheduler.executor.heartbeat()
     assert world.store.workload(late.ti_id) is None
     assert world.workload(purged).target is WorkloadTarget.CANCEL
-    assert scheduler.executor.parked == {late.ti_id}
+    assert set(scheduler.executor.tries) == {late.ti_id}
 
 
 async def test_a_cancel_that_did_not_get_through_is_sent_again(world: World) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import Bug, StoreBusy
+from emr_executor.parked_tries import ParkedTries
 from emr_executor.store.protocols import Reported, SchedulerFace
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_entities import SimTaskInstance
@@ -42,30 +43,11 @@ class SessionFaults:
 
 
 class ExecutorSide(Protocol):
-    """What the scheduler calls on its executor inside of transactions; all of it in memory."""
+    """The scheduler's executor inside of transactions; all of it in memory."""
 
-    def queue_workload(self, workload: Workload) -> None:
-        """A workload is handed over in the present transaction."""
-        ...
-
-    def accept_failed(self, workload: Workload) -> None:
-        """The statement that stores it failed."""
-        ...
-
-    def adopted(self, ti: SimTaskInstance) -> None:
-        """A try of a dead scheduler is this executor's now."""
-        ...
-
-    def adoption_failed(self, ti: SimTaskInstance) -> None:
-        """The statement that adopts failed, and Airflow makes the try this executor's."""
-        ...
-
-    def has_task(self, ti: SimTaskInstance) -> bool:
-        """Whether this executor has the try."""
-        ...
-
-    def revoke_task(self, ti: SimTaskInstance) -> None:
-        """A try that was stuck in queued is taken away."""
+    @property
+    def tries(self) -> ParkedTries[TaskKey]:
+        """What it knows of."""
         ...
 
     def failed_by_scheduler(self, key: TaskKey, why: str) -> None:
@@ -122,7 +104,7 @@ class SchedulerSession:
             return 0
         workloads = [workload_of(ti, job_id, now) for ti in tis]
         for workload in workloads:
-            executor.queue_workload(workload)
+            executor.tries.park(workload.workload_id, workload.key)
         if self._happens("commit_fails"):
             raise StoreBusy("simulated: the scheduler's transaction was rolled back")
         stored = [one for one in workloads if not self._happens("accept_fails")]
@@ -130,7 +112,7 @@ class SchedulerSession:
         kept = {one.workload_id for one in stored}
         for ti, workload in zip(tis, workloads, strict=True):
             if workload.workload_id not in kept:
-                executor.accept_failed(workload)
+                executor.tries.not_stored(workload)
             self._scheduling.queue(ti, job_id, now.timestamp())
         return len(tis)
 
@@ -147,13 +129,13 @@ class SchedulerSession:
         return at_once(self._store.ask_cancel(workload_ids, reason, job_id))
 
     async def adopt_late(
-        self, workload_ids: Collection[WorkloadId], job_id: int, executor: ExecutorSide, now: datetime
+        self, workload_ids: Collection[WorkloadId], job_id: int, tries: ParkedTries[TaskKey], now: datetime
     ) -> None:
         """``EmrExecutor._adopt_late``: those of the tries that Airflow has made this scheduler's."""
         found = map(self._airflow.find, workload_ids)
         ours = [ti for ti in found if ti is not None and ti.queued_by_job_id == job_id]
         if ours:
-            self._try_adopt(ours, job_id, executor, now)
+            self._try_adopt(ours, job_id, tries, now)
 
     async def process_events(
         self,
@@ -163,7 +145,11 @@ class SchedulerSession:
         now: datetime,
     ) -> None:
         """See ``Scheduling.process_events``."""
-        self._scheduling.process_events(job_id, events, executor.has_task, now.timestamp())
+
+        def has_task(ti: SimTaskInstance) -> bool:
+            return ti.ti_id in executor.tries
+
+        self._scheduling.process_events(job_id, events, has_task, now.timestamp())
 
     async def purge(self, job_id: int, executor: ExecutorSide, now: datetime) -> None:
         """Tries without heartbeat: the executor is told to drop them; its event fails them (fact 9)."""
@@ -173,7 +159,7 @@ class SchedulerSession:
     async def requeue_stuck(self, job_id: int, executor: ExecutorSide, now: datetime) -> None:
         """``_handle_tasks_stuck_in_queued`` (SJR:3015)."""
         for ti in self._scheduling.stuck(job_id, now.timestamp()):
-            executor.revoke_task(ti)
+            executor.tries.revoke(WorkloadId(ti.ti_id), ti.key)
             if not self._scheduling.requeue_stuck(ti):
                 executor.failed_by_scheduler(ti.key, "")
 
@@ -185,13 +171,13 @@ class SchedulerSession:
         if not orphans:
             return
         try:
-            unknown = self._try_adopt(orphans, job_id, executor, now)
+            unknown = self._try_adopt(orphans, job_id, executor.tries, now)
         except StoreBusy:
             # executor.py try_adopt_task_instances answers [] to any error, that is "all are mine".
             unknown = []
             for ti in orphans:
                 ti.last_heartbeat_at = now_s
-                executor.adoption_failed(ti)
+                executor.tries.park_unadopted(WorkloadId(ti.ti_id))
         for ti in unknown:
             self._scheduling.reset(ti)
         for ti in orphans:
@@ -199,7 +185,7 @@ class SchedulerSession:
                 self._scheduling.adopt(ti, job_id, now_s)
 
     def _try_adopt(
-        self, tis: Sequence[SimTaskInstance], job_id: int, executor: ExecutorSide, now: datetime
+        self, tis: Sequence[SimTaskInstance], job_id: int, tries: ParkedTries[TaskKey], now: datetime
     ) -> list[SimTaskInstance]:
         if self._happens("adopt_fails"):
             raise StoreBusy("simulated: the adopting statement failed")
@@ -213,7 +199,7 @@ class SchedulerSession:
                     continue
                 at_once(self._store.accept([workload_of(ti, job_id, now)]))
             ti.last_heartbeat_at = now.timestamp()
-            executor.adopted(ti)
+            tries.adopted(WorkloadId(ti.ti_id), ti.key)
         return unknown
 
     def _happens(self, what: str) -> bool:

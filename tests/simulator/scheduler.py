@@ -1,24 +1,22 @@
 """One Airflow scheduler with our executor in it, in virtual time.
 
-``ModelExecutor`` is ``emr_executor.executor.EmrExecutor`` line by line, without Airflow's classes: what that
-does wrong, this does wrong too. ``ModelScheduler`` calls it in the order of ``_run_scheduler_loop``
-(SJR:1695). Its process may be killed anywhere: all that is in memory is gone, and another takes over.
+``ModelScheduler`` calls its executor in the order of ``_run_scheduler_loop`` (SJR:1695). Its process may be
+killed anywhere: all that is in memory is gone, and another takes over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from emr_executor.core.model import TaskKey, Workload, WorkloadId
+from emr_executor.core.model import TaskKey
 from emr_executor.errors import StoreBusy
+from emr_executor.parked_tries import OUTCOMES_A_SYNC, ParkedTries
 from emr_executor.ports import Clock
-from tests.simulator.airflow_entities import SimTaskInstance, TaskState
+from tests.simulator.airflow_entities import TaskState
 from tests.simulator.airflow_scheduling import ExecutorEvent
 from tests.simulator.airflow_session import SchedulerSession
-
-OUTCOMES_A_SYNC = LATE_A_SYNC = 500
-"""As ``emr_executor.executor``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,104 +36,45 @@ class SchedulerPace:
 
 
 class ModelExecutor:
-    """The executor's memory and what it asks of the store."""
+    """``emr_executor.executor`` over the model's transactions: its memory is production's own."""
 
     def __init__(self, session: SchedulerSession, clock: Clock) -> None:
         self._session, self._clock = session, clock
         self.job_id = 0
         self.events: dict[TaskKey, ExecutorEvent] = {}
-        self._parked: dict[WorkloadId, TaskKey | None] = {}
-        self._late: dict[WorkloadId, Workload] = {}
-        self._to_adopt: set[WorkloadId] = set()
-        self._to_cancel: dict[WorkloadId, str] = {}
-        self._revoked: dict[WorkloadId, TaskKey | None] = {}
-
-    @property
-    def parked(self) -> frozenset[WorkloadId]:
-        """The tries that this executor believes to have."""
-        return frozenset(self._parked)
-
-    def queue_workload(self, workload: Workload) -> None:
-        """As ``EmrExecutor.queue_workload``, whose statement the session makes."""
-        self._forget(workload.workload_id)
-        self._parked[workload.workload_id] = workload.key
-
-    def accept_failed(self, workload: Workload) -> None:
-        """Its statement failed: accepted in one of the next loops."""
-        self._late[workload.workload_id] = workload
-
-    def adopted(self, ti: SimTaskInstance) -> None:
-        """As ``EmrExecutor._adopt``."""
-        self._parked[WorkloadId(ti.ti_id)] = ti.key
-
-    def adoption_failed(self, ti: SimTaskInstance) -> None:
-        """As ``EmrExecutor.try_adopt_task_instances`` where its statement fails."""
-        self._parked[WorkloadId(ti.ti_id)] = None
-        self._to_adopt.add(WorkloadId(ti.ti_id))
-
-    def has_task(self, ti: SimTaskInstance) -> bool:
-        """As ``EmrExecutor.has_task``; ``queued_tasks`` and ``running`` are always empty."""
-        return ti.ti_id in self._parked
-
-    def revoke_task(self, ti: SimTaskInstance) -> None:
-        """As ``EmrExecutor.revoke_task``."""
-        workload_id = WorkloadId(ti.ti_id)
-        key = self._parked.get(workload_id)
-        self._forget(workload_id)
-        self._revoked[workload_id] = key or ti.key
+        self.tries: ParkedTries[TaskKey] = ParkedTries()
 
     def failed_by_scheduler(self, key: TaskKey, why: str) -> None:
         """As ``EmrExecutor.change_state`` with FAILED."""
-        known = self._parked | self._revoked
-        for workload_id in [w for w, held in known.items() if held == key]:
-            self._forget(workload_id)
-            self._to_cancel[workload_id] = "the scheduler set the try to failed"
+        self.tries.failed(key, TaskState.FAILED)
         self.events[key] = ExecutorEvent(TaskState.FAILED, why)
 
     async def heartbeat(self) -> None:
         """As ``EmrExecutor.heartbeat``: nothing escapes."""
-        self._revoked.clear()
+        self.tries.begin_loop()
         for part in (self._store_late, self._adopt_late, self._send_cancels, self._take_outcomes):
-            try:
+            with suppress(StoreBusy):
                 await part()
-            except StoreBusy:
-                continue
-
-    def _forget(self, workload_id: WorkloadId) -> None:
-        for debt in (self._parked, self._late, self._to_cancel, self._revoked):
-            debt.pop(workload_id, None)
-        self._to_adopt.discard(workload_id)
 
     async def _store_late(self) -> None:
         # No row of the model is one that the database refuses: nothing is tried one by one.
-        if batch := list(self._late.values())[:LATE_A_SYNC]:
+        if batch := self.tries.late():
             await self._session.accept_late(batch)
-            for workload in batch:
-                self._late.pop(workload.workload_id, None)
+            self.tries.stored(batch)
 
     async def _adopt_late(self) -> None:
-        ids = sorted(self._to_adopt)[:LATE_A_SYNC]
-        if not ids:
-            return
-        await self._session.adopt_late(ids, self.job_id, self, self._clock.now())
-        for workload_id in ids:
-            self._to_adopt.discard(workload_id)
-            if self._parked.get(workload_id) is None:
-                self._parked.pop(workload_id, None)
+        if ids := self.tries.unadopted():
+            await self._session.adopt_late(ids, self.job_id, self.tries, self._clock.now())
+            self.tries.looked_for(ids)
 
     async def _send_cancels(self) -> None:
-        asked = {w: why for w, why in self._to_cancel.items() if w not in self._to_adopt}
-        for reason in sorted(set(asked.values())):
-            ids = [workload_id for workload_id, why in asked.items() if why == reason]
+        for reason, ids in self.tries.cancels():
             await self._session.ask_cancel(ids, reason, self.job_id)
-            for workload_id in ids:
-                self._to_cancel.pop(workload_id, None)
+            self.tries.cancelled(ids)
 
     async def _take_outcomes(self) -> None:
-        for outcome in await self._session.take_outcomes(self.job_id, OUTCOMES_A_SYNC):
-            if outcome.workload_id in self._late:
-                continue
-            self._parked.pop(outcome.workload_id, None)
+        outcomes = await self._session.take_outcomes(self.job_id, OUTCOMES_A_SYNC)
+        for outcome in self.tries.ended(outcomes):
             self.events[outcome.key] = ExecutorEvent(TaskState.SUCCESS)
 
 
@@ -221,7 +160,5 @@ class ModelScheduler:
     @staticmethod
     async def _guarded(work: Callable[[], Awaitable[object]]) -> None:
         """A busy database ends Airflow's own loop, and its process is started anew; here it goes on."""
-        try:
+        with suppress(StoreBusy):
             await work()
-        except StoreBusy:
-            return
