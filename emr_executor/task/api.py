@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -23,39 +22,9 @@ from airflow.sdk.api.datamodels._generated import (
 from emr_executor.core.model import Identity, Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug
-from emr_executor.task.skew import problem_of_answer
+from emr_executor.task.phase_result import LONGEST_PAUSE_S
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.tokens import token_mint
-
-NOT_WANTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.CONFLICT})
-"""The Execution API's answers that mean: this try is no longer to run."""
-
-_REFUSED_TOKEN = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-LONGEST_PAUSE_S = 5.0
-"""Between two attempts of one call: a try that nobody heard of for long must be heard of soon."""
-
-
-def is_not_wanted(error: BaseException | None) -> bool:
-    """Whether an error says that Airflow no longer wants the try."""
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in NOT_WANTED
-
-
-def is_outage(error: BaseException | None) -> bool:
-    """Whether an error says that the API server is away, serves nothing now, or takes no token of ours."""
-    if not isinstance(error, httpx.HTTPStatusError):
-        return isinstance(error, httpx.HTTPError)
-    status = error.response.status_code
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _REFUSED_TOKEN
-
-
-def reason_of(error: httpx.HTTPStatusError) -> str:
-    """The server's own words for a refusal, for people."""
-    detail = getattr(error, "detail", None)
-    words = detail if isinstance(detail, dict) else {}
-    parts = [str(words[key]) for key in ("reason", "message", "previous_state") if words.get(key)]
-    if error.response.status_code == HTTPStatus.FORBIDDEN and (problem := problem_of_answer(error.response)):
-        parts.append(problem)
-    return f"{error.response.status_code} {', '.join(parts)}".strip()
 
 
 class _StoredIdentity(TaskInstanceOperations):

@@ -26,6 +26,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from emr_executor.task.phase_result import EXIT_BROKEN
 from emr_executor.task.wire import PhaseReply, begun_line, phase_id_of, phase_of, reply_line, report_lines
 from emr_executor.tolerant_streams import have_a_temporary_folder, make_standard_streams_lossy
 
@@ -36,7 +37,6 @@ DEFAULT_RESULTS = "emr_executor.task.results:StoreResults"
 TITLE = "airflow emr task-host"
 EXIT_REFUSED = 64
 """Reply to a line that is no phase."""
-_EXIT_BROKEN = 70
 _READ_BYTES = 1024 * 1024
 _PRELOADED = (
     "airflow.sdk.execution_time.task_runner",
@@ -163,7 +163,7 @@ class TaskHost:
         pid = os.fork()
         if pid == 0:
             # No frame of the host may be left by this process: it ends here.
-            code = _EXIT_BROKEN
+            code = EXIT_BROKEN
             try:
                 self._become_supervisor()
                 code = _run(phase, self._open_results, self._reports)

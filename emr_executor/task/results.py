@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from emr_executor.core.backoff import doubled_s
 from emr_executor.core.model import StepPlan, WorkloadId
+from emr_executor.store import phase_store
+from emr_executor.store.dialect import engine_for
+from emr_executor.store.runner import transact
 
 _BACKOFF_FIRST_S = 5.0
 _BACKOFF_MAX_S = 60.0
@@ -64,8 +67,6 @@ class StoreResults:
     def __init__(self, workload_id: WorkloadId, claim_token: str) -> None:
         from airflow.configuration import conf
 
-        from emr_executor.store.dialect import engine_for
-
         # It connects with the first write, hence after this process has forked its task runner.
         self._engine = engine_for(conf.get_mandatory_value("database", "sql_alchemy_conn"))
         self._workload_id = workload_id
@@ -73,44 +74,32 @@ class StoreResults:
 
     def renew(self) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
-
         self._write(phase_store.renew_claim)
 
     def parked(self, step: StepPlan) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
-
-        self._write(phase_store.record_parked, step, datetime.now(UTC))
+        self._write(phase_store.record_parked, step, self._now())
 
     def intend(self, airflow_state: str) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
-
         self._write(phase_store.record_intent, airflow_state)
 
     def over(self, airflow_state: str) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
-
-        self._write(phase_store.record_over, airflow_state, datetime.now(UTC))
+        self._write(phase_store.record_over, airflow_state, self._now())
 
     def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
-
-        now = datetime.now(UTC)
-        self._write(
-            partial(phase_store.record_retry, now=now, spent=spent), now + timedelta(seconds=delay_s), note
-        )
+        now = self._now()
+        not_before = now + timedelta(seconds=delay_s)
+        self._write(phase_store.record_retry, not_before, note, now=now, spent=spent)
 
     def gone(self, reason: str) -> None:
         """See ``PhaseResults``."""
-        from emr_executor.store import phase_store
+        self._write(phase_store.record_gone, reason, self._now())
 
-        self._write(phase_store.record_gone, reason, datetime.now(UTC))
+    def _now(self) -> datetime:
+        return datetime.now(UTC)
 
-    def _write(self, statement: Callable[..., None], *values: Any) -> None:
-        from emr_executor.store.runner import transact
-
-        transact(self._engine, statement, self._workload_id, self._claim_token, *values)
+    def _write(self, statement: Callable[..., None], *values: Any, **named: Any) -> None:
+        transact(self._engine, partial(statement, **named), self._workload_id, self._claim_token, *values)

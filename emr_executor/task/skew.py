@@ -51,11 +51,13 @@ def _ahead_by(answer: httpx.Response) -> float | None:
 
 def problem_of(ahead_by_s: float | None) -> str | None:
     """What is wrong with such a difference and what to do, or None."""
+    if ahead_by_s is None:
+        return None
     from airflow.configuration import conf
 
     leeway_s = conf.getfloat("api_auth", "jwt_leeway")
     lifetime_s = conf.getfloat("execution_api", "jwt_expiration_time")
-    if ahead_by_s is None or -leeway_s - lifetime_s < ahead_by_s <= leeway_s:
+    if -leeway_s - lifetime_s < ahead_by_s <= leeway_s:
         return None
     if ahead_by_s > 0:
         how = f"{ahead_by_s:.0f} s ahead of the Airflow API server's, so tokens made here are not valid yet"

@@ -15,7 +15,7 @@ import operator
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,11 +37,12 @@ from emr_executor.core.model import Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Bug, ConfigError, StaleWriter, TryAgain, WorkloadRejected
 from emr_executor.task import finish, prepare
-from emr_executor.task.api import PhaseClient, api_client, is_not_wanted, is_outage, reason_of
+from emr_executor.task.api import PhaseClient, api_client
 from emr_executor.task.child import ChildSetup
 from emr_executor.task.masking import in_one_line, known_secrets
 from emr_executor.task.messages import FinishBegan, Park
-from emr_executor.task.results import PhaseResults, ResultsFactory, backoff_s
+from emr_executor.task.phase_result import EXIT_NO_RESULT, supervise
+from emr_executor.task.results import PhaseResults, ResultsFactory
 from emr_executor.task.staging import Staging
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.wire import Phase
@@ -49,8 +50,6 @@ from emr_executor.tolerant_streams import LossyFile
 
 log = structlog.get_logger(__name__)
 
-EXIT_NO_RESULT = 75
-"""Exit code of a supervisor that wrote no result: its claim runs out and the phase runs again."""
 _EXIT_POLL_S = 0.01
 
 
@@ -83,23 +82,8 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
 def _supervise(phase: Phase, results: PhaseResults, client: PhaseClient, logger: Any) -> int:
     patience_s = client.patience_s = phase.settings.outage_s
     ticker = client.ticker = Ticker(results, interval_s=sdk.MIN_HEARTBEAT_INTERVAL, patience_s=patience_s)
-    # The row already counts this attempt.
-    delay_s = backoff_s(phase.workload.phase_attempts - 1)
-    failure: httpx.HTTPError | None = None
-    try:
-        process = _start(phase, results, ticker, client, logger)
-    except httpx.HTTPError as error:
-        ticker.write(_write_refused_start(results, error, delay_s))
-        return 0
-    try:
-        process.wait()
-    except httpx.HTTPError as error:
-        failure = error
-    if ticker.is_lost:
-        raise StaleWriter(f"the claim of workload {phase.workload_id} was lost while its phase ran")
-    if not process.parked:
-        ticker.write(_result_write(process, failure, delay_s))
-    return int(process._exit_code or 0)
+    start = functools.partial(_start, phase, results, ticker, client, logger)
+    return supervise(start, phase.workload, results, ticker)
 
 
 def _start(
@@ -124,35 +108,6 @@ def _start(
         phase=phase,
         is_finish=is_finish,
     )
-
-
-def _write_refused_start(results: PhaseResults, error: httpx.HTTPError, delay_s: float) -> Callable[[], None]:
-    """What to store when ``/run`` was not accepted: no user code has run."""
-    if isinstance(error, httpx.HTTPStatusError):
-        if is_not_wanted(error):
-            return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(error)}")
-        note = f"the Execution API refused to start the phase: {reason_of(error)}"
-        return functools.partial(results.retry, delay_s, note, spent=not is_outage(error))
-    note = f"no answer from the Execution API: {error!r}"
-    return functools.partial(results.retry, delay_s, note, spent=False)
-
-
-def _result_write(
-    process: PhaseProcess, failure: httpx.HTTPError | None, delay_s: float
-) -> Callable[[], None]:
-    """What to store of a phase that came to its end without parking."""
-    results = process.results
-    if process._terminal_state == sdk.SERVER_TERMINATED:
-        return functools.partial(results.gone, "Airflow no longer wants the try (answer to a heartbeat)")
-    if isinstance(failure, httpx.HTTPStatusError) and is_not_wanted(failure):
-        return functools.partial(results.gone, f"Airflow no longer wants the try: {reason_of(failure)}")
-    if failure is not None:
-        note = f"Airflow was not told of the end: {failure!r}"
-        return functools.partial(results.retry, delay_s, note, spent=not is_outage(failure))
-    if why := process.unfinished():
-        return functools.partial(results.retry, delay_s, why, spent=not process.is_in_outage)
-    state = process.reported_state or process.final_state
-    return functools.partial(results.over, str(getattr(state, "value", state)))
 
 
 if TYPE_CHECKING:
@@ -189,8 +144,24 @@ class PhaseProcess(sdk.ActivitySubprocess):
     _abandoned_why: str | None = attrs.field(default=None, init=False)
     _last_beat: float = attrs.field(default=0.0, init=False)
 
+    @property
+    def exit_code(self) -> int:
+        """See ``TaskRunner``, as for the others."""
+        return int(self._exit_code or 0)
+
+    @property
+    def is_refused(self) -> bool:
+        """The stock supervisor's state for it."""
+        return bool(self._terminal_state == sdk.SERVER_TERMINATED)
+
+    @property
+    def told_state(self) -> str:
+        """By the child, or for it."""
+        state = self.reported_state or self.final_state
+        return str(getattr(state, "value", state))
+
     def unfinished(self) -> str | None:
-        """Why the phase has to run again, or None when it ended the try one way or the other."""
+        """Abandoned, or in finish: held, or ended without a word."""
         if self._abandoned_why:
             return self._abandoned_why
         if self._terminal_state or self._pending_terminal_state_msg or not self.is_finish:

@@ -97,8 +97,11 @@ RULES: dict[str, Rule] = {
         theirs=_names("werkzeug botocore structlog psutil"),
     ),
     "tests.simulator": Rule(
-        ours=_names("core errors config ports store agent local aws task.results parked_tries"),
-        theirs=_names("sqlalchemy botocore structlog rich tests"),
+        ours=_names(
+            "core errors config ports store agent local aws parked_tries "
+            "task.phase_result task.results task.ticker"
+        ),
+        theirs=_names("sqlalchemy botocore httpx structlog rich tests"),
     ),
     "emr_executor.wrapper": Rule(),
 }

@@ -1,7 +1,7 @@
 """The supervisor process of a phase, as ``task/supervise.py`` is one.
 
 SUP = sdk/execution_time/supervisor.py, API = api_fastapi/execution_api/routes/task_instances.py of Airflow
-3.3.2; names in backquotes are those of task/supervise.py.
+3.3.2; names in backquotes are those of task/supervise.py and task/phase_result.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
+from emr_executor.task.phase_result import EXIT_BROKEN, EXIT_NO_RESULT
 from tests.simulation.airflow_world import Faulty, World, a_queued, an_ended, until
 from tests.simulator.airflow_entities import (
     ApiSilent,
@@ -21,7 +22,6 @@ from tests.simulator.airflow_entities import (
     TryScript,
 )
 from tests.simulator.host import EXIT_KILLED
-from tests.simulator.supervisor import EXIT_BROKEN, EXIT_NO_RESULT
 from tests.store.both_stores import memory_store
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
@@ -81,7 +81,7 @@ async def test_user_code_that_fails_in_prepare_ends_the_try(
 
 
 async def test_a_start_that_is_refused_cancels(world: World) -> None:
-    """``_write_refused_start``: 404 of a try cleared while QUEUED; no step yet, so CANCELLED at once."""
+    """``_refused_start``: 404 of a try cleared while QUEUED; no step yet, so CANCELLED at once."""
     ti = await a_queued(world)
     ti_id = ti.ti_id
     world.airflow.clear(ti)
@@ -106,7 +106,7 @@ async def test_a_start_without_an_answer_is_made_again_later(world: World) -> No
 
 
 async def test_a_host_whose_clock_is_ahead_gets_no_token_taken_and_tries_again(world: World) -> None:
-    """403 is no "not wanted": ``_write_refused_start`` retries."""
+    """403 is no "not wanted": ``_refused_start`` retries."""
     ti = await a_queued(world)
     world.airflow.now_s = lambda: world.clock.epoch_s() - 11.0
     await world.phases(PREPARING)
@@ -279,7 +279,7 @@ async def test_a_lost_answer_of_success_is_met_by_the_same_call_again(world: Wor
 
 
 async def test_a_lost_answer_of_up_for_retry_ends_as_what_airflow_was_told(world: World) -> None:
-    """Its repeat finds no row (404): ``_result_write`` says gone, and the row says what was intended."""
+    """Its repeat finds no row (404): ``_result`` says gone, and the row says what was intended."""
     ti = await an_ended(world, Verdict.FAILED, retries=1)
     ti_id = ti.ti_id
     await _lose_first(world, "finish")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Any
 
+import httpx
+
 from emr_executor.core.model import Identity, TaskKey
-from emr_executor.errors import EmrExecutorError
 
 TOKEN_LIFETIME_S = 600.0
 """``[execution_api] jwt_expiration_time``."""
@@ -16,8 +17,7 @@ TOKEN_LEEWAY_S = 10.0
 """``[api_auth] jwt_leeway``: by so much the clocks of the minting host and the API server may differ."""
 TOKEN_REFRESHED_BELOW = 0.2
 """An answer brings a new token in the last fifth of the old one's life (execution_api/app.py:158)."""
-NOT_WANTED = frozenset({404, 409, 410})
-"""As ``task.api.NOT_WANTED``: the Execution API's answers that mean "not this try any more"."""
+_CALL = httpx.Request("PATCH", "http://airflow/execution")
 
 
 class TaskState(StrEnum):
@@ -39,28 +39,18 @@ ADOPTABLE = (TaskState.QUEUED, TaskState.RUNNING, TaskState.RESTARTING)
 """``State.adoptable_states`` (utils/state.py:229)."""
 
 
-class ApiRefused(EmrExecutorError):
-    """The Execution API's error answer: HTTP ``status`` and the ``reason`` in its detail."""
+class ApiRefused(httpx.HTTPStatusError):
+    """The Execution API's error answer, as Airflow's client raises it. ``reason``: in its detail."""
 
     def __init__(self, status: int, reason: str) -> None:
-        self.status, self.reason = status, reason
-        super().__init__(f"{status} {reason}")
-
-    @property
-    def is_not_wanted(self) -> bool:
-        """As ``task.api.is_not_wanted``."""
-        return self.status in NOT_WANTED
-
-    @property
-    def is_outage(self) -> bool:
-        """As ``task.api.is_outage``: no token of ours is taken, or the server does not serve."""
-        return self.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or (
-            self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        )
+        self.status, self.reason, self.detail = status, reason, {"reason": reason}
+        response = httpx.Response(status, request=_CALL)
+        response.elapsed = timedelta()
+        super().__init__(f"{status} {reason}", request=_CALL, response=response)
 
 
-class ApiSilent(EmrExecutorError):
-    """No answer from the Execution API (httpx.RequestError): the call may have had its effect."""
+class ApiSilent(httpx.ReadTimeout):
+    """No answer from the Execution API: the call may have had its effect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emr_executor.ports import PhaseEnded, PhaseJob
+from emr_executor.task.phase_result import EXIT_BROKEN
 from tests.simulator.airflow_entities import FinishEnd, PrepareEnd, TryScript
-from tests.simulator.supervisor import EXIT_BROKEN, PhaseSurroundings, SupervisorProcess
+from tests.simulator.supervisor import PhaseSurroundings, SupervisorProcess
 
 EXIT_KILLED = -9
 
