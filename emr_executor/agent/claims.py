@@ -55,7 +55,7 @@ class Claims:
         """
         wanted = {
             one.submission_id: one
-            for one in tick.live()
+            for one in tick.ending()
             if _seems_over(tick, one, last_looked) and tick.claims_first(one)
         }
         now = self._clock.monotonic()

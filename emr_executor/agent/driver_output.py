@@ -111,7 +111,7 @@ class DriverOutput:
 def _completed_silently(tick: TickState) -> dict[SubmissionId, Submission]:
     """By EMR's word; their wrapper's last one was not read."""
     return {
-        key: one
-        for key, one in tick.submissions.items()
-        if one.is_live and one.step_state is StepState.COMPLETED and not one.wrapper_ended
+        one.submission_id: one
+        for one in tick.ending()
+        if one.step_state is StepState.COMPLETED and not one.wrapper_ended
     }

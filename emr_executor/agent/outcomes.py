@@ -74,12 +74,10 @@ class Outcomes:
         blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
         unread: completed, and their output is not read to its end: they are settled later
         """
-        for submission in list(tick.submissions.values()):
+        for submission in tick.ending():
             cluster = tick.clusters.get(submission.cluster_uuid)
             is_asked = submission.state is SubmissionState.INTENDED and submission.submission_id in tick.busy
-            if not submission.is_live or cluster is None or is_asked:
-                continue
-            if submission.submission_id in unread:
+            if cluster is None or is_asked or submission.submission_id in unread:
                 continue
             with tick.confined(submission):
                 workload = tick.workloads.get(submission.workload_id)

@@ -26,15 +26,16 @@ class StaleWatch(Generic[Key]):
     def __init__(self, *, max_gap_s: float = math.inf) -> None:
         self._max_gap_s = max_gap_s
         self._looked_at = -math.inf
-        self._seen: dict[Key, tuple[Hashable, float]] = {}
+        self._seen: dict[Key, Hashable] = {}
+        self._since: dict[Key, float] = {}
 
     def look(self, values: Mapping[Key, Hashable], *, monotonic: float) -> dict[Key, float]:
         """Seconds that each key has shown its present value; keys that are gone are forgotten."""
         if monotonic - self._looked_at > self._max_gap_s:
-            self._seen = {}
+            self._seen, self._since = {}, {}
         self._looked_at = monotonic
-        self._seen = {
-            key: self._seen[key] if key in self._seen and self._seen[key][0] == value else (value, monotonic)
-            for key, value in values.items()
-        }
-        return {key: monotonic - since for key, (_, since) in self._seen.items()}
+        if values != self._seen:
+            same = {key for key, value in values.items() if key in self._seen and self._seen[key] == value}
+            self._since = {key: self._since[key] if key in same else monotonic for key in values}
+            self._seen = dict(values)
+        return {key: monotonic - since for key, since in self._since.items()}

@@ -27,7 +27,12 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES
+from emr_executor.core.states import (
+    LIVE_SUBMISSION_STATES,
+    OVER_CLUSTER_STATES,
+    TERMINAL_STEP_STATES,
+    USABLE_CLUSTER_STATES,
+)
 from emr_executor.core.transitions import Row, check_change, entity_of, id_of
 from emr_executor.errors import Bug, EmrExecutorError, InvalidTransition
 from emr_executor.ports import TaskLog
@@ -66,7 +71,7 @@ class TickState:
         return Snapshot(
             now=now,
             clusters=tuple(c for c in self.clusters.values() if c.state not in OVER_CLUSTER_STATES),
-            submissions=tuple(s for s in self.submissions.values() if s.is_live),
+            submissions=tuple(self.live()),
             workloads=tuple(w for w in self.workloads.values() if w.state not in OVER_WORKLOAD_STATES),
             ready_beyond=self._ready_beyond,
             launch_held=launch_held,
@@ -205,18 +210,33 @@ class TickState:
 
     def live(self) -> list[Submission]:
         """All live submissions."""
-        return [submission for submission in self.submissions.values() if submission.is_live]
+        return [one for one in self.submissions.values() if one.state in LIVE_SUBMISSION_STATES]
 
     def live_on(self, cluster_uuid: ClusterUuid) -> list[Submission]:
         """Live submissions of one cluster."""
-        return [s for s in self.submissions.values() if s.is_live and s.cluster_uuid == cluster_uuid]
+        return [s for s in self.submissions.values() if s.cluster_uuid == cluster_uuid and s.is_live]
+
+    def ending(self) -> list[Submission]:
+        """Live submissions of which more is known than that step and cluster are alive: few of many."""
+        fine = {c.cluster_uuid for c in self.clusters.values() if c.state in USABLE_CLUSTER_STATES}
+        return [
+            s
+            for s in self.submissions.values()
+            if (
+                s.ended_at is not None
+                or s.step_state in TERMINAL_STEP_STATES
+                or s.wrapper_ended
+                or s.quarantine is not None
+                or s.cluster_uuid not in fine
+            )
+            and s.is_live
+        ]
 
     def live_by_cluster(self) -> dict[ClusterUuid, list[Submission]]:
         """Live submissions of every cluster that has any."""
         live: dict[ClusterUuid, list[Submission]] = {}
-        for submission in self.submissions.values():
-            if submission.is_live:
-                live.setdefault(submission.cluster_uuid, []).append(submission)
+        for submission in self.live():
+            live.setdefault(submission.cluster_uuid, []).append(submission)
         return live
 
     def _place(self, value: Row) -> tuple[dict[Any, Any], str]:

@@ -9,6 +9,7 @@ that no page shows. Never DescribeStep. News is applied to the tick's state (``c
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -155,9 +156,9 @@ class Tracker:
                 await self._look_at_records(tick, ages)
         unread = await self._output.read_to_end(tick, self._records_seen_at)
         now = self._clock.now()
-        live_on = tick.live_by_cluster()
+        live_on = Counter(one.cluster_uuid for one in tick.live())
         for cluster in list(tick.clusters.values()):
-            live = len(live_on.get(cluster.cluster_uuid, ()))
+            live = live_on[cluster.cluster_uuid]
             with tick.confined(cluster):
                 tick.put(observe_idleness(cluster, live_submissions=live, now=now))
         # While the cluster's end, or the wrapper's final record, could not have been seen, the hold goes on.
@@ -179,7 +180,7 @@ class Tracker:
     # -- records ---------------------------------------------------------------------------------
 
     async def _look_at_records(self, tick: TickState, _ages: Ages) -> None:
-        live = {s.submission_id: s for s in tick.submissions.values() if s.is_live}
+        live = {one.submission_id: one for one in tick.live()}
         if not live:
             self._records_seen_at = self._clock.monotonic()
             return

@@ -7,10 +7,10 @@ made from rows that contradict each other could run a step twice, so the workloa
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 
-from emr_executor.core.model import Submission, Workload, WorkloadId
+from emr_executor.core.model import Submission, Workload
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import Contradiction
 
@@ -24,23 +24,26 @@ def contradictions(
 
     submissions: all that are live
     """
-    live: defaultdict[WorkloadId, list[Submission]] = defaultdict(list)
-    for submission in submissions:
-        live[submission.workload_id].append(submission)
+    submissions = tuple(submissions)
+    live = Counter(submission.workload_id for submission in submissions)
+    suspects = [one for one in workloads if one.quarantine is None and not _fits(one, live[one.workload_id])]
     found = []
-    for workload in workloads:
-        why = "" if workload.quarantine is not None else _why(workload, live.get(workload.workload_id, []))
-        if why:
-            found.append((workload, Contradiction(why)))
+    for workload in suspects:
+        why = _why(workload, [one for one in submissions if one.workload_id == workload.workload_id])
+        found.append((workload, Contradiction(why)))
     return found
+
+
+def _fits(workload: Workload, live: int) -> bool:
+    if live:
+        return live == 1 and workload.state not in _WITHOUT_A_RIDE
+    return workload.state is not WorkloadState.SUBMITTED
 
 
 def _why(workload: Workload, live: list[Submission]) -> str:
     name, state = f"workload {workload.workload_id}", workload.state
     if len(live) > 1:
         return f"{name} has {len(live)} live submissions: {', '.join(s.submission_id for s in live)}"
-    if live and state in _WITHOUT_A_RIDE:
+    if live:
         return f"{name} is {state} and its submission {live[0].submission_id} is {live[0].state}"
-    if not live and state is WorkloadState.SUBMITTED:
-        return f"{name} is SUBMITTED and has no live submission"
-    return ""
+    return f"{name} is SUBMITTED and has no live submission"
