@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, Engine, select, update
 
-from benchmarks.filling import Size, databases
+from benchmarks.filling import SEEDS, Size, databases
 from benchmarks.life import SLOTS, cpu_s
 from emr_executor.aws.launch import cluster_name
 from emr_executor.aws.step import STEP_NAME_PREFIX
@@ -49,7 +49,7 @@ class Ticks:
     def __init__(self, engine: Engine, parked: int, folder: Path) -> None:
         pool = ClusterPool(
             template={"ReleaseLabel": "emr-7.10.0", "StepConcurrencyLevel": SLOTS},
-            max_clusters=-(-parked // SLOTS),
+            max_clusters=parked // SEEDS,
         )
         settings = Settings(staging_uri="s3://bucket/emr/", cluster_pools=(pool,))
         self.world = World(engine, folder, settings=settings)

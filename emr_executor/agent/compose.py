@@ -10,6 +10,7 @@ from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
 from emr_executor.agent.emr_actions import EmrActions
 from emr_executor.agent.heartbeats import Heartbeats
+from emr_executor.agent.intents import Intents
 from emr_executor.agent.launch_backoff import LaunchBackoff
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.loops import Agent
@@ -121,7 +122,7 @@ def compose(around: Surroundings) -> Agent:
         masks=phases.masks,
         records_uri=around.records_uri,
     )
-    waiting_lines = WaitingLines()
+    waiting_lines, limits = WaitingLines(), limits_of(settings)
     steering = Steering(
         store=store,
         tracker=tracker,
@@ -132,9 +133,12 @@ def compose(around: Surroundings) -> Agent:
         records=records,
         task_log=task_log,
         clock=clock,
-        limits=limits_of(settings),
-        deployment_id=around.deployment_id,
-        new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
+        limits=limits,
+        intents=Intents(
+            limits=limits,
+            deployment_id=around.deployment_id,
+            new_cluster_uuid=lambda: ClusterUuid(around.new_id()),
+        ),
         loss_hold_s=settings.loss_hold_s,
         waiting_lines=waiting_lines,
         held=dependencies.held,

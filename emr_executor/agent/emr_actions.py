@@ -71,6 +71,7 @@ class EmrActions:
     """Starts acts and knows which rows they own.
 
     not_ended: clusters that TerminateJobFlows did not end when it was last asked, and what it answered
+    ended: how many acts have ended
     throttled_launches, throttled_steps: whose last call EMR throttled, and has hardly ever carried out
     """
 
@@ -97,6 +98,7 @@ class EmrActions:
         self.not_ended: dict[ClusterId, str] = {}
         self.throttled_launches: set[ClusterUuid] = set()
         self.throttled_steps: set[SubmissionId] = set()
+        self.ended = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -170,6 +172,7 @@ class EmrActions:
             log.exception("act_failed_unexpectedly")
         finally:
             self._busy.difference_update(owned)
+            self.ended += 1
             self._wake()
 
     async def _launch(self, lease_token: int, cluster: Cluster, intended_at: float) -> None:

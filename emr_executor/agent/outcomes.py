@@ -126,7 +126,7 @@ class Outcomes:
             self._tell_waiting(tick, after, text, now=now)
 
     def _tell_waiting(self, tick: TickState, cluster: Cluster, text: str, *, now: datetime) -> None:
-        for submission in tick.live_on(cluster.cluster_uuid):
+        for submission in tick.live_by_cluster().get(cluster.cluster_uuid, ()):
             workload = tick.workloads.get(submission.workload_id)
             if workload is not None:
                 tick.log_line(now, workload, text)

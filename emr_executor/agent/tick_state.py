@@ -44,19 +44,30 @@ log = structlog.get_logger(__name__)
 
 
 class TickState:
-    """Values by their ids; ``busy`` are rows that an act in flight will write, not to be touched."""
+    """Values by their ids.
+
+    busy: rows that an act in flight will write, not to be touched
+    is_as_read: nothing was written, so what the snapshot held stands
+    """
 
     def __init__(self, snapshot: Snapshot, *, busy: Iterable[str] = ()) -> None:
         self.clusters: dict[ClusterUuid, Cluster] = {c.cluster_uuid: c for c in snapshot.clusters}
         self.submissions: dict[SubmissionId, Submission] = {s.submission_id: s for s in snapshot.submissions}
         self.workloads: dict[WorkloadId, Workload] = {w.workload_id: w for w in snapshot.workloads}
         self.busy = frozenset(busy)
+        self.is_as_read = True
         self._read_at = snapshot.now
         self._ready_beyond = snapshot.ready_beyond
         self._quarantined: dict[str, Exception] = {}
         self._saved: dict[str, tuple[dict[Any, Any], Row | None]] = {}
         self._history: list[HistoryEntry] = []
         self._lines: dict[str, list[dict[str, Any]]] = {}
+        self._by_cluster: dict[ClusterUuid, list[Submission]] | None = None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether there is nothing to save."""
+        return not (self._saved or self._history or self._lines)
 
     def snapshot(
         self,
@@ -93,12 +104,15 @@ class TickState:
         if before == value or (key in self._quarantined and value.quarantine is None):
             return
         self._saved.setdefault(key, (table, before))
-        table[key] = value
+        self._set(table, key, value)
 
     def take_over(self, value: Row) -> None:
         """Add a stored row that the snapshot did not hold."""
-        table, key = self._place(value)
+        self._set(*self._place(value), value)
+
+    def _set(self, table: dict[Any, Any], key: str, value: Row) -> None:
         table[key] = value
+        self._by_cluster = None
 
     def add_history(self, at: datetime, subject: str, subject_id: str, event: str, text: str) -> None:
         """One line of history."""
@@ -135,9 +149,9 @@ class TickState:
             if after != before:
                 changes.append(Change(old=before, new=after))
         if changes or self._history:
+            self.is_as_read = False
             for value in await store.apply(lease_token, changes, self._history):
-                table, key = self._place(value)
-                table[key] = value
+                self._set(*self._place(value), value)
         for key, error in self._quarantined.items():
             report(self._saved[key][0][key], error)
         self._saved, self._history, self._quarantined = {}, [], {}
@@ -165,13 +179,14 @@ class TickState:
             log.error("row_not_written", entity=entity_of(row), row=key, why=reason_of(error))
             self._saved.pop(key, None)
             table.pop(key, None)
+            self._by_cluster = None
         elif stored.quarantine is not None:
             log.debug("still_in_quarantine", entity=entity_of(row), row=key, why=reason_of(error))
-            table[key] = stored
+            self._set(table, key, stored)
         elif key not in self._quarantined:
             self._saved.setdefault(key, (table, stored))
             self._quarantined[key] = error
-            table[key] = quarantined(stored, error)
+            self._set(table, key, quarantined(stored, error))
             self.add_history(self._read_at, entity_of(row), key, "quarantined", reason_of(error))
             self._tell_quarantine(stored, error)
 
@@ -212,10 +227,6 @@ class TickState:
         """All live submissions."""
         return [one for one in self.submissions.values() if one.state in LIVE_SUBMISSION_STATES]
 
-    def live_on(self, cluster_uuid: ClusterUuid) -> list[Submission]:
-        """Live submissions of one cluster."""
-        return [s for s in self.submissions.values() if s.cluster_uuid == cluster_uuid and s.is_live]
-
     def ending(self) -> list[Submission]:
         """Live submissions of which more is known than that step and cluster are alive: few of many."""
         fine = {c.cluster_uuid for c in self.clusters.values() if c.state in USABLE_CLUSTER_STATES}
@@ -234,10 +245,11 @@ class TickState:
 
     def live_by_cluster(self) -> dict[ClusterUuid, list[Submission]]:
         """Live submissions of every cluster that has any."""
-        live: dict[ClusterUuid, list[Submission]] = {}
-        for submission in self.live():
-            live.setdefault(submission.cluster_uuid, []).append(submission)
-        return live
+        if self._by_cluster is None:
+            self._by_cluster = {}
+            for submission in self.live():
+                self._by_cluster.setdefault(submission.cluster_uuid, []).append(submission)
+        return self._by_cluster
 
     def _place(self, value: Row) -> tuple[dict[Any, Any], str]:
         if isinstance(value, Cluster):

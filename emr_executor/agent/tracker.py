@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -89,6 +89,8 @@ class Tracker:
         self._last_looked: set[ClusterUuid] = set()
         self._claims = Claims(records, clock)
         self._asked_for: frozenset[ClusterUuid] = frozenset()
+        self._judged: dict[ClusterUuid, list[Submission]] | None = None
+        self._urgent: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
         self._looked_at = self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
@@ -119,8 +121,13 @@ class Tracker:
         """The steps of these clusters are to be looked at in the next look, before others."""
         self._asked_for = clusters
 
-    async def look(self, tick: TickState, ages: Ages) -> None:
-        """Records, clusters and steps, each when due; then settle what can be settled."""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something that EMR does not show waits for more than news."""
+        return bool(self.unshown or self._clusters.unshown)
+
+    async def poll(self, tick: TickState, ages: Ages) -> None:
+        """Records, clusters and steps, each when due."""
         # Only what is applied to this tick counts: a tick that is dropped takes its news with it.
         self._last_looked.clear()
         self._shown_at.clear()
@@ -130,26 +137,17 @@ class Tracker:
             self._looks.clear()
         self._looked_at = self._clock.monotonic()
         self._stalled &= tick.clusters.keys()
-        self.unshown &= {one.submission_id for one in tick.live() if one.state is SubmissionState.INTENDED}
+        if self.unshown:
+            live = tick.live()
+            self.unshown &= {one.submission_id for one in live if one.state is SubmissionState.INTENDED}
         for gone in self._idle_slots_since.keys() - tick.clusters.keys():
             del self._idle_slots_since[gone]
-        for part in (
-            self._look_at_records,
-            self._clusters.look,
-            self._look_at_steps,
-            self._look_at_claims,
-        ):
-            try:
-                await part(tick, ages)
-            except BudgetSpent as spent:
-                log.debug("look_put_off", part=part.__name__, why=str(spent))
-            except Throttled as error:
-                log.warning("look_failed", part=part.__name__, error=str(error))
-            except (TryAgain, StepsRefused) as error:
-                log.debug("look_failed", part=part.__name__, error=str(error))  # told by agent.dependencies
-            except Exception:
-                # One look that fails for ever must not blind the others.
-                log.exception("look_failed_unexpectedly", part=part.__name__)
+        for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
+            await self._guarded(part, tick, ages)
+
+    async def settle(self, tick: TickState, ages: Ages) -> None:
+        """Read what is in doubt of steps that are over, and settle what can be settled."""
+        await self._guarded(self._look_at_claims, tick, ages)
         if self._output.awaits_records(tick, self._records_seen_at):
             self._cadence.hasten("records", 0.0)
             with suppress(TryAgain):
@@ -176,6 +174,22 @@ class Tracker:
             closed=lambda one: self._claims.is_closed(one) or not tick.claims_first(one),
             unread=unread | self._claims.unread,
         )
+
+    async def _guarded(
+        self, part: Callable[[TickState, Ages], Awaitable[None]], tick: TickState, ages: Ages
+    ) -> None:
+        name = getattr(part, "__name__", "")
+        try:
+            await part(tick, ages)
+        except BudgetSpent as spent:
+            log.debug("look_put_off", part=name, why=str(spent))
+        except Throttled as error:
+            log.warning("look_failed", part=name, error=str(error))
+        except (TryAgain, StepsRefused) as error:
+            log.debug("look_failed", part=name, error=str(error))  # told by agent.dependencies
+        except Exception:
+            # One look that fails for ever must not blind the others.
+            log.exception("look_failed_unexpectedly", part=name)
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -228,23 +242,25 @@ class Tracker:
         live_on = tick.live_by_cluster()
         self._sweeps.keep(live_on)
         self._looks = {key: look for key, look in self._looks.items() if key in live_on}
-        wanted: list[tuple[bool, float, Cluster, list[Submission]]] = []
+        if live_on is not self._judged:
+            self._judged, self._urgent = live_on, _urgent(tick)
+        wanted: list[tuple[bool, float, Cluster]] = []
         for cluster in tick.clusters.values():
-            live = [s for s in live_on.get(cluster.cluster_uuid, ()) if s.submission_id not in tick.busy]
-            if not live:
+            if cluster.cluster_uuid not in live_on:
                 continue
             is_asked_for = cluster.cluster_uuid in self._asked_for
-            is_urgent = (
-                is_asked_for
-                or cluster.state in OVER_CLUSTER_STATES
-                or may_never_begin(cluster, live)
-                or any(map(needs_a_sweep, live))
-            )
+            is_urgent = is_asked_for or cluster.cluster_uuid in self._urgent
             if is_urgent:
                 self._sweeps.hasten(cluster.cluster_uuid, 0.0 if is_asked_for else QUICK_LOOK_S)
-            wanted.append((is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster, live))
+            wanted.append((is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster))
         wanted.sort(key=lambda one: (not one[0], one[1]))
-        for is_urgent, due_at, cluster, live in wanted:
+        now = self._clock.monotonic()
+        for is_urgent, due_at, cluster in wanted:
+            if due_at > now:
+                continue
+            live = [s for s in live_on[cluster.cluster_uuid] if s.submission_id not in tick.busy]
+            if not live:
+                continue
             had_no_chance = cluster.ready_at is None and all(one.started_at is None for one in live)
             is_last = cluster.state in OVER_CLUSTER_STATES and (
                 had_no_chance or ages.of(Fact.OVER, cluster.cluster_uuid) >= STALE_READ_S
@@ -337,6 +353,21 @@ class Tracker:
                     self.unshown.add(submission_id)
         if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
             self._last_looked.add(look.cluster_uuid)
+
+
+def _urgent(tick: TickState) -> frozenset[ClusterUuid]:
+    """The clusters of whose steps only ListSteps tells how they go on."""
+    return frozenset(
+        cluster_uuid
+        for cluster_uuid, steps in tick.live_by_cluster().items()
+        if (cluster := tick.clusters.get(cluster_uuid)) is not None
+        and (live := [one for one in steps if one.submission_id not in tick.busy])
+        and (
+            cluster.state in OVER_CLUSTER_STATES
+            or may_never_begin(cluster, live)
+            or any(map(needs_a_sweep, live))
+        )
+    )
 
 
 def _was_never_added(submission: Submission, ages: Ages) -> bool:

@@ -47,15 +47,34 @@ FactKey = tuple[Fact, str]
 _REPEATABLE = (Fact.CANCEL_ASKED, Fact.END_ASKED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ages:
-    """Seconds that each fact has stood; a fact that was never looked at is new."""
+    """For how long each fact has stood; a fact that was never looked at is new.
+
+    seconds: of each, when the facts were last compared
+    passed_s: how long ago that was
+    same_s: for how long all answers of ``reached`` and ``passed`` stay the same
+    """
 
     seconds: Mapping[FactKey, float] = field(default_factory=dict)
+    passed_s: float = 0.0
+    same_s: float = math.inf
 
     def of(self, fact: Fact, subject_id: str) -> float:
-        """How long the fact has stood, 0.0 for a new one."""
-        return self.seconds.get((fact, subject_id), 0.0)
+        """How long the fact has stood, in seconds; 0.0 for a new one."""
+        stood_s = self.seconds.get((fact, subject_id))
+        return 0.0 if stood_s is None else stood_s + self.passed_s
+
+    def reached(self, fact: Fact, subject_id: str, limit_s: float) -> bool:
+        """Whether the fact has stood for so long."""
+        return self.passed(self.of(fact, subject_id), limit_s)
+
+    def passed(self, age_s: float, limit_s: float) -> bool:
+        """Whether what grows older with time, and is ``age_s`` old now, has reached an age."""
+        if age_s >= limit_s:
+            return True
+        self.same_s = min(self.same_s, limit_s - age_s)
+        return False
 
 
 def facts_of(

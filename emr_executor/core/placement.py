@@ -117,13 +117,14 @@ def place(
     *,
     blocked: Mapping[WorkloadId, WaitKind],
     held: AbstractSet[ClusterUuid],
-    now: datetime,
+    resting: AbstractSet[WorkloadId],
     coming: Mapping[str, int],
     moving: Sequence[Workload] = (),
 ) -> Placed:
     """Placements by cluster and the reason of every workload that is left.
 
     blocked: workloads that must not be placed now, and why
+    resting: workloads that must not be placed yet, since EMR refused their step just now
     held: clusters that just took no steps: they have no room for a moment
     coming: slots that launches bring, by pool; no one is put behind others who will get one
     moving: workloads whose step is being taken back from behind others: each keeps a slot for itself
@@ -142,7 +143,7 @@ def place(
                 slot.live += 1
         elif workload.workload_id in blocked:
             waiting.append(Waiting(workload_id=workload.workload_id, kind=blocked[workload.workload_id]))
-        elif workload.not_before is not None and workload.not_before > now:
+        elif workload.workload_id in resting:
             waiting.append(Waiting(workload_id=workload.workload_id, kind=WaitKind.HELD_BACK))
         elif workload.cluster_pool in unserved:
             unserved[workload.cluster_pool].append(workload)

@@ -117,7 +117,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     ready = [w for w in snapshot.workloads if w.state is WorkloadState.READY and w.quarantine is None]
     riding = {submission.workload_id for submission in snapshot.submissions}
     drop = tuple(w.workload_id for w in snapshot.workloads if _can_drop(w) and w.workload_id not in riding)
-    expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits))
+    expire = tuple(w.workload_id for w in ready if _expired(w, snapshot, limits, ages))
     gone = {*drop, *expire}
     wanting = [w for w in ready if w.workload_id not in gone]
     keep = [c for c in snapshot.clusters if serves(c) and c.cluster_uuid not in changed]
@@ -132,7 +132,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         limits,
         blocked=blocked,
         held=snapshot.place_held,
-        now=snapshot.now,
+        resting={w.workload_id for w in wanting if _rests(w, snapshot, ages)},
         coming=coming_slots(snapshot, limits, keep, launch),
         moving=moving,
     )
@@ -185,7 +185,8 @@ def _load(snapshot: Snapshot, ages: Ages) -> Load:
         begun=Counter(
             submission.cluster_uuid
             for submission in snapshot.submissions
-            if submission.started_at is not None and ages.of(Fact.RUNNING, submission.submission_id) < PACE_S
+            if submission.started_at is not None
+            and not ages.reached(Fact.RUNNING, submission.submission_id, PACE_S)
         ),
     )
 
@@ -194,18 +195,17 @@ def _is_leaving(submission: Submission, ages: Ages, within_s: float) -> bool:
     """Whether its step, which has not begun, was asked to be cancelled within that time."""
     if submission.cancel_asked_at is None or submission.state is not SubmissionState.PENDING:
         return False
-    return ages.of(Fact.CANCEL_ASKED, submission.submission_id) < within_s
+    return not ages.reached(Fact.CANCEL_ASKED, submission.submission_id, within_s)
 
 
 def _runs_on(submission: Submission, snapshot: Snapshot, wanted: Collection[WorkloadId], ages: Ages) -> bool:
     """Whether it began before it was cancelled, and EMR lets it run."""
     if submission.cancel_asked_at is None or submission.timed_out or submission.quarantine is not None:
         return False
-    asked_s = min(
-        ages.of(Fact.CANCEL_ASKED, submission.submission_id), ages.of(Fact.RUNNING, submission.submission_id)
-    )
-    is_shown = submission.submission_id in snapshot.shown and submission.step_state is StepState.RUNNING
-    return is_shown and submission.workload_id in wanted and asked_s > CANCEL_AGAIN_S
+    key = submission.submission_id
+    is_shown = key in snapshot.shown and submission.step_state is StepState.RUNNING
+    was_let = all(ages.reached(fact, key, CANCEL_AGAIN_S) for fact in (Fact.CANCEL_ASKED, Fact.RUNNING))
+    return is_shown and submission.workload_id in wanted and was_let
 
 
 def _can_drop(workload: Workload) -> bool:
@@ -216,12 +216,21 @@ def _can_drop(workload: Workload) -> bool:
     return quarantined or workload.state in _NOTHING_ALIVE
 
 
-def _expired(workload: Workload, snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits]) -> bool:
+def _rests(workload: Workload, snapshot: Snapshot, ages: Ages) -> bool:
+    """Whether it must not be placed yet."""
+    if workload.not_before is None:
+        return False
+    return not ages.passed((snapshot.now - workload.not_before).total_seconds(), 0.0)
+
+
+def _expired(
+    workload: Workload, snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
+) -> bool:
     pool = limits.get(workload.cluster_pool)
     if workload.target is WorkloadTarget.CANCEL or pool is None or pool.queue_timeout_s is None:
         return False
     since = workload.ready_at or workload.accepted_at
-    return (snapshot.now - since).total_seconds() > pool.queue_timeout_s
+    return ages.passed((snapshot.now - since).total_seconds(), pool.queue_timeout_s)
 
 
 def _other_tries(snapshot: Snapshot, wanting: Sequence[Workload]) -> dict[WorkloadId, WaitKind]:
@@ -279,7 +288,7 @@ def _cancels(
                 Cancel(submission_id=submission.submission_id, why="execution_timeout", timed_out=True)
             )
         elif submission.state is SubmissionState.PENDING and (
-            why := _waits_in_vain(submission, workload, snapshot, limits)
+            why := _waits_in_vain(submission, workload, snapshot, limits, ages)
         ):
             if submission.submission_id in snapshot.shown:
                 cancels.append(Cancel(submission_id=submission.submission_id, why=why))
@@ -293,8 +302,9 @@ def _waits_in_vain(
     workload: Workload,
     snapshot: Snapshot,
     limits: Mapping[str, ClusterPoolLimits],
+    ages: Ages,
 ) -> str:
-    if _expired(workload, snapshot, limits):
+    if _expired(workload, snapshot, limits, ages):
         # Cancelled it is READY again, with its place in the queue, and expires.
         return "queue_timeout"
     is_stalled = submission.cluster_uuid in snapshot.stalled
@@ -307,11 +317,11 @@ def _may_ask(submission: Submission, ages: Ages) -> bool:
     if submission.state not in (SubmissionState.PENDING, SubmissionState.RUNNING):
         return False
     asked = submission.cancel_asked_at is not None
-    return not asked or ages.of(Fact.CANCEL_ASKED, submission.submission_id) > CANCEL_AGAIN_S
+    return not asked or ages.reached(Fact.CANCEL_ASKED, submission.submission_id, CANCEL_AGAIN_S)
 
 
 def _overdue(submission: Submission, workload: Workload, ages: Ages) -> bool:
     timeout_s = workload.step.execution_timeout_s if workload.step else None
     if timeout_s is None or submission.started_at is None or submission.ended_at is not None:
         return False
-    return ages.of(Fact.RUNNING, submission.submission_id) > timeout_s + DEADLINE_GRACE_S
+    return ages.reached(Fact.RUNNING, submission.submission_id, timeout_s + DEADLINE_GRACE_S)

@@ -167,9 +167,11 @@ def _retarget(
         return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
     if busy or cluster.idle_since is None or cluster.cluster_pool in wanted_pools:
         return None
-    idle_s = ages.of(Fact.IDLE, cluster.cluster_uuid)
-    if idle_s < pool.idle_timeout_s or left[cluster.cluster_pool] <= pool.min_clusters:
+    if left[cluster.cluster_pool] <= pool.min_clusters:
         return None
+    if not ages.reached(Fact.IDLE, cluster.cluster_uuid, pool.idle_timeout_s):
+        return None
+    idle_s = ages.of(Fact.IDLE, cluster.cluster_uuid)
     why = f"idle for {idle_s:.0f} s (idle_timeout {pool.idle_timeout_s:g} s)"
     return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
 
@@ -188,7 +190,7 @@ def ends_of(snapshot: Snapshot, ages: Ages) -> list[ClusterUuid]:
         and cluster.quarantine is None
         and cluster.cluster_id is not None
         and cluster.state in USABLE_CLUSTER_STATES
-        and (cluster.end_asked_at is None or ages.of(Fact.END_ASKED, cluster.cluster_uuid) > END_AGAIN_S)
+        and (cluster.end_asked_at is None or ages.reached(Fact.END_ASKED, cluster.cluster_uuid, END_AGAIN_S))
     ]
 
 

@@ -108,7 +108,9 @@ def _settle_badly(
         return _settled(submission, Event.NEVER_BEGUN, submission.cause)
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
         return _settled(submission, Event.ENDED_BADLY, submission.cause)
-    is_held = submission.ended_at is None or ages.of(Fact.ENDED, submission.submission_id) < loss_hold_s
+    is_held = submission.ended_at is None or not ages.reached(
+        Fact.ENDED, submission.submission_id, loss_hold_s
+    )
     return _settle_silent(submission, is_held=is_held, is_closed=is_closed)
 
 
@@ -181,7 +183,7 @@ def _may_have_a_twin(submission: Submission, ages: Ages) -> bool:
     """Whether EMR may have a step for it that its reads do not show yet, and that runs."""
     if not submission.was_sent_again or submission.wrapper_ended:
         return False
-    return ages.of(Fact.ENDED, submission.submission_id) < STALE_READ_S
+    return not ages.reached(Fact.ENDED, submission.submission_id, STALE_READ_S)
 
 
 def _step_over(submission: Submission) -> bool:

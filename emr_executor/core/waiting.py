@@ -285,7 +285,7 @@ def _of_steps(
             continue
         held_s = max(0.0, loss_hold_s - ages.of(Fact.ENDED, submission.submission_id))
         held_until = snapshot.now + timedelta(seconds=held_s)
-        found = _why_step(submission, cluster, snapshot.now, held_until, ahead)
+        found = _why_step(submission, cluster, ages, now=snapshot.now, held_until=held_until, ahead=ahead)
         if found is not None:
             kind, why, is_trouble = found
             if kind == SILENT and records_unseen_s >= SILENT_WRAPPER_S / 2:
@@ -327,6 +327,8 @@ def _ahead(submissions: Sequence[Submission], on: set[ClusterUuid]) -> Ahead:
 def _why_step(
     submission: Submission,
     cluster: Cluster,
+    ages: Ages,
+    *,
     now: datetime,
     held_until: datetime,
     ahead: Ahead,
@@ -348,12 +350,14 @@ def _why_step(
         return "cancelling", f"CancelSteps was asked for its step on {on}", False
     since_s = (now - (submission.submitted_at or submission.intended_at)).total_seconds()
     match submission.state:
-        case SubmissionState.INTENDED if since_s >= QUIET_S:
+        case SubmissionState.INTENDED if ages.passed(since_s, QUIET_S):
             text = f"no answer yet whether {on} has the step: it is looked for by its name, then added again"
             return "unanswered", text, False
-        case SubmissionState.PENDING if cluster.state not in UP_CLUSTER_STATES and since_s >= STARTING_S:
+        case SubmissionState.PENDING if cluster.state not in UP_CLUSTER_STATES:
+            if not ages.passed(since_s, STARTING_S):
+                return None
             return "starting", f"queued on {on}, which is {cluster.state}", False
-        case SubmissionState.PENDING if cluster.state in UP_CLUSTER_STATES and since_s >= QUIET_S:
+        case SubmissionState.PENDING if ages.passed(since_s, QUIET_S):
             before, first = ahead.get(submission.submission_id, (0, None))
             if not before:
                 return "not started", f"EMR has not started the step, which is first on {on}", False
@@ -361,7 +365,7 @@ def _why_step(
             if first is not None:
                 text += f"; the longest runs for {spoken_duration((now - first).total_seconds())}"
             return "behind", text, False
-        case SubmissionState.RUNNING if _is_silent(submission, now):
+        case SubmissionState.RUNNING if _is_silent(submission, now, ages):
             text = (
                 f"EMR shows the step RUNNING on {on} and its wrapper has written nothing for a minute: the "
                 "cluster's instance profile probably cannot write staging_uri"
@@ -370,12 +374,11 @@ def _why_step(
     return None
 
 
-def _is_silent(submission: Submission, now: datetime) -> bool:
+def _is_silent(submission: Submission, now: datetime, ages: Ages) -> bool:
     if submission.step_state is not StepState.RUNNING or submission.record_mark is not None:
         return False
-    return submission.started_at is not None and now - submission.started_at >= timedelta(
-        seconds=SILENT_WRAPPER_S
-    )
+    started_at = submission.started_at
+    return started_at is not None and ages.passed((now - started_at).total_seconds(), SILENT_WRAPPER_S)
 
 
 def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[str, str, bool] | None:

@@ -82,7 +82,8 @@ class Watched:
         before = self.clock.passed_s
         rows = (*self.workloads, *self.clusters, *self.submissions)
         self.tick = TickState(make_snapshot(*rows))
-        await self.tracker.look(self.tick, Ages(self.ages))
+        await self.tracker.poll(self.tick, Ages(self.ages))
+        await self.tracker.settle(self.tick, Ages(self.ages))
         assert self.clock.passed_s == before, "it waited"
         return self.emr.swept
 
