@@ -6,7 +6,7 @@ Implementations satisfy them structurally: ``aws`` (real), ``task`` (real), ``si
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -246,6 +246,9 @@ class TaskHost(Protocol):
 class TaskLog(Protocol):
     """The tasks' ordinary logs."""
 
-    async def append(self, log_path: str | None, lines: Iterable[dict[str, Any]]) -> None:
-        """Append JSON lines to one task's log; raises nothing: a log never holds up a task."""
+    async def append(self, lines: Mapping[str | None, Sequence[dict[str, Any]]]) -> None:
+        """Append JSON lines to tasks' logs, by path; raises nothing: a log never holds up a task.
+
+        A task without a path has no log.
+        """
         ...

@@ -262,8 +262,7 @@ class EmrActions:
         if is_throttled:
             text = f"EMR throttled AddJobFlowSteps: {name} is sent again, in {FIRST_HOLD_S:g} s or later"
         line = agent_line(self._clock.now(), text, level="warning")
-        for workload, _ in pairs:
-            await self._task_log.append(workload.log_path, [line])
+        await self._task_log.append({workload.log_path: [line] for workload, _ in pairs})
 
     async def _built(
         self, lease_token: int, cluster_id: ClusterId, pairs: Sequence[Pair]
@@ -296,9 +295,12 @@ class EmrActions:
             for (_, submission), step_id in zip(pairs, step_ids, strict=True)
         ]
         await self._write(lease_token, changes, "submission", "added", f"added to {cluster.cluster_id}")
-        for (workload, _), step_id in zip(pairs, step_ids, strict=True):
-            line = agent_line(now, f"queued on {cluster.cluster_id} as step {step_id}")
-            await self._task_log.append(workload.log_path, [line])
+        await self._task_log.append(
+            {
+                workload.log_path: [agent_line(now, f"queued on {cluster.cluster_id} as step {step_id}")]
+                for (workload, _), step_id in zip(pairs, step_ids, strict=True)
+            }
+        )
 
     async def _refused_alone(
         self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str, *, again: bool
@@ -316,7 +318,7 @@ class EmrActions:
         text = f"EMR refused the step ({refusals} of {MOST_REFUSALS} times, then the task fails): {why}"
         await self._not_added(lease_token, [pair], text, not_before=again_at)
         line = agent_line(now, f"{text}; it is asked again at {again_at:%H:%M:%S} UTC", level="warning")
-        await self._task_log.append(workload.log_path, [line])
+        await self._task_log.append({workload.log_path: [line]})
 
     async def _refused_for_good(self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str) -> None:
         now = self._clock.now()
@@ -329,7 +331,7 @@ class EmrActions:
             at=now, subject="workload", subject_id=workload.workload_id, event=move.event, text=move.text
         )
         await self._write(lease_token, changes, "submission", "never_added", why, told)
-        await self._task_log.append(workload.log_path, [agent_line(now, move.text, level="error")])
+        await self._task_log.append({workload.log_path: [agent_line(now, move.text, level="error")]})
 
     async def _not_added(
         self, lease_token: int, pairs: Sequence[Pair], why: str, *, not_before: datetime | None = None

@@ -159,7 +159,7 @@ class Phases:
             " again"
         )
         now = self._clock.now()
-        await self._task_log.append(workload.log_path, [agent_line(now, text, level="error")])
+        await self._task_log.append({workload.log_path: [agent_line(now, text, level="error")]})
         await self._store.record_intent(workload.workload_id, token, "failed")
         try:
             await self._api.fail_terminally(workload.workload_id, ended_at=now)

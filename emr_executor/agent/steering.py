@@ -234,7 +234,9 @@ class Steering:
             loss_hold_s=self._loss_hold_s,
             records_unseen_s=self._tracker.records_unseen_s,
         )
-        self._waiting_lines.tell(tick, found, snapshot.now, monotonic=self._clock.monotonic())
+        monotonic = self._clock.monotonic()
+        for workload_id, line in self._waiting_lines.news(found, snapshot.now, monotonic=monotonic):
+            tick.log_output(tick.workloads[workload_id], [line])
 
     def _intend_again(self, tick: TickState, acts: Acts, now: datetime) -> None:
         """Calls that EMR throttled, or whose answer nobody heard, and which EMR shows no effect of.

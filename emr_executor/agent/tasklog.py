@@ -12,7 +12,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,15 @@ class FileTaskLog:
         self._lost: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    async def append(self, log_path: str | None, lines: Iterable[dict[str, Any]]) -> None:
-        """Append lines to one task's log; a log that cannot be written never stops the agent."""
-        batch = list(lines)
-        if log_path and batch:
-            await asyncio.to_thread(self.write, log_path, batch)
+    async def append(self, lines: Mapping[str | None, Sequence[dict[str, Any]]]) -> None:
+        """Append lines to logs, each in one write; a log that cannot be written never stops the agent."""
+        if lines:
+            await asyncio.to_thread(self._write_all, lines)
+
+    def _write_all(self, lines: Mapping[str | None, Sequence[dict[str, Any]]]) -> None:
+        for log_path, batch in lines.items():
+            if log_path and batch:
+                self.write(log_path, batch)
 
     async def flush(self) -> None:
         """Write what could not be written before."""

@@ -61,7 +61,7 @@ class TickState:
         self._quarantined: dict[str, Exception] = {}
         self._saved: dict[str, tuple[dict[Any, Any], Row | None]] = {}
         self._history: list[HistoryEntry] = []
-        self._lines: dict[str, list[dict[str, Any]]] = {}
+        self._lines: dict[str | None, list[dict[str, Any]]] = {}
         self._by_cluster: dict[ClusterUuid, list[Submission]] | None = None
 
     @property
@@ -141,8 +141,7 @@ class TickState:
             table, _ = self._saved[key]
             table[key] = await with_story(store, table[key])
         lines, self._lines = self._lines, {}
-        for log_path, batch in lines.items():
-            await task_log.append(log_path, batch)
+        await task_log.append(lines)
         changes = []
         for key, (table, before) in self._saved.items():
             after = table[key]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tasklog import agent_line
-from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import WorkloadId
-from emr_executor.core.waiting import Reason, reasons_in_line
+from emr_executor.core.waiting import Reason
+from emr_executor.core.waiting_in_line import reasons_in_line
 from emr_executor.ports import Clock, TaskLog
 from emr_executor.store.protocols import AgentFace
 
 ROUND_S = 15.0
-"""Between two looks at the whole line: with ``core.waiting.IN_LINE_S`` well within a minute."""
+"""Between two looks at the whole line: with ``core.waiting_in_line.IN_LINE_S`` well within a minute."""
 AGAIN_S = 300.0
 """A reason that was told before and came back is told again when it has stood for so long."""
 
@@ -36,19 +37,21 @@ class WaitingLines:
     def __init__(self) -> None:
         self._told: dict[WorkloadId, _Told] = {}
 
-    def tell(self, tick: TickState, reasons: Iterable[Reason], now: datetime, *, monotonic: float) -> None:
-        """Write what is news. Two reasons that take turns are each told once."""
+    def news(
+        self, reasons: Iterable[Reason], now: datetime, *, monotonic: float
+    ) -> Iterator[tuple[WorkloadId, dict[str, Any]]]:
+        """The lines of what is news. Two reasons that take turns are each told once."""
         for reason in reasons:
-            if self.is_news(reason, monotonic):
+            if self._is_news(reason, monotonic):
                 level = "warning" if reason.is_trouble else "info"
-                tick.log_line(now, tick.workloads[reason.workload_id], f"waiting: {reason.why}", level=level)
+                yield reason.workload_id, agent_line(now, f"waiting: {reason.why}", level=level)
 
     def forget(self, live: Collection[WorkloadId]) -> None:
         """Let go of tasks that are over."""
         for gone in self._told.keys() - live:
             del self._told[gone]
 
-    def is_news(self, reason: Reason, monotonic: float) -> bool:
+    def _is_news(self, reason: Reason, monotonic: float) -> bool:
         """Whether the task is to be told of it, which it then counts as."""
         if (news := reason.news) is None:
             return False
@@ -94,15 +97,13 @@ class LinesBetweenTicks:
         monotonic = self._clock.monotonic()
         stood_s = self._states.look({one.workload_id: one.state for one in line}, monotonic=monotonic)
         now, log_of = self._clock.now(), {one.workload_id: one.log_path for one in line}
-        for reason in reasons_in_line(
+        found = reasons_in_line(
             line,
             stood_s,
             now=now,
             ready_limit=self._ready_limit,
             at_once=self._at_once,
             no_runner=self._no_runner(),
-        ):
-            if self._waiting_lines.is_news(reason, monotonic):
-                level = "warning" if reason.is_trouble else "info"
-                told = agent_line(now, f"waiting: {reason.why}", level=level)
-                await self._task_log.append(log_of[reason.workload_id], [told])
+        )
+        news = self._waiting_lines.news(found, now, monotonic=monotonic)
+        await self._task_log.append({log_of[workload_id]: [told] for workload_id, told in news})

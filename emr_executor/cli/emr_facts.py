@@ -28,7 +28,8 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.plan import plan
 from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, StepState, WorkloadState
-from emr_executor.core.waiting import Hold, Holds, beyond, reasons
+from emr_executor.core.waiting import Hold, Holds, reasons
+from emr_executor.core.waiting_in_line import beyond
 from emr_executor.store import health_store, queries
 from emr_executor.store.snapshot_store import snapshot
 

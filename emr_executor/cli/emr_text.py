@@ -17,7 +17,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from emr_executor.core.waiting import for_task_runner
+from emr_executor.core.waiting_in_line import for_task_runner
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES
 
 _UP = (ClusterState.RUNNING, ClusterState.WAITING)

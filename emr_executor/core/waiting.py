@@ -1,9 +1,9 @@
 """Why a task waits: one sentence for its log, for ``airflow emr explain`` and for ``status``.
 
-What waits is a workload that no task runner has taken, or whose turn is far off, a READY one that the plan
-places nowhere, and a submission that EMR has and whose step does not run, or whose end is not believed yet.
-Each gets one reason: what is, why, and until when. A
-reason's ``news`` says whether it was told before: numbers and times that move are no part of it.
+What waits is a READY workload that the plan places nowhere, and a submission that EMR has and whose step
+does not run, or whose end is not believed yet; ``core.waiting_in_line`` has the others. Each gets one reason:
+what is, why, and until when. A reason's ``news`` says whether it was told before: numbers and times that move
+are no part of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from emr_executor.core.model import (
     ClusterId,
     ClusterPoolLimits,
     ClusterUuid,
-    InLine,
     Snapshot,
     Submission,
     SubmissionId,
@@ -37,7 +36,6 @@ from emr_executor.core.states import (
     ClusterState,
     StepState,
     SubmissionState,
-    WorkloadState,
 )
 from emr_executor.core.workload import spoken_duration
 
@@ -46,8 +44,6 @@ QUIET_S = 10.0
 SILENT_WRAPPER_S = 60.0
 """A wrapper writes its first record as soon as it begins."""
 SILENT = "silent"
-IN_LINE_S = 30.0
-"""What no task runner has taken, or no look has reached, for so long says so."""
 STARTING_S = 60.0
 """A step that stands on a cluster that is not up for so long says so again."""
 
@@ -129,60 +125,6 @@ def reasons(
     yield from _of_steps(snapshot, ages, loss_hold_s, records_unseen_s)
 
 
-# -- what waits for its turn --------------------------------------------------------------------------
-
-
-def for_task_runner(what: str, at_once: int | None) -> str:
-    """A phase that nobody has begun. ``what``: what becomes of the task in it."""
-    runners = f" ({at_once} at once, task_runner_parallelism)" if at_once else ""
-    return f"for a task runner{runners} to be {what}"
-
-
-def beyond(ready_limit: int) -> str:
-    """A parked task that no look at what waits has reached."""
-    return f"{ready_limit} tasks or more have their turn before it, and so many are looked at for a slot"
-
-
-def reasons_in_line(
-    line: Sequence[InLine],
-    stood_s: Mapping[WorkloadId, float],
-    *,
-    now: datetime,
-    ready_limit: int,
-    at_once: int,
-    no_runner: str | None,
-) -> Iterator[Reason]:
-    """The reason of everything that ``reasons`` is not asked for: no snapshot holds it.
-
-    stood_s: for how long each was seen in its state
-    at_once: how many task runners an agent has
-    no_runner: why this one has none now
-    """
-    ready = 0
-    for one in line:
-        if not one.is_open:
-            continue
-        ready += one.state is WorkloadState.READY
-        if stood_s.get(one.workload_id, 0.0) < IN_LINE_S:
-            continue
-        match one.state:
-            case WorkloadState.READY if ready > ready_limit:
-                yield Reason(workload_id=one.workload_id, why=beyond(ready_limit), news="beyond")
-            case WorkloadState.ACCEPTED | WorkloadState.FINISHABLE:
-                yield _of_phase(one, now, at_once, no_runner)
-
-
-def _of_phase(one: InLine, now: datetime, at_once: int, no_runner: str | None) -> Reason:
-    what = "prepared" if one.state is WorkloadState.ACCEPTED else "finished in Airflow"
-    if no_runner is not None:
-        why = f"{for_task_runner(what, at_once)}; there is none now: {_clause(no_runner)}"
-        return Reason(workload_id=one.workload_id, why=why, news=("no runner", one.state), is_trouble=True)
-    if one.not_before is not None and one.not_before > now:
-        why = f"to be {what} once more, at {at_clock(one.not_before)}"
-        return Reason(workload_id=one.workload_id, why=why, news=("again", one.state))
-    return Reason(workload_id=one.workload_id, why=for_task_runner(what, at_once), news=("runner", one.state))
-
-
 # -- what waits for a slot ---------------------------------------------------------------------------
 
 
@@ -242,8 +184,8 @@ def _why_full(
         return f"{why}; the next call is at {at_clock(holds.budget_until)}", "budget", False
     for cluster in free:
         if hold := holds.place.get(cluster.cluster_uuid):
-            why = f"EMR takes no steps for {cluster.cluster_id}: {_clause(hold.why)}; {hold.again}"
-            return why, ("place", cluster.cluster_uuid, hold.why), True
+            why = f"EMR takes no steps for {cluster.cluster_id}: {clause(hold.why)}; {hold.again}"
+            return why, ("place", _gist(hold.why)), True
     head = "no cluster of its pool is up yet"
     if usable:
         slots = sum(cluster.slots for cluster in usable)
@@ -252,12 +194,12 @@ def _why_full(
     hold = holds.launch.get(pool)
     if any(cluster.state is ClusterState.INTENDED for cluster in capped) or pool in launching:
         if hold is not None and hold.may_be_done:
-            why = f"{head}; {_clause(hold.why)}: if EMR does not show the cluster by {at_clock(hold.until)}"
+            why = f"{head}; {clause(hold.why)}: if EMR does not show the cluster by {at_clock(hold.until)}"
             return f"{why}, it is asked for again", ("may be done", bool(usable)), False
         return f"{head}; a cluster is being launched", ("launching", bool(usable)), False
     if hold is not None:
-        why = f"{head}, and the last launch failed: {_clause(hold.why)}; {hold.again}"
-        return why, ("launch", hold.why), True
+        why = f"{head}, and the last launch failed: {clause(hold.why)}; {hold.again}"
+        return why, ("launch", _gist(hold.why)), True
     most = limits[pool].max_clusters
     if len(capped) >= most:
         leaving = sum(not serves(cluster) for cluster in capped)
@@ -392,7 +334,12 @@ def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[st
     return "held", text, False
 
 
-def _clause(text: str) -> str:
+def _gist(text: str) -> str:
+    """What of somebody's words is news when it changes: ids, numbers and times are not."""
+    return " ".join(word for word in text.split() if not any(map(str.isdigit, word)))
+
+
+def clause(text: str) -> str:
     """Somebody else's sentence within one of ours."""
     return text.rstrip(". ")
 

@@ -15,8 +15,8 @@ from tests.builders import NOW
 
 async def test_lines_are_appended_as_airflow_reads_them(tmp_path: Path) -> None:
     log = FileTaskLog(tmp_path)
-    await log.append("dag/run/attempt=1.log", [agent_line(NOW, "waiting", cluster_id="j-1")])
-    await log.append("dag/run/attempt=1.log", driver_lines(NOW, b"one\ntwo\xff\n\n"))
+    await log.append({"dag/run/attempt=1.log": [agent_line(NOW, "waiting", cluster_id="j-1")]})
+    await log.append({"dag/run/attempt=1.log": driver_lines(NOW, b"one\ntwo\xff\n\n")})
     lines = [json.loads(line) for line in (tmp_path / "dag/run/attempt=1.log").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["waiting", "one", "two\ufffd"]
     assert lines[0] == {
@@ -35,7 +35,7 @@ def test_the_longest_secret_is_masked_first() -> None:
 
 
 async def test_a_path_outside_the_log_folder_is_not_written(tmp_path: Path) -> None:
-    await FileTaskLog(tmp_path / "logs").append("../outside.log", [agent_line(NOW, "x")])
+    await FileTaskLog(tmp_path / "logs").append({"../outside.log": [agent_line(NOW, "x")]})
     assert not (tmp_path / "outside.log").exists()
 
 
@@ -47,13 +47,13 @@ async def test_what_cannot_be_written_is_kept_and_written_in_its_order(tmp_path:
     blocked, errors = tmp_path / "dag", list[OSError | None]()
     blocked.write_text("a file where the folder should be")
     log = FileTaskLog(tmp_path, on_write=errors.append)
-    await log.append("dag/t.log", [agent_line(NOW, "one")])
-    await log.append("dag/t.log", [agent_line(NOW, "two")])
+    await log.append({"dag/t.log": [agent_line(NOW, "one")]})
+    await log.append({"dag/t.log": [agent_line(NOW, "two")]})
     await log.flush()
     assert len([error for error in errors if error]) == 3
     blocked.unlink()
     await log.flush()
-    await log.append("dag/t.log", [agent_line(NOW, "three")])
+    await log.append({"dag/t.log": [agent_line(NOW, "three")]})
     assert events(tmp_path / "dag/t.log") == ["one", "two", "three"]
     assert errors[-2:] == [None, None]
 
@@ -63,9 +63,9 @@ async def test_what_is_kept_is_bounded_and_the_log_says_what_is_missing(tmp_path
     blocked.write_text("")
     log = FileTaskLog(tmp_path, kept_bytes=300)
     for number in range(10):
-        await log.append("dag/t.log", [agent_line(NOW, f"line {number}")])
+        await log.append({"dag/t.log": [agent_line(NOW, f"line {number}")]})
     blocked.unlink()
-    await log.append("dag/t.log", [agent_line(NOW, "again")])
+    await log.append({"dag/t.log": [agent_line(NOW, "again")]})
     *kept, missing, again = events(tmp_path / "dag/t.log")
     assert kept == ["line 0", "line 1", "line 2"]
     assert missing == "7 lines are missing here: the log could not be written for a while"

@@ -10,13 +10,12 @@ import pytest
 from sqlalchemy import Engine
 
 from emr_executor.agent.tasklog import FileTaskLog
-from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, LinesBetweenTicks, WaitingLines
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.states import ClusterState, StepState, WorkloadState, WorkloadTarget
 from emr_executor.core.waiting import Reason, at_clock
 from tests.agent.fakes import World
-from tests.builders import NOW, make_snapshot, make_workload
+from tests.builders import NOW, make_workload
 
 MINE = WorkloadId("w1")
 
@@ -26,16 +25,13 @@ class Log:
 
     def __init__(self) -> None:
         self.waiting_lines, self.monotonic = WaitingLines(), 0.0
-        self.tick_state = TickState(make_snapshot(make_workload("w1", log_path="w1.log")))
+        self.lines: list[str] = []
 
     def tick(self, *news: str, seconds: float = 1.0) -> None:
         self.monotonic += seconds
         found = [Reason(workload_id=MINE, why=one, news=one) for one in news]
-        self.waiting_lines.tell(self.tick_state, found, NOW, monotonic=self.monotonic)
-
-    @property
-    def lines(self) -> list[str]:
-        return [line["event"].removeprefix("waiting: ") for line in self.tick_state._lines.get("w1.log", [])]
+        told = self.waiting_lines.news(found, NOW, monotonic=self.monotonic)
+        self.lines += [line["event"].removeprefix("waiting: ") for _, line in told]
 
 
 def test_what_stands_is_told_once() -> None:

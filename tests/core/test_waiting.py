@@ -247,7 +247,11 @@ def test_numbers_and_times_that_move_are_no_news() -> None:
     holds = [
         Holds(launch={"default": replace(NOT_LAUNCHED, until=LATER + timedelta(minutes=n))}) for n in (0, 9)
     ]
-    assert len({told(make_workload(), holds=one)[0].news for one in holds}) == 1
+    words = [f"cluster j-{n} ended before it came up (RequestId: {n}ab-{n})" for n in (1, 2)]
+    holds += [Holds(launch={"default": replace(NOT_LAUNCHED, why=why)}) for why in words]
+    news = [told(make_workload(), holds=one)[0].news for one in holds]
+    assert news[0] == news[1]
+    assert news[2] == news[3] != news[0]
 
 
 def test_other_words_of_emr_another_submission_and_a_loss_are_news() -> None:

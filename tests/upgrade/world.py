@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -232,8 +232,9 @@ class Log:
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}
 
-    async def append(self, log_path: str | None, lines: Iterable[dict[str, Any]]) -> None:
-        self.lines.setdefault(log_path or "", []).extend(str(line["event"]) for line in lines)
+    async def append(self, lines: Mapping[str | None, Sequence[dict[str, Any]]]) -> None:
+        for log_path, batch in lines.items():
+            self.lines.setdefault(log_path or "", []).extend(str(line["event"]) for line in batch)
 
 
 class World:
