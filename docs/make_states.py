@@ -9,13 +9,13 @@ from inspect import getsource
 from pathlib import Path
 from typing import Any
 
-from emr_executor.core.machine import StateMachine
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 from emr_executor.core.transitions import (
     CLUSTER,
     SUBMISSION,
     WORKLOAD,
     ClusterEvent,
+    StateMachine,
     SubmissionEvent,
     WorkloadEvent,
 )
@@ -52,11 +52,16 @@ def _machine(
         _diagram(table),
         _listed("state", "means", _sentences(states)),
         _listed("event", "who saw what", _sentences(events)),
-        _rows(
-            ("from", "event", "to", "what it means"),
-            [(_code(e.start), _code(e.event), _code(e.end), e.why) for e in table.edges],
-        ),
+        _rows(("from", "event", "to", "what it means"), _moves(table)),
     ]
+
+
+def _moves(table: StateMachine[Any, Any]) -> list[tuple[str, ...]]:
+    """One row for all edges that differ in their start alone."""
+    starts: dict[tuple[str, str, str], list[str]] = {}
+    for edge in table.edges:
+        starts.setdefault((edge.event, edge.end, edge.why), []).append(_code(edge.start))
+    return [(", ".join(those), _code(event), _code(end), why) for (event, end, why), those in starts.items()]
 
 
 def _diagram(table: StateMachine[Any, Any]) -> str:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from emr_executor.core.cause import cause_of
-from emr_executor.core.machine import apply_observation, transition
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
@@ -32,7 +31,15 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.core.transitions import CLUSTER, SHOWN, SUBMISSION, ClusterEvent, SubmissionEvent
+from emr_executor.core.transitions import (
+    CLUSTER,
+    SHOWN,
+    SUBMISSION,
+    ClusterEvent,
+    SubmissionEvent,
+    apply_observation,
+    transition,
+)
 from emr_executor.errors import InvalidTransition
 
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
-from emr_executor.core.machine import transition
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
@@ -40,7 +39,7 @@ from emr_executor.core.states import (
     StepState,
     SubmissionState,
 )
-from emr_executor.core.transitions import SUBMISSION
+from emr_executor.core.transitions import SUBMISSION, transition
 from emr_executor.core.transitions import SubmissionEvent as Event
 
 ENDED_BY_US = "the agent ended it"

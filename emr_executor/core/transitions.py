@@ -11,7 +11,7 @@ act (PLACED, WRITTEN, DECIDED).
 there are two events (STEP_LOST, STEP_LOST_TOO_OFTEN).
 
 **Old news.** Listings of EMR and S3 come late, doubled and out of order. News is *old* when it
-tells of the state in which the row is, or of one from which a way leads to it; ``machine.apply_observation``
+tells of the state in which the row is, or of one from which a way leads to it; ``apply_observation``
 lets it change nothing. An end that was seen is never unseen: no state that is over has a way out,
 with two exceptions. A workload that the scheduler hands over again starts anew, and a launch that
 was given up and shows after all is ours and must be ended.
@@ -30,15 +30,91 @@ The diagrams and lists of docs/states.md are made from this file by ``make docs`
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
 from enum import StrEnum, auto
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from emr_executor.core.machine import Edge, StateMachine
 from emr_executor.core.model import Cluster, Submission, Workload
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 from emr_executor.errors import InvalidTransition
 
 Row = Workload | Submission | Cluster
+
+State = TypeVar("State", bound=StrEnum)
+Event = TypeVar("Event", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge(Generic[State, Event]):
+    """One move: from ``start`` (None: there was no row), because of ``event``, to ``end``."""
+
+    start: State | None
+    event: Event
+    end: State
+    why: str
+    """One sentence: who observed it, or what it means."""
+
+
+def _each(starts: tuple[State, ...], event: Event, end: State, why: str) -> list[Edge[State, Event]]:
+    """The edge from each of the states."""
+    return [Edge(start, event, end, why) for start in starts]
+
+
+class StateMachine(Generic[State, Event]):
+    """All edges of one kind of row.
+
+    entity: ``workload``, ``submission`` or ``cluster``
+    pairs: every (start, end) that some edge has
+    """
+
+    def __init__(self, entity: str, edges: tuple[Edge[State, Event], ...]) -> None:
+        self.entity, self.edges = entity, edges
+        self.pairs = frozenset((edge.start, edge.end) for edge in edges)
+        self._ends = {(edge.start, edge.event): edge.end for edge in edges}
+        if len(self._ends) != len(edges):
+            raise ValueError(f"{entity}: two edges have the same start and event")
+        self._past: defaultdict[Event, set[State]] = defaultdict(set)
+        for edge in edges:
+            self._past[edge.event].add(edge.end)
+        for past in self._past.values():
+            while more := {edge.end for edge in edges if edge.start in past} - past:
+                past.update(more)
+
+    def end_of(self, start: State | None, event: Event) -> State | None:
+        """The end of the one edge that fits, or None."""
+        return self._ends.get((start, event))
+
+    def is_old(self, start: State, event: Event) -> bool:
+        """Whether the news tells of the very state, or of one from which a way leads to it."""
+        return start in self._past[event]
+
+    def ends(self, *events: Event) -> dict[State | None, State]:
+        """End by start of all edges with one of the events, in the order of the table."""
+        return {edge.start: edge.end for edge in self.edges if edge.event in events}
+
+
+def transition(
+    table: StateMachine[State, Event], start: State | None, event: Event, *, row: str = ""
+) -> State:
+    """The state after an event. Raises InvalidTransition naming ``row``: no such edge."""
+    end = table.end_of(start, event)
+    if end is None:
+        raise InvalidTransition(table.entity, start or "nothing", event, row=row)
+    return end
+
+
+def apply_observation(
+    table: StateMachine[State, Event], start: State, event: Event, *, row: str = ""
+) -> State:
+    """The state after news that may be late or doubled: ``start`` where it is old.
+
+    Raises InvalidTransition: news that is neither old nor possible.
+    """
+    end = table.end_of(start, event)
+    if end is None and table.is_old(start, event):
+        return start
+    return transition(table, start, event, row=row) if end is None else end
 
 
 class WorkloadEvent(StrEnum):
@@ -189,143 +265,60 @@ WORKLOAD_EDGES: tuple[WorkloadEdge, ...] = (
     Edge(W.CANCELLED, WS.HANDED_OVER, W.ACCEPTED, "Airflow queued the same task instance again."),
 )
 
+_NOT_BEGUN, _ADDED = (S.INTENDED, S.PENDING), (S.PENDING, S.RUNNING)
+_LIVE = (*_NOT_BEGUN, S.RUNNING)
 SUBMISSION_EDGES: tuple[SubmissionEdge, ...] = (
     Edge(None, SS.WRITTEN, S.INTENDED, "Before AddJobFlowSteps; its id travels in the step's Name."),
-    Edge(S.INTENDED, SS.ADDED, S.PENDING, "The act ended well."),
+    Edge(S.INTENDED, SS.ADDED, S.PENDING, "EMR has the step."),
     Edge(S.INTENDED, SS.NEVER_ADDED, S.LOST, "No step of it exists, so it may be submitted again."),
     Edge(S.INTENDED, SS.SHOWN_PENDING, S.PENDING, "The answer was lost; the Name told."),
-    Edge(S.INTENDED, SS.SHOWN_RUNNING, S.RUNNING, "The answer was lost; the Name told."),
-    Edge(
-        S.INTENDED, SS.SHOWN_OVER, S.RUNNING, "Its first news is an end: held, as if it ran, until settled."
-    ),
-    Edge(S.INTENDED, SS.WRAPPER_SPOKE, S.RUNNING, "The answer was lost, and the record came first."),
-    Edge(S.INTENDED, SS.ENDED_WELL, S.COMPLETED, "Its first news is its end."),
-    Edge(S.INTENDED, SS.ENDED_BADLY, S.FAILED, "Its first news is its end."),
-    Edge(S.INTENDED, SS.ENDED_SILENTLY, S.FAILED, "Its first news is its end, with hardly any hold."),
-    Edge(S.INTENDED, SS.TIMED_OUT, S.FAILED, "Its first news is its end."),
-    Edge(S.INTENDED, SS.CANCELLED_BY_HAND, S.CANCELLED, "Its first news is its end, with hardly any hold."),
-    Edge(S.INTENDED, SS.CLUSTER_OVER, S.LOST, "Whether EMR had it does not matter any more."),
-    Edge(S.PENDING, SS.SHOWN_RUNNING, S.RUNNING, "It got its slot."),
-    Edge(S.PENDING, SS.SHOWN_OVER, S.RUNNING, "It ended between two looks: held until settled."),
-    Edge(S.PENDING, SS.WRAPPER_SPOKE, S.RUNNING, "Seen within seconds, without a call of EMR's API."),
-    Edge(S.PENDING, SS.ENDED_WELL, S.COMPLETED, "It ran and ended between two looks."),
-    Edge(S.PENDING, SS.ENDED_BADLY, S.FAILED, "It ran and ended between two looks."),
-    Edge(S.PENDING, SS.ENDED_SILENTLY, S.FAILED, "It ran and ended between two looks, with hardly any hold."),
-    Edge(S.PENDING, SS.TIMED_OUT, S.FAILED, "It ran and ended between two looks."),
-    Edge(S.PENDING, SS.CANCELLED_BY_US, S.CANCELLED, "Its workload is CANCELLED, or waits again."),
-    Edge(S.PENDING, SS.CANCELLED_BY_HAND, S.CANCELLED, "In EMR's console, with hardly any hold."),
-    Edge(S.PENDING, SS.CLUSTER_OVER, S.LOST, "To be run elsewhere."),
-    Edge(S.RUNNING, SS.ENDED_WELL, S.COMPLETED, "The step's own end."),
-    Edge(S.RUNNING, SS.ENDED_BADLY, S.FAILED, "The task's own failure."),
-    Edge(S.RUNNING, SS.ENDED_SILENTLY, S.FAILED, "The cluster stayed whole, so it is the task's failure."),
+    *_each(_NOT_BEGUN, SS.SHOWN_RUNNING, S.RUNNING, "It got its slot."),
+    *_each(_NOT_BEGUN, SS.SHOWN_OVER, S.RUNNING, "It ended between two polls: held until settled."),
+    *_each(_NOT_BEGUN, SS.WRAPPER_SPOKE, S.RUNNING, "Seen within seconds, without a call of EMR's API."),
+    *_each(_LIVE, SS.ENDED_WELL, S.COMPLETED, "The step's own end."),
+    *_each(_LIVE, SS.ENDED_BADLY, S.FAILED, "The task's own failure."),
+    *_each(_LIVE, SS.ENDED_SILENTLY, S.FAILED, "The cluster stayed whole, so it is the task's failure."),
+    *_each(_LIVE, SS.TIMED_OUT, S.FAILED, "The wrapper ended it, or we did when the wrapper had not."),
+    *_each(_ADDED, SS.CANCELLED_BY_US, S.CANCELLED, "Its workload is CANCELLED, or waits again."),
+    *_each(_LIVE, SS.CANCELLED_BY_HAND, S.CANCELLED, "A person decided, so the task fails."),
+    *_each(_LIVE, SS.CLUSTER_OVER, S.LOST, "To be run elsewhere."),
     Edge(S.RUNNING, SS.NEVER_BEGUN, S.LOST, "Not the task's fault: to be run elsewhere."),
-    Edge(S.RUNNING, SS.TIMED_OUT, S.FAILED, "The wrapper ended it."),
-    Edge(S.RUNNING, SS.CANCELLED_BY_US, S.CANCELLED, "It was unwanted, or overdue in spite of its wrapper."),
-    Edge(S.RUNNING, SS.CANCELLED_BY_HAND, S.CANCELLED, "A person decided, so the task fails."),
-    Edge(S.RUNNING, SS.CLUSTER_OVER, S.LOST, "To be run elsewhere."),
 )
 
+SHOWN = {C[event.name[6:]]: event for event in CS if event.name.startswith("SHOWN_")}
+"""What it means that EMR shows a state. INTENDED and NEVER_LAUNCHED are ours: EMR has no such state."""
+
+
+def _shown(starts: tuple[ClusterState, ...], ends: tuple[ClusterState, ...], why: str) -> list[ClusterEdge]:
+    return [edge for end in ends for edge in _each(starts, SHOWN[end], end, why)]
+
+
+_COMING, _UP = (C.STARTING, C.BOOTSTRAPPING), (C.RUNNING, C.WAITING)
+_THERE, _ENDED = (*_COMING, *_UP, C.TERMINATING), (C.TERMINATED, C.TERMINATED_WITH_ERRORS)
 CLUSTER_EDGES: tuple[ClusterEdge, ...] = (
     Edge(None, CS.DECIDED, C.INTENDED, "Before RunJobFlow; its uuid travels in the cluster's Name."),
-    Edge(C.INTENDED, CS.LAUNCHED, C.STARTING, "The act ended well."),
+    Edge(C.INTENDED, CS.LAUNCHED, C.STARTING, "EMR has the cluster."),
     Edge(C.INTENDED, CS.REFUSED, C.NEVER_LAUNCHED, "The pool's next launch is held back for a while."),
     Edge(C.INTENDED, CS.NEVER_SHOWN, C.NEVER_LAUNCHED, "Its place under max_clusters is free again."),
-    Edge(C.INTENDED, CS.SHOWN_STARTING, C.STARTING, "The answer was lost; the Name told."),
-    Edge(C.INTENDED, CS.SHOWN_BOOTSTRAPPING, C.BOOTSTRAPPING, "The answer was lost; the Name told."),
-    Edge(C.INTENDED, CS.SHOWN_RUNNING, C.RUNNING, "The answer was lost, and so were the polls since."),
-    Edge(C.INTENDED, CS.SHOWN_WAITING, C.WAITING, "The answer was lost, and so were the polls since."),
-    Edge(C.INTENDED, CS.SHOWN_TERMINATING, C.TERMINATING, "It ended before we ever saw it up."),
-    Edge(C.INTENDED, CS.SHOWN_TERMINATED, C.TERMINATED, "It ended before we ever saw it up."),
-    Edge(
-        C.INTENDED,
-        CS.SHOWN_TERMINATED_WITH_ERRORS,
-        C.TERMINATED_WITH_ERRORS,
-        "It ended before we ever saw it up.",
-    ),
-    Edge(C.STARTING, CS.SHOWN_BOOTSTRAPPING, C.BOOTSTRAPPING, "EC2 gave the instances."),
-    Edge(C.STARTING, CS.SHOWN_RUNNING, C.RUNNING, "BOOTSTRAPPING was missed, or never was."),
-    Edge(C.STARTING, CS.SHOWN_WAITING, C.WAITING, "BOOTSTRAPPING was missed, or never was."),
-    Edge(
-        C.STARTING,
-        CS.SHOWN_TERMINATING,
-        C.TERMINATING,
-        "No capacity, a bad template, or ended by us or by a person.",
-    ),
-    Edge(C.STARTING, CS.SHOWN_TERMINATED, C.TERMINATED, "TERMINATING was missed."),
-    Edge(
-        C.STARTING,
-        CS.SHOWN_TERMINATED_WITH_ERRORS,
-        C.TERMINATED_WITH_ERRORS,
-        "No capacity, or a bad template.",
-    ),
-    Edge(C.STARTING, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
-    Edge(C.BOOTSTRAPPING, CS.SHOWN_RUNNING, C.RUNNING, "Up; steps that wait for it begin."),
-    Edge(C.BOOTSTRAPPING, CS.SHOWN_WAITING, C.WAITING, "Up, with nothing to do yet."),
-    Edge(
-        C.BOOTSTRAPPING,
-        CS.SHOWN_TERMINATING,
-        C.TERMINATING,
-        "A bootstrap action failed, or ended by us or by a person.",
-    ),
-    Edge(C.BOOTSTRAPPING, CS.SHOWN_TERMINATED, C.TERMINATED, "TERMINATING was missed."),
-    Edge(
-        C.BOOTSTRAPPING,
-        CS.SHOWN_TERMINATED_WITH_ERRORS,
-        C.TERMINATED_WITH_ERRORS,
-        "A bootstrap action failed.",
-    ),
-    Edge(C.BOOTSTRAPPING, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
-    Edge(C.RUNNING, CS.SHOWN_WAITING, C.WAITING, "Its last step ended."),
-    Edge(C.WAITING, CS.SHOWN_RUNNING, C.RUNNING, "A step began."),
-    Edge(C.RUNNING, CS.SHOWN_TERMINATING, C.TERMINATING, "Ended by us or a person, idle, or at fault."),
-    Edge(C.RUNNING, CS.SHOWN_TERMINATED, C.TERMINATED, "TERMINATING was missed."),
-    Edge(C.RUNNING, CS.SHOWN_TERMINATED_WITH_ERRORS, C.TERMINATED_WITH_ERRORS, "TERMINATING was missed."),
-    Edge(C.RUNNING, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
-    Edge(C.WAITING, CS.SHOWN_TERMINATING, C.TERMINATING, "Ended by us or a person, idle, or at fault."),
-    Edge(C.WAITING, CS.SHOWN_TERMINATED, C.TERMINATED, "TERMINATING was missed."),
-    Edge(C.WAITING, CS.SHOWN_TERMINATED_WITH_ERRORS, C.TERMINATED_WITH_ERRORS, "TERMINATING was missed."),
-    Edge(C.WAITING, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
-    Edge(C.TERMINATING, CS.SHOWN_TERMINATED, C.TERMINATED, "Now its submissions are LOST."),
-    Edge(
-        C.TERMINATING,
-        CS.SHOWN_TERMINATED_WITH_ERRORS,
-        C.TERMINATED_WITH_ERRORS,
-        "Now its submissions are LOST.",
-    ),
-    Edge(C.TERMINATING, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
-    Edge(C.NEVER_LAUNCHED, CS.SHOWN_STARTING, C.STARTING, "Given up, there after all: ours, so it is ended."),
-    Edge(
-        C.NEVER_LAUNCHED,
-        CS.SHOWN_BOOTSTRAPPING,
-        C.BOOTSTRAPPING,
-        "Given up, there after all: ours, so it is ended.",
-    ),
-    Edge(C.NEVER_LAUNCHED, CS.SHOWN_RUNNING, C.RUNNING, "Given up, there after all: ours, so it is ended."),
-    Edge(C.NEVER_LAUNCHED, CS.SHOWN_WAITING, C.WAITING, "Given up, there after all: ours, so it is ended."),
-    Edge(C.NEVER_LAUNCHED, CS.SHOWN_TERMINATING, C.TERMINATING, "Given up, and ending by itself."),
-    Edge(C.NEVER_LAUNCHED, CS.SHOWN_TERMINATED, C.TERMINATED, "Given up, and over by itself."),
-    Edge(
-        C.NEVER_LAUNCHED,
-        CS.SHOWN_TERMINATED_WITH_ERRORS,
-        C.TERMINATED_WITH_ERRORS,
-        "Given up, and over by itself.",
-    ),
+    *_shown((C.INTENDED,), (*_COMING, *_UP), "The answer was lost; the Name told."),
+    *_shown((C.INTENDED,), (C.TERMINATING, *_ENDED), "It ended before we ever saw it up."),
+    *_shown((C.STARTING,), (C.BOOTSTRAPPING,), "EC2 gave the instances."),
+    *_shown(_COMING, _UP, "Up; steps that wait for it begin."),
+    *_shown((C.WAITING,), (C.RUNNING,), "A step began."),
+    *_shown((C.RUNNING,), (C.WAITING,), "Its last step ended."),
+    *_shown((C.STARTING,), (C.TERMINATING,), "No capacity, a bad template, or ended by us or a person."),
+    *_shown((C.BOOTSTRAPPING,), (C.TERMINATING,), "A bootstrap action failed, or ended by us or a person."),
+    *_shown(_UP, (C.TERMINATING,), "Ended by us or a person, idle, or at fault."),
+    *_shown((*_COMING, *_UP), _ENDED, "TERMINATING was missed."),
+    *_shown((C.TERMINATING,), _ENDED, "Now its submissions are LOST."),
+    *_each(_THERE, CS.FORGOTTEN, C.TERMINATED_WITH_ERRORS, "It was there and is gone."),
+    *_shown((C.NEVER_LAUNCHED,), (*_COMING, *_UP), "Given up, there after all: ours, so it is ended."),
+    *_shown((C.NEVER_LAUNCHED,), (C.TERMINATING, *_ENDED), "Given up, and ending or over by itself."),
 )
 
 WORKLOAD = StateMachine("workload", WORKLOAD_EDGES)
 SUBMISSION = StateMachine("submission", SUBMISSION_EDGES)
 CLUSTER = StateMachine("cluster", CLUSTER_EDGES)
-
-SHOWN: dict[ClusterState, ClusterEvent] = {
-    C.STARTING: CS.SHOWN_STARTING,
-    C.BOOTSTRAPPING: CS.SHOWN_BOOTSTRAPPING,
-    C.RUNNING: CS.SHOWN_RUNNING,
-    C.WAITING: CS.SHOWN_WAITING,
-    C.TERMINATING: CS.SHOWN_TERMINATING,
-    C.TERMINATED: CS.SHOWN_TERMINATED,
-    C.TERMINATED_WITH_ERRORS: CS.SHOWN_TERMINATED_WITH_ERRORS,
-}
-"""What it means that EMR shows a state. INTENDED and NEVER_LAUNCHED are ours: EMR has no such state."""
 
 
 def entity_of(row: Row) -> str:

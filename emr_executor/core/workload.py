@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from emr_executor.core.machine import transition
 from emr_executor.core.model import ClusterId, StepOutcome, Submission, Workload
 from emr_executor.core.states import SubmissionState, Verdict, WorkloadState, WorkloadTarget
-from emr_executor.core.transitions import WORKLOAD, WorkloadEvent
+from emr_executor.core.transitions import WORKLOAD, WorkloadEvent, transition
 
 HANDED_OVER_AGAIN = frozenset({"scheduled", "queued"})
 """Airflow's states of a task instance that was taken back from us, stuck in queued, and that we get again

@@ -29,11 +29,11 @@ from sqlalchemy import (
 )
 
 from emr_executor.core.backoff import doubled_s
-from emr_executor.core.machine import transition as moved
 from emr_executor.core.model import HistoryEntry, Identity, StepPlan, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.core.transitions import WORKLOAD as TABLE
 from emr_executor.core.transitions import WorkloadEvent
+from emr_executor.core.transitions import transition as moved
 from emr_executor.core.workload import seen_in_refusal
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order

@@ -112,7 +112,7 @@ def test_every_state_that_is_written_is_the_end_of_an_edge() -> None:
             # Literals may only make new rows; every move asks the table.
             if (None, states[member]) not in table.pairs:
                 unknown.append(text)
-    assert unknown == [], "ask core.transitions (machine.transition) for the state, or say here why not"
+    assert unknown == [], "ask core.transitions (transition) for the state, or say here why not"
     assert found > 20
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.machine import Edge, StateMachine, apply_observation, transition
 from emr_executor.core.model import (
     ClusterId,
     ObservedCluster,
@@ -31,9 +30,13 @@ from emr_executor.core.transitions import (
     SUBMISSION,
     WORKLOAD,
     ClusterEvent,
+    Edge,
+    StateMachine,
     SubmissionEvent,
     WorkloadEvent,
+    apply_observation,
     check_change,
+    transition,
 )
 from emr_executor.errors import InvalidTransition
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES

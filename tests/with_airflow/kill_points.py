@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from emr_executor.core.machine import Edge
 from emr_executor.core.states import ClusterState as C
 from emr_executor.core.states import SubmissionState as S
 from emr_executor.core.states import WorkloadState as W
@@ -22,6 +21,7 @@ from emr_executor.core.transitions import (
     SUBMISSION_EDGES,
     WORKLOAD_EDGES,
     ClusterEvent,
+    Edge,
     SubmissionEvent,
     WorkloadEvent,
 )

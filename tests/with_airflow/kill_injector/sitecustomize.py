@@ -193,7 +193,7 @@ def _sabotage_words(module: Any) -> None:
 
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "sqlalchemy.engine.default": _sabotage_commits,
-    "emr_executor.core.machine": _listen_to_tables,
+    "emr_executor.core.transitions": _listen_to_tables,
     "emr_executor.aws.emr": lambda m: _sabotage(
         m.EmrClient, "run_job_flow", "add_steps", "cancel_steps", "terminate_clusters"
     ),
