@@ -14,7 +14,6 @@ PYTHON ?=
 # What `make simulate` lives through
 SEED ?=
 SEEDS ?= 0:100
-STORE ?= memory
 WORKLOADS ?= 200
 RESUME ?=
 # For `make up`: another port; without the state of the last time; options, as emr_executor.max_clusters=4
@@ -51,8 +50,8 @@ test-all: lint types ## The same with the slow matrices
 check: lint types ## Lint, types, and the tests without real processes
 	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)
 
-simulate: $(STAMP) ## Simulated worlds (SEED=7 or SEEDS=0:1000 STORE= WORKLOADS= RESUME=)
-	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --store $(STORE) \
+simulate: $(STAMP) ## Simulated worlds (SEED=7 or SEEDS=0:1000 WORKLOADS= RESUME=)
+	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		--workloads $(WORKLOADS) $(if $(RESUME),--resume $(RESUME))
 
 bench: $(STAMP) ## Tasks a second through the store, on PostgreSQL and SQLite

@@ -40,6 +40,7 @@ class AgentStore:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._known: Snapshot | None = None
 
     async def deployment_id(self) -> str:
         """The identity of this deployment, made by whoever asks first."""
@@ -71,6 +72,8 @@ class AgentStore:
         new_token: Callable[[], str],
     ) -> tuple[Workload, ...]:
         """Up to ``limit`` workloads whose phase (PREPARING or FINISHING) is now the caller's, by turn."""
+        if not await self._runner.read(phase_store.any_to_claim, kind, now):
+            return ()
         work = partial(phase_store.claim, now=now, new_token=new_token)
         return await self._runner.run(work, kind, limit, identity)
 
@@ -104,7 +107,9 @@ class AgentStore:
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
         """All that lives, of one moment; workloads without ``workload`` and ``executor_config``."""
-        return await self._runner.read(snapshot_store.snapshot, now, ready_limit)
+        found = await self._runner.read(snapshot_store.snapshot, now, ready_limit, self._known)
+        self._known = found
+        return found
 
     async def apply(
         self, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, Update, bindparam, insert, select, update
+from sqlalchemy import Connection, Insert, Select, Table, Update, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
@@ -101,10 +101,9 @@ def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) ->
 
 def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> None:
     """Hold the rows in the order of their keys, as they were read. Raises StaleWriter naming the others."""
-    key, version = mapping.key_column, mapping.table.c.version
     wanted = {key_of(value): value.version for value in read}
-    locked = select(key, version).where(key.in_(list(wanted))).order_by(key).with_for_update()
-    found: dict[str, int] = {row[0]: row[1] for row in conn.execute(locked)}
+    rows = conn.execute(_locked(mapping.table), {"their_keys": list(wanted)})
+    found: dict[str, int] = {row[0]: row[1] for row in rows}
     wrong = [
         f"{its_key} (read at version {its_version}, now {found.get(its_key, 'deleted')})"
         for its_key, its_version in wanted.items()
@@ -114,6 +113,13 @@ def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> No
         more = f" and {len(wrong) - _NAMED_AT_MOST} more" if len(wrong) > _NAMED_AT_MOST else ""
         named = "; ".join(wrong[:_NAMED_AT_MOST])
         raise StaleWriter(f"{mapping.table.name} moved on since it was read: {named}{more}")
+
+
+@cache
+def _locked(table: Table) -> Select[Any]:
+    (key,) = table.primary_key.columns
+    wanted = key.in_(bindparam("their_keys", expanding=True))
+    return select(key, table.c.version).where(wanted).order_by(key).with_for_update()
 
 
 def _update_alike(

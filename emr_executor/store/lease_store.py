@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, select, update
 
 from emr_executor.errors import StaleWriter
 from emr_executor.store.dialect import upsert
@@ -32,9 +32,19 @@ _HELD = (
 )
 
 
+_ITS = and_(
+    LEASE.c.name == bindparam("its_name"),
+    LEASE.c.token == bindparam("its_token"),
+    LEASE.c.holder == bindparam("its_holder"),
+)
+_READ = select(LEASE).where(LEASE.c.name == bindparam("its_name"))
+_BEATEN = update(LEASE).where(_ITS).values(beat=LEASE.c.beat + 1)
+_RELEASED = update(LEASE).where(_ITS).values(holder=None, token=LEASE.c.token + 1, beat=0)
+
+
 def read_lease(conn: Connection, name: str) -> LeaseRow:
     """The lease as it stands."""
-    row = conn.execute(select(LEASE).where(LEASE.c.name == name)).one_or_none()
+    row = conn.execute(_READ, {"its_name": name}).one_or_none()
     if row is None:
         return LeaseRow()
     return LeaseRow(holder=row.holder, token=row.token, beat=row.beat)
@@ -59,21 +69,13 @@ def take_lease(conn: Connection, name: str, holder: str, seen: LeaseRow) -> int 
 
 def beat_lease(conn: Connection, name: str, holder: str, token: int) -> bool:
     """Give a sign of life; False when the lease is lost."""
-    beaten = conn.execute(
-        update(LEASE)
-        .where(LEASE.c.name == name, LEASE.c.token == token, LEASE.c.holder == holder)
-        .values(beat=LEASE.c.beat + 1)
-    )
-    return bool(beaten.rowcount)
+    its = {"its_name": name, "its_token": token, "its_holder": holder}
+    return bool(conn.execute(_BEATEN, its).rowcount)
 
 
 def release_lease(conn: Connection, name: str, holder: str, token: int) -> None:
     """Let go, so that another need not wait; nothing when it is lost already."""
-    conn.execute(
-        update(LEASE)
-        .where(LEASE.c.name == name, LEASE.c.token == token, LEASE.c.holder == holder)
-        .values(holder=None, token=token + 1, beat=0)
-    )
+    conn.execute(_RELEASED, {"its_name": name, "its_token": token, "its_holder": holder})
 
 
 def hold_lease(conn: Connection, token: int, name: str = STEERING) -> None:

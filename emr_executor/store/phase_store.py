@@ -23,6 +23,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     or_,
     select,
     update,
@@ -163,13 +164,32 @@ def claim(
     return claimed
 
 
+def any_to_claim(conn: Connection, kind: WorkloadState, now: datetime) -> bool:
+    """Whether ``claim`` would find anything: asked without a lock."""
+    return conn.execute(_any_waiting(kind), {"now": now}).first() is not None
+
+
+@cache
+def _any_waiting(kind: WorkloadState) -> Select[Any]:
+    w = WORKLOAD.c
+    wanted = and_(w.target == WorkloadTarget.RUN, w.quarantine.is_(None), _IS_DUE)
+    unwanted = w.target == WorkloadTarget.CANCEL
+    which = or_(wanted, unwanted) if kind is WorkloadState.PREPARING else wanted
+    return select(literal(1)).where(w.state == CLAIMED_FROM[kind], which).limit(1)
+
+
+_IS_DUE = or_(
+    WORKLOAD.c.not_before.is_(None),
+    WORKLOAD.c.not_before <= bindparam("now", type_=WORKLOAD.c.not_before.type),
+)
+
+
 @cache
 def _waiting(kind: WorkloadState) -> Select[Any]:
     w = WORKLOAD.c
-    due = or_(w.not_before.is_(None), w.not_before <= bindparam("now", type_=w.not_before.type))
     return (
         select(WORKLOAD)
-        .where(w.state == CLAIMED_FROM[kind], w.target == WorkloadTarget.RUN, w.quarantine.is_(None), due)
+        .where(w.state == CLAIMED_FROM[kind], w.target == WorkloadTarget.RUN, w.quarantine.is_(None), _IS_DUE)
         .order_by(*BY_TURN)
         .limit(bindparam("at_most"))
         .with_for_update(skip_locked=True)
@@ -309,12 +329,14 @@ def handed_over_again(reason: str) -> str:
     return f"Airflow took the try back (stuck in queued) and queues it again: {reason}"
 
 
+_CLAIMS = select(WORKLOAD.c.workload_id, WORKLOAD.c.claim_token, WORKLOAD.c.claim_beat).where(
+    WORKLOAD.c.state.in_(CLAIMED_FROM)
+)
+
+
 def claims(conn: Connection) -> tuple[tuple[WorkloadId, str, int], ...]:
     """(workload id, claim token, beat) of every phase that is claimed."""
-    held = select(WORKLOAD.c.workload_id, WORKLOAD.c.claim_token, WORKLOAD.c.claim_beat).where(
-        WORKLOAD.c.state.in_(CLAIMED_FROM)
-    )
-    return tuple((row.workload_id, row.claim_token, row.claim_beat) for row in conn.execute(held))
+    return tuple((row.workload_id, row.claim_token, row.claim_beat) for row in conn.execute(_CLAIMS))
 
 
 def free_claim(

@@ -1,9 +1,8 @@
-"""The three faces of the store, and what it reads of Airflow, as Protocols: on SQL, or in memory.
+"""The three faces of the store, and what it reads of Airflow, as Protocols.
 
 ``AgentStore`` (``store.agent_store``) with ``SchedulerStore`` and ``PhaseStore`` (``store.async_stores``)
-keep everything in Airflow's metadata database; ``simulator.memory_store`` is their twin in memory. One
-contract suite holds for both. Each method is one transaction: all of it happens or nothing. Each may raise
-StoreBusy.
+keep everything in Airflow's metadata database, or in one in memory for a simulated world. Each method is one
+transaction: all of it happens or nothing. Each may raise StoreBusy.
 """
 
 from __future__ import annotations

@@ -177,31 +177,40 @@ def _reported(row: Row[Any]) -> Reported:
 def _mark_reported(conn: Connection, *, offered: Sequence[str], done: Sequence[str]) -> None:
     if not offered and not done:
         return
-    mark: Any = int(ReportState.DONE)
-    if offered:
-        mark = case((WORKLOAD.c.workload_id.in_(offered), int(ReportState.OFFERED)), else_=mark)
-    marked = WORKLOAD.c.workload_id.in_([*offered, *done])
-    conn.execute(update(WORKLOAD).where(in_lock_order(marked)).values(reported=mark))
+    conn.execute(_MARKED, {"offered": list(offered), "their_ids": [*offered, *done]})
+
+
+def _marked() -> Update:
+    offered = WORKLOAD.c.workload_id.in_(bindparam("offered", expanding=True))
+    mark = case((offered, int(ReportState.OFFERED)), else_=int(ReportState.DONE))
+    return update(WORKLOAD).where(in_lock_order(_THEIRS)).values(reported=mark)
+
+
+_THEIRS = WORKLOAD.c.workload_id.in_(bindparam("their_ids", expanding=True))
+_MARKED = _marked()
+_LIVE = and_(_THEIRS, WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES))
+_LIVE_ONES = select(WORKLOAD.c.workload_id).where(_LIVE)
+_ADOPTED = (
+    update(WORKLOAD)
+    .where(in_lock_order(_LIVE))
+    .values(scheduler_job_id=bindparam("its_job"))
+    .returning(WORKLOAD.c.workload_id)
+)
 
 
 def adopt(conn: Connection, workload_ids: Collection[WorkloadId], scheduler_job_id: int) -> set[WorkloadId]:
     """Those of the workloads that are known and not over, now owned by this scheduler. One statement."""
     if not workload_ids:
         return set()
-    adopted = conn.execute(
-        update(WORKLOAD)
-        .where(in_lock_order(_live(workload_ids)))
-        .values(scheduler_job_id=scheduler_job_id)
-        .returning(WORKLOAD.c.workload_id)
-    )
-    return set(adopted.scalars())
+    asked = {"their_ids": list(workload_ids), "its_job": scheduler_job_id}
+    return set(conn.execute(_ADOPTED, asked).scalars())
 
 
 def live(conn: Connection, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
     """Those of the workloads that are known and not over. One statement."""
     if not workload_ids:
         return set()
-    return set(conn.execute(select(WORKLOAD.c.workload_id).where(_live(workload_ids))).scalars())
+    return set(conn.execute(_LIVE_ONES, {"their_ids": list(workload_ids)}).scalars())
 
 
 def ask_cancel(
@@ -215,10 +224,10 @@ def ask_cancel(
     ids = list(workload_ids)
     if not ids:
         return 0
-    wanted = [_live(ids), WORKLOAD.c.target == WorkloadTarget.RUN]
+    wanted = [_LIVE, WORKLOAD.c.target == WorkloadTarget.RUN]
     if scheduler_job_id is not None:
         wanted.append(WORKLOAD.c.scheduler_job_id == scheduler_job_id)
-    return conn.execute(_to_cancel(in_lock_order(*wanted), reason)).rowcount
+    return conn.execute(_to_cancel(in_lock_order(*wanted), reason), {"their_ids": ids}).rowcount
 
 
 def ask_cancel_unless_queued(conn: Connection, workload_ids: Iterable[WorkloadId], reason: str) -> int:
@@ -232,8 +241,8 @@ def ask_cancel_unless_queued(conn: Connection, workload_ids: Iterable[WorkloadId
     if not ids:
         return 0
     w = WORKLOAD.c
-    of_them = select(w.workload_id).where(_live(ids), w.target == WorkloadTarget.RUN).order_by(w.workload_id)
-    locked = conn.execute(of_them.with_for_update()).scalars().all()
+    of_them = _LIVE_ONES.where(w.target == WorkloadTarget.RUN).order_by(w.workload_id)
+    locked = conn.execute(of_them.with_for_update(), {"their_ids": ids}).scalars().all()
     if not locked:
         return 0
     handed_over = (
@@ -245,13 +254,9 @@ def ask_cancel_unless_queued(conn: Connection, workload_ids: Iterable[WorkloadId
         .correlate(WORKLOAD)
         .exists()
     )
-    return conn.execute(_to_cancel(w.workload_id.in_(locked) & ~handed_over, reason)).rowcount
+    return conn.execute(_to_cancel(_THEIRS & ~handed_over, reason), {"their_ids": locked}).rowcount
 
 
 def _to_cancel(which: ColumnElement[bool], reason: str) -> Update:
     changes = {"target": WorkloadTarget.CANCEL, "cancel_reason": reason}
     return update(WORKLOAD).where(which).values(**changes, version=WORKLOAD.c.version + 1)
-
-
-def _live(workload_ids: Iterable[WorkloadId]) -> ColumnElement[bool]:
-    return and_(WORKLOAD.c.workload_id.in_(list(workload_ids)), WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES))

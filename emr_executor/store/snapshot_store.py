@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     CompoundSelect,
     Connection,
+    Row,
     ScalarSelect,
     Select,
+    Table,
     Uuid,
     and_,
     bindparam,
@@ -33,6 +37,7 @@ from emr_executor.core.workload import HANDED_OVER_AGAIN
 from emr_executor.store.clauses import BY_TURN, LIVE_WORKLOAD_STATES, OVER_SUBMISSION_STATES, is_none_of
 from emr_executor.store.rows import (
     BULKY_WORKLOAD_COLUMNS,
+    Stored,
     as_dicts,
     cluster_from,
     identity_from,
@@ -49,31 +54,88 @@ WANTED_BY_AIRFLOW = (RUNNING, *sorted(HANDED_OVER_AGAIN))
 """TaskInstanceState values of a try that should go on."""
 RESTARTING = "restarting"
 """TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
-_LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS)
+S = TypeVar("S", bound=Stored)
 
 
-def snapshot(conn: Connection, now: datetime, ready_limit: int) -> Snapshot:
-    """All that lives, in four statements or five: of one moment where the runner reads (``Runner.read``).
+_KNOWN_FOR = timedelta(minutes=1)
+"""A row that is purged and handed over again may come back as it was counted before; that takes a day."""
+_FETCHED_AT_ONCE = 500
+
+
+def snapshot(conn: Connection, now: datetime, ready_limit: int, known: Snapshot | None = None) -> Snapshot:
+    """All that lives: of one moment where the runner reads (``Runner.read``).
 
     READY workloads come by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Quarantined ones
     take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
     phase needs them, and its claim brings them.
+
+    known: the last snapshot. Of a row that has not changed since, only its key and its counters are read, and
+        its value is the one in there.
     """
-    live = tuple(map(cluster_from, as_dicts(conn.execute(_LIVE_CLUSTERS))))
-    submissions = tuple(map(submission_from, as_dicts(conn.execute(_LIVE_SUBMISSIONS))))
+    if known is None or not timedelta() <= now - known.now <= _KNOWN_FOR:
+        known = Snapshot(now=now, clusters=(), submissions=(), workloads=())
+    live = _values(conn, _CLUSTER, conn.execute(_LIVE_CLUSTERS).all(), known.clusters)
+    submissions = _values(conn, _SUBMISSION, conn.execute(_LIVE_SUBMISSIONS).all(), known.submissions)
     # A cluster that is over still matters as long as a submission on it is not settled. As a condition of the
     # first statement this would make PostgreSQL read every cluster that ever was.
     unsettled = {s.cluster_uuid for s in submissions} - {c.cluster_uuid for c in live}
-    ready = list(as_dicts(conn.execute(_READY_BY_TURN, {"at_most": ready_limit})))
+    ready = conn.execute(_READY_BY_TURN, {"at_most": ready_limit}).all()
+    engaged = conn.execute(_ENGAGED).all()
+    workloads = _values(conn, _WORKLOAD, [*ready, *engaged], known.workloads)
     # One whose step is broken is in quarantine though its row is not.
-    placeable = (w for w in map(lean_workload_from, ready) if w.quarantine is None)
+    placeable = (w for w in workloads[: len(ready)] if w.quarantine is None)
     return Snapshot(
         now=now,
         clusters=(*live, *clusters(conn, sorted(unsettled))) if unsettled else live,
         submissions=submissions,
-        workloads=(*placeable, *map(lean_workload_from, as_dicts(conn.execute(_ENGAGED)))),
-        ready_beyond=ready[0]["how_many"] - len(ready) if ready else 0,
+        workloads=(*placeable, *workloads[len(ready) :]),
+        ready_beyond=ready[0].how_many - len(ready) if ready else 0,
     )
+
+
+class _Kind(Generic[S]):
+    """How the values of one table are read, those alone that changed.
+
+    counters: the columns of which one at least changes with each change of a row, and the fields of its value
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        columns: Iterable[Column[Any]],
+        counters: Sequence[str],
+        value_from: Callable[[Any], S],
+    ) -> None:
+        (key,) = table.primary_key.columns
+        wanted = key.in_(bindparam("their_keys", expanding=True))
+        self.stamp: tuple[Column[Any], ...] = (key, *(table.c[name] for name in counters))
+        self.stamp_of: Callable[[S], tuple[Any, ...]] = attrgetter(key.name, *counters)
+        self.by_key = select(*columns).where(wanted)
+        self.value_from = value_from
+
+
+_CLUSTER = _Kind(CLUSTER, CLUSTER.c, ["version"], cluster_from)
+_SUBMISSION = _Kind(SUBMISSION, SUBMISSION.c, ["version"], submission_from)
+_WORKLOAD = _Kind(
+    WORKLOAD,
+    (column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS),
+    ["version", "priority_weight", "scheduler_job_id", "claim_beat"],
+    lean_workload_from,
+)
+
+
+def _values(conn: Connection, kind: _Kind[S], rows: Sequence[Row[Any]], known: Iterable[S]) -> tuple[S, ...]:
+    """The value of each row, of which its stamp was read, in their order; known ones are not read again."""
+    width = len(kind.stamp)
+    stamps = [tuple(row[:width]) for row in rows]
+    value_of = {kind.stamp_of(value): value for value in known}
+    found = {stamp[0]: value_of[stamp] for stamp in stamps if stamp in value_of}
+    missing = [stamp[0] for stamp in stamps if stamp not in value_of]
+    for begin in range(0, len(missing), _FETCHED_AT_ONCE):
+        keys = {"their_keys": missing[begin : begin + _FETCHED_AT_ONCE]}
+        fetched = map(kind.value_from, as_dicts(conn.execute(kind.by_key, keys)))
+        found |= {kind.stamp_of(value)[0]: value for value in fetched}
+    return tuple(found[stamp[0]] for stamp in stamps if stamp[0] in found)
 
 
 def _ready_by_turn() -> Select[Any]:
@@ -83,7 +145,7 @@ def _ready_by_turn() -> Select[Any]:
         WORKLOAD.c.quarantine.is_(None),
     )
     how_many = select(func.count()).select_from(WORKLOAD).where(ready).scalar_subquery().label("how_many")
-    return select(*_LEAN_COLUMNS, how_many).where(ready).order_by(*BY_TURN).limit(bindparam("at_most"))
+    return select(*_WORKLOAD.stamp, how_many).where(ready).order_by(*BY_TURN).limit(bindparam("at_most"))
 
 
 def _engaged() -> Select[Any]:
@@ -91,19 +153,19 @@ def _engaged() -> Select[Any]:
         and_(WORKLOAD.c.state == WorkloadState.SUBMITTED, WORKLOAD.c.target == WorkloadTarget.RUN),
         and_(WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES), WORKLOAD.c.target == WorkloadTarget.CANCEL),
     )
-    return select(*_LEAN_COLUMNS).where(engaged).order_by(*BY_TURN)
+    return select(*_WORKLOAD.stamp).where(engaged).order_by(*BY_TURN)
 
 
-_LIVE_SUBMISSIONS = select(SUBMISSION).where(is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES))
-_LIVE_CLUSTERS = select(CLUSTER).where(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES))
+_LIVE_SUBMISSIONS = select(*_SUBMISSION.stamp).where(is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES))
+_LIVE_CLUSTERS = select(*_CLUSTER.stamp).where(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES))
 _READY_BY_TURN = _ready_by_turn()
 _ENGAGED = _engaged()
 
 
 def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
     """Those of the clusters that have a row, over or not."""
-    rows = conn.execute(select(CLUSTER).where(CLUSTER.c.cluster_uuid.in_(list(cluster_uuids)))).mappings()
-    return tuple(map(cluster_from, rows))
+    found = conn.execute(_CLUSTER.by_key, {"their_keys": list(cluster_uuids)})
+    return tuple(map(cluster_from, as_dicts(found)))
 
 
 def line(conn: Connection) -> tuple[InLine, ...]:

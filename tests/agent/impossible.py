@@ -40,7 +40,8 @@ def plant(world: World, table: Table, key: str, **columns: Any) -> None:
     """Write what no code of ours would write."""
     (name,) = table.primary_key.columns.keys()
     with world.engine.begin() as conn:
-        conn.execute(update(table).where(table.c[name] == key).values(columns))
+        values = {"version": table.c.version + 1, **columns}
+        conn.execute(update(table).where(table.c[name] == key).values(values))
 
 
 def cluster(world: World, cluster_id: str) -> Cluster:

@@ -84,7 +84,7 @@ async def test_output_that_stays_unreadable_is_told_and_holds_nothing_for_ever(
 async def test_the_place_of_unread_output_of_an_old_release_is_told(world: World) -> None:
     step = replace(world.workload("w1").step or StepPlan(command=()), wrapper_uri=OLD_WRAPPER)
     with world.engine.begin() as connection:
-        connection.execute(update(WORKLOAD).values(step=step_plan_json(step)))
+        connection.execute(update(WORKLOAD).values(step=step_plan_json(step), version=WORKLOAD.c.version + 1))
     own = submission(world)
     world.records.unreadable.add((own.submission_id, 2))
     await ends_between_records_and_steps(world, is_told=True)

@@ -126,7 +126,7 @@ async def test_a_step_for_a_cluster_that_is_drained_meanwhile_is_not_sent_again(
     world.emr.refuse["add_steps"] = THROTTLED
     await world.tick()
     with world.engine.begin() as connection:
-        connection.execute(update(CLUSTER).values(target=ClusterTarget.DRAIN))
+        connection.execute(update(CLUSTER).values(target=ClusterTarget.DRAIN, version=CLUSTER.c.version + 1))
     await world.tick(times=10)
     assert world.emr.calls.count("add_steps") == 1
     assert world.submissions("w1")[0].state is SubmissionState.INTENDED

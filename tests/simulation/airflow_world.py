@@ -30,7 +30,7 @@ from tests.simulator.clock import EPOCH
 from tests.simulator.host import PhaseFaults, SimTaskHost
 from tests.simulator.scheduler import ModelScheduler, SchedulerPace
 from tests.simulator.supervisor import PhaseSurroundings
-from tests.store.both_stores import Store
+from tests.store.whole_store import Store
 
 HERE = Identity(hostname="host-a", unixname="airflow", pid=7)
 ELSEWHERE = Identity(hostname="host-b", unixname="airflow", pid=7)

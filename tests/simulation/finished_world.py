@@ -9,8 +9,8 @@ from emr_executor.local.ledger import LedgerEntry
 from tests.simulator import loop
 from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.error_capture import captured_errors
-from tests.simulator.run import STORES
 from tests.simulator.scenario import draw_scenario
+from tests.simulator.stores import in_memory
 from tests.simulator.world import Outcome, World
 
 
@@ -35,12 +35,12 @@ class FinishedWorld:
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def live(seed: int, *, workloads: int, store: str = "memory") -> FinishedWorld:
+def live(seed: int, *, workloads: int) -> FinishedWorld:
     """Live the world of a seed and keep it."""
     scenario = draw_scenario(seed, workloads=workloads)
 
     async def life() -> FinishedWorld:
-        world = World(scenario, STORES[store](), errors)
+        world = World(scenario, in_memory(), errors)
         return FinishedWorld(world, await world.live())
 
     with captured_errors() as errors:

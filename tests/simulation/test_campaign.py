@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulator import campaign
-from tests.simulator.__main__ import main, replay_of
+from tests.simulator.__main__ import main
 from tests.simulator.campaign import Result, Size, run_campaign
 
 SMALL = Size(workloads=3)
@@ -57,7 +57,6 @@ def test_a_second_run_does_what_is_left(memory: Path) -> None:
 def test_another_size_is_another_world(memory: Path) -> None:
     run(range(1), memory)
     assert run(range(1), memory, Size(workloads=4))[0] == [0]
-    assert run(range(1), memory, Size(workloads=3, store="sqlite"))[0] == [0]
     assert run(range(1), memory)[0] == []
 
 
@@ -100,8 +99,8 @@ def test_several_processes_come_to_the_same_total(memory: Path) -> None:
 
 
 def test_an_exception_in_a_world_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(seed: int, *, workloads: int, store: str) -> None:
-        del seed, workloads, store
+    def broken(seed: int, *, workloads: int) -> None:
+        del seed, workloads
         raise ZeroDivisionError("of a world")
 
     monkeypatch.setattr(campaign, "run_seed", broken)
@@ -123,7 +122,7 @@ def test_worlds_without_a_finding_end_with_0(memory: Path, capsys: pytest.Captur
     asked = ["--seeds", "0:2", "--workloads", "3", "--jobs", "1", "--resume", str(memory)]
     assert main(asked) == 0
     told = capsys.readouterr().out
-    assert "store memory, 3 tasks a world" in told
+    assert "3 tasks a world" in told
     assert "broken" not in told
     assert len(memory.read_text().splitlines()) == 2
 
@@ -132,11 +131,10 @@ def test_worlds_without_a_finding_end_with_0(memory: Path, capsys: pytest.Captur
 def test_a_finding_ends_with_1_and_tells_how_to_replay_it(
     memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = Size(workloads=3, store="sqlite")
-    remember(memory, a_result(0, size), a_result(1, size, "cap_held"))
-    asked = ["--seeds", "0:2", "--workloads", "3", "--jobs", "1", "--store", "sqlite"]
+    remember(memory, a_result(0), a_result(1, SMALL, "cap_held"))
+    asked = ["--seeds", "0:2", "--workloads", "3", "--jobs", "1"]
     assert main([*asked, "--resume", str(memory)]) == 1
-    assert "broken: make simulate SEED=1 WORKLOADS=3 STORE=sqlite" in capsys.readouterr().out
+    assert "broken: make simulate SEED=1 WORKLOADS=3" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("wide")
@@ -154,7 +152,7 @@ def test_a_finding_is_told_at_once(
 def test_one_world_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "0", "--workloads", "3"]) == 0
     told = capsys.readouterr().out
-    assert "seed 0, 3 tasks, store memory; faults: " in told
+    assert "seed 0, 3 tasks; faults: " in told
     assert "0 violations" in told
 
 
@@ -164,8 +162,3 @@ def test_what_cannot_be_asked_ends_with_2(asked: list[str], capsys: pytest.Captu
         main(asked)
     assert ended.value.code == 2
     assert "usage: " in capsys.readouterr().err
-
-
-def test_a_replay_names_the_store_only_where_it_matters() -> None:
-    assert replay_of(5, Size(workloads=9)) == "make simulate SEED=5 WORKLOADS=9"
-    assert replay_of(5, Size(workloads=9, store="sqlite")) == "make simulate SEED=5 WORKLOADS=9 STORE=sqlite"

@@ -1,4 +1,4 @@
-"""The scheduler with our executor in it, over both stores: what Airflow and the executor make of each other.
+"""The scheduler with our executor in it: what Airflow and the executor make of each other.
 
 SJR = jobs/scheduler_job_runner.py of Airflow 3.3.2; facts are those of airflow_facts.md.
 """
@@ -7,37 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.errors import Bug
-from emr_executor.store.dialect import engine_for
-from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.simulation.airflow_world import World
 from tests.simulator.airflow_entities import TaskState
 from tests.simulator.airflow_session import SchedulerSession, at_once
 from tests.simulator.clock import VirtualClock
 from tests.simulator.loop import run
 from tests.simulator.scheduler import ModelScheduler, SchedulerPace
-from tests.store.both_stores import memory_store, sql_store
+from tests.store.whole_store import store_in_memory
 
 S = TaskState
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "memory":
-        yield World(memory_store())
-        return
-    engine = engine_for(f"sqlite:///{tmp_path / 'airflow.db'}")
-    METADATA.create_all(engine)
-    AIRFLOW.create_all(engine)
-    yield World(sql_store(engine))
-    engine.dispose()
+@pytest.fixture
+def world() -> World:
+    return World(store_in_memory())
 
 
 async def _parked(world: World, scheduler: ModelScheduler, number: int = 1, **script: object) -> str:
@@ -342,7 +331,7 @@ def test_a_scheduler_beats_adopts_at_its_pace_and_ends_its_job() -> None:
 
     async def live() -> list[tuple[int, bool]]:
         clock = VirtualClock(asyncio.get_running_loop())
-        world = World(memory_store(), clock=clock)  # type: ignore[arg-type]
+        world = World(store_in_memory(), clock=clock)  # type: ignore[arg-type]
         session = SchedulerSession(world.airflow, world.store.scheduler, rng=random.Random(1))
         first, second = (ModelScheduler(session, clock, SchedulerPace(adopt_s=60.0)) for _ in range(2))
         killed, ended = asyncio.create_task(first.run()), asyncio.create_task(second.run())

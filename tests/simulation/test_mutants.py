@@ -13,7 +13,7 @@ from tests.simulation import mutants
 from tests.simulation.mutants import Bug, bend
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.run import run_scenario
-from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
+from tests.simulator.scenario import Scenario, draw_scenario
 from tests.simulator.stores import Faces, in_memory
 from tests.simulator.world import Outcome
 
@@ -101,11 +101,11 @@ def _planned(seed: int, bug: Bug) -> Scenario:
 
 
 def _without(seed: int, bug: Bug) -> Outcome:
-    return run_scenario(_planned(seed, bug), in_memory(DEPLOYMENT))
+    return run_scenario(_planned(seed, bug), in_memory())
 
 
 def _with(seed: int, bug: Bug) -> Outcome:
-    faces = bug.faces(in_memory(DEPLOYMENT))
+    faces = bug.faces(in_memory())
     return run_scenario(bug.settings(_planned(seed, bug)), faces, bug.around)
 
 
@@ -131,7 +131,7 @@ def test_a_planted_bug_is_found_in_a_storm_too(what: str) -> None:
     promises = set()
     for seed in SEEDS:
         scenario = draw_scenario(seed, workloads=WORKLOADS)
-        outcome = run_scenario(scenario, in_memory(DEPLOYMENT), bug.around)
+        outcome = run_scenario(scenario, in_memory(), bug.around)
         promises |= {violation.promise for violation in outcome.violations}
     assert bug.promise in promises
 

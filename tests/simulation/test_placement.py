@@ -13,7 +13,7 @@ from tests.simulation.finished_world import FinishedWorld
 from tests.simulator import loop
 from tests.simulator.error_capture import captured_errors
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.scenario import DEPLOYMENT, draw_scenario
+from tests.simulator.scenario import draw_scenario
 from tests.simulator.stores import in_memory
 from tests.simulator.world import World
 
@@ -28,7 +28,7 @@ def _lived(seed: int) -> FinishedWorld:
     plan = mutants.both(mutants.crowded, mutants.with_steps_of(200, 20, 40, 10))
 
     async def life() -> FinishedWorld:
-        world = World(plan(scenario), in_memory(DEPLOYMENT), errors)
+        world = World(plan(scenario), in_memory(), errors)
         return FinishedWorld(world, await world.live())
 
     with captured_errors() as errors:

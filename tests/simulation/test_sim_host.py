@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.ports import PhaseJob
-from emr_executor.store.dialect import engine_for
-from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.simulation.airflow_world import World, a_queued, until
 from tests.simulator.airflow_entities import TaskState
 from tests.simulator.airflow_session import SchedulerSession
 from tests.simulator.clock import VirtualClock
 from tests.simulator.loop import run
 from tests.simulator.scheduler import ModelScheduler
-from tests.store.both_stores import memory_store, sql_store
+from tests.store.whole_store import store_in_memory
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
 W = WorkloadState
@@ -28,7 +24,7 @@ S = TaskState
 
 @pytest.fixture
 def world() -> World:
-    return World(memory_store())
+    return World(store_in_memory())
 
 
 # -- the host ------------------------------------------------------------------------------------------------
@@ -70,7 +66,7 @@ async def test_phases_go_on_when_their_agent_is_gone(world: World) -> None:
     assert world.workload(ti.ti_id).state is W.READY
 
 
-async def test_shares_of_phases_fail_as_the_weather_says(world: World) -> None:
+async def test_shares_of_phases_fail_as_the_profile_says(world: World) -> None:
     world.phase_faults.prepare_raises = 1.0
     ti = await a_queued(world)
     await world.phases(PREPARING)
@@ -80,21 +76,11 @@ async def test_shares_of_phases_fail_as_the_weather_says(world: World) -> None:
 # -- all of it -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sql_world(tmp_path: Path) -> Iterator[World]:
-    engine = engine_for(f"sqlite:///{tmp_path / 'airflow.db'}")
-    METADATA.create_all(engine)
-    AIRFLOW.create_all(engine)
-    yield World(sql_store(engine))
-    engine.dispose()
-
-
-def test_tasks_go_from_queued_to_their_end_in_virtual_time_on_sqlite(sql_world: World) -> None:
+def test_tasks_go_from_queued_to_their_end_in_virtual_time_(world: World) -> None:
     """One that succeeds, one whose step fails once, one cleared while it is parked."""
 
     async def live() -> list[tuple[str, int, str]]:
         clock = VirtualClock(asyncio.get_running_loop())
-        world = sql_world
         world.clock = clock  # type: ignore[assignment]
         world.airflow.now_s = clock.epoch_s
         session = SchedulerSession(world.airflow, world.store.scheduler, rng=random.Random(1))
@@ -135,5 +121,5 @@ def test_tasks_go_from_queued_to_their_end_in_virtual_time_on_sqlite(sql_world: 
         ("d.t2@r", 2, "success"),
         ("d.t3@r", 2, "success"),
     ]
-    told = [entry.event for entry in sql_world.airflow.ledger if entry.task == "d.t3@r"]
+    told = [entry.event for entry in world.airflow.ledger if entry.task == "d.t3@r"]
     assert told.count("cleared") == told.count("freed") == told.count("reported") == 1

@@ -22,7 +22,7 @@ from tests.simulator.airflow_entities import (
     TryScript,
 )
 from tests.simulator.host import EXIT_KILLED
-from tests.store.both_stores import memory_store
+from tests.store.whole_store import store_in_memory
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
 W = WorkloadState
@@ -31,7 +31,7 @@ S = TaskState
 
 @pytest.fixture
 def world() -> World:
-    return World(memory_store())
+    return World(store_in_memory())
 
 
 # -- prepare ---------------------------------------------------------------------------------------------

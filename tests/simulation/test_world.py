@@ -1,4 +1,4 @@
-"""A slice of seeds through both stores: no promise is broken, each fault really happens, all comes to rest,
+"""A slice of seeds: no promise is broken, each fault really happens, all comes to rest,
 and one seed is one story. A seed that once failed is lived again here for ever (seeds.txt)."""
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from tests.simulator.run import run_seed
 from tests.simulator.world import Outcome
 
 SEEDS = 32
-IN_MEMORY = Size(workloads=60)
-ON_SQLITE = Size(workloads=25, store="sqlite")
+WORKLOADS = 60
 FAULTS = (
     *("accept_fails", "answer_lost", "api_answer_lost", "api_refused", "crash", "dropped_after"),
     *("dropped_before", "emr_error", "finish_dies", "finish_held", "prepare_dies", "prepare_raises"),
@@ -30,31 +29,26 @@ FAULTS = (
 """Those that are drawn by call, by submission or by phase; ``chaos.KINDS`` come at their own moments."""
 
 
-def _lived(seed: int, size: Size) -> Outcome:
+def _lived(seed: int, workloads: int) -> Outcome:
     """A world of the slice. Fails with what was broken and the command that lives it again."""
-    outcome = run_seed(seed, workloads=size.workloads, store=size.store)
+    outcome = run_seed(seed, workloads=workloads)
     told = "\n".join(f"{v.promise}: {v.subject}: {v.text}" for v in outcome.violations)
-    assert not told, f"{told}\n{replay_of(seed, size)}"
+    assert not told, f"{told}\n{replay_of(seed, Size(workloads=workloads))}"
     return outcome
 
 
 @pytest.fixture(scope="module")
 def counts() -> Counter[str]:
-    """What happened in all worlds of the slice in memory, each of which kept every promise."""
+    """What happened in all worlds of the slice, each of which kept every promise."""
     total: Counter[str] = Counter()
     for seed in range(SEEDS):
-        total.update(_lived(seed, IN_MEMORY).counts)
+        total.update(_lived(seed, WORKLOADS).counts)
     return total
 
 
-def test_every_promise_is_kept_in_memory(counts: Counter[str]) -> None:
-    assert counts["workloads"] >= SEEDS * IN_MEMORY.workloads
+def test_every_promise_is_kept(counts: Counter[str]) -> None:
+    assert counts["workloads"] >= SEEDS * WORKLOADS
     assert counts["airflow/reported"] > counts["workloads"] / 2
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_every_promise_is_kept_on_sqlite(seed: int) -> None:
-    assert _lived(seed, ON_SQLITE).counts["workloads"] >= ON_SQLITE.workloads
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,12 +82,11 @@ def _kept() -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(("seed", "tasks"), _kept())
 def test_a_seed_that_once_failed(seed: int, tasks: int) -> None:
-    _lived(seed, Size(workloads=tasks))
+    _lived(seed, tasks)
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_a_world_ends_at_rest(store: str) -> None:
-    finished = live(3, workloads=25, store=store)
+def test_a_world_ends_at_rest() -> None:
+    finished = live(3, workloads=25)
     assert finished.world.airflow.open_tries() == ()
     assert finished.world.profile.is_calm
     over = {e.cluster_id for e in finished.emr if e.state in ("TERMINATED", "TERMINATED_WITH_ERRORS")}

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.simulator.campaign import Result, Size, Total, run_campaign
-from tests.simulator.run import STORES, run_seed
+from tests.simulator.run import run_seed
 from tests.simulator.scenario import draw_scenario
 from tests.simulator.world import Outcome
 
@@ -44,11 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which.add_argument("--seed", type=int, help="one world, told in full")
     which.add_argument("--seeds", type=_range, metavar="FROM:TO", help="many worlds, TO not included")
     parser.add_argument("--workloads", type=int, default=WORKLOADS, help="tasks of each world (%(default)s)")
-    parser.add_argument("--store", choices=sorted(STORES), default="memory", help="%(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="remember finished seeds in this file")
     asked = parser.parse_args(arguments)
-    size = Size(workloads=asked.workloads, store=asked.store)
+    size = Size(workloads=asked.workloads)
     console = Console(highlight=False)
     if asked.seed is not None:
         return _one(console, asked.seed, size)
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def replay_of(seed: int, size: Size) -> str:
     """The command that lives a seed's world again."""
-    store = "" if size.store == "memory" else f" STORE={size.store}"
-    return f"make simulate SEED={seed} WORKLOADS={size.workloads}{store}"
+    return f"make simulate SEED={seed} WORKLOADS={size.workloads}"
 
 
 def _range(text: str) -> range:
@@ -71,8 +69,8 @@ def _range(text: str) -> range:
 
 def _one(console: Console, seed: int, size: Size) -> int:
     profile = draw_scenario(seed, workloads=size.workloads).profile
-    console.print(f"seed {seed}, {size.workloads} tasks, store {size.store}; faults: {profile.told()}")
-    outcome = run_seed(seed, workloads=size.workloads, store=size.store)
+    console.print(f"seed {seed}, {size.workloads} tasks; faults: {profile.told()}")
+    outcome = run_seed(seed, workloads=size.workloads)
     for subject, lines in outcome.stories.items():
         console.print(f"\nthe story of {subject}")
         for line in lines:
@@ -114,7 +112,7 @@ def _many(console: Console, seeds: range, size: Size, *, jobs: int, memory: Path
 
 
 def _print_total(console: Console, total: Total, size: Size, wall_s: float) -> None:
-    table = Table("what", "how many", title=f"store {size.store}, {size.workloads} tasks a world")
+    table = Table("what", "how many", title=f"{size.workloads} tasks a world")
     counts = total.counts
     counts["people"] = counts["airflow/cleared"] + counts["airflow/marked"] + counts["airflow/timed_out"]
     for place in range(8):

@@ -1,6 +1,6 @@
 """Many seeds in several processes, with a file that remembers what was done: a campaign can be resumed.
 
-Each line of the file is one seed's result for one store and size, so that ranges may be run in any order,
+Each line of the file is one seed's result for one size, so that ranges may be run in any order,
 stopped at any moment, and summed up later. A seed that is in the file already is not run again.
 """
 
@@ -28,7 +28,6 @@ class Size:
     """What is simulated for each seed."""
 
     workloads: int
-    store: str = "memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +115,7 @@ def run_one(seed: int, size: Size) -> Result:
     """One seed in this process; an exception that escapes is a violation too."""
     began = time.process_time()
     try:
-        outcome = run_seed(seed, workloads=size.workloads, store=size.store)
+        outcome = run_seed(seed, workloads=size.workloads)
     except Exception as error:  # noqa: BLE001 - a campaign goes on, and tells
         crash = {"promise": "no_bug", "subject": "world", "text": f"{type(error).__name__}: {error}"}
         return Result(

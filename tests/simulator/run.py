@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tests.simulator import loop
 from tests.simulator.error_capture import captured_errors
-from tests.simulator.scenario import DEPLOYMENT, Scenario, draw_scenario
-from tests.simulator.stores import Faces, in_memory, on_sqlite
+from tests.simulator.scenario import Scenario, draw_scenario
+from tests.simulator.stores import Faces, in_memory
 from tests.simulator.world import Outcome, Plant, World
 
-STORES: dict[str, Callable[[], Faces]] = {"memory": lambda: in_memory(DEPLOYMENT), "sqlite": on_sqlite}
 
-
-def run_seed(seed: int, *, workloads: int, store: str = "memory") -> Outcome:
+def run_seed(seed: int, *, workloads: int) -> Outcome:
     """Live the world of a seed."""
-    return run_scenario(draw_scenario(seed, workloads=workloads), STORES[store]())
+    return run_scenario(draw_scenario(seed, workloads=workloads), in_memory())
 
 
 def run_scenario(scenario: Scenario, faces: Faces, plant: Plant | None = None) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Delete,
-    Engine,
     Insert,
     Update,
     and_,
@@ -22,17 +22,19 @@ from sqlalchemy import (
 )
 
 from emr_executor.core.model import TaskKey
-from emr_executor.store.runner import transact
 from emr_executor.store.schema import TASK_INSTANCE
 
 _PLACE = ("dag_id", "task_id", "run_id", "map_index")
 
 
 class SqlTaskInstances:
-    """``TaskInstances`` through an engine, each call in a transaction of its own. Raises StoreBusy."""
+    """``TaskInstances``, each call in a transaction of its own.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    transact: as ``store.runner.transact`` of some engine
+    """
+
+    def __init__(self, transact: Callable[..., Any]) -> None:
+        self._transact = transact
 
     def put(self, ti_id: str, key: TaskKey, state: str | None) -> None:
         """The task instance as it is now."""
@@ -45,11 +47,11 @@ class SqlTaskInstances:
             "try_number": key.try_number,
             "state": state,
         }
-        transact(self._engine, _put, row)
+        self._transact(_put, row)
 
     def remove(self, ti_id: str) -> None:
         """The row is deleted."""
-        transact(self._engine, lambda conn: conn.execute(_removed(), {"its_id": uuid.UUID(ti_id)}))
+        self._transact(lambda conn: conn.execute(_removed(), {"its_id": uuid.UUID(ti_id)}))
 
 
 def _put(conn: Connection, row: dict[str, Any]) -> None:

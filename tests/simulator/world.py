@@ -1,6 +1,6 @@
 """A simulated world: production agents and their store between the two models, from the first task to calm.
 
-What is real: ``agent``, ``core``, ``store`` (or its twin in memory), ``aws.emr`` with its budget and its
+What is real: ``agent``, ``core``, ``store`` on SQLite in memory, ``aws.emr`` with its budget and its
 reading of errors. What is modelled: EMR, Airflow, the processes of phases, S3, time. The world starts
 processes, starts them again when they die, lets ``chaos`` happen, clears the sky, waits until everything has
 come to rest, and hands the two ledgers to the checkers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -135,6 +135,25 @@ def set_task_state(conn: Connection, workload: Workload, state: str | None) -> N
     conn.execute(
         update(TASK_INSTANCE).where(TASK_INSTANCE.c.task_id == workload.key.task_id).values(state=state)
     )
+
+
+@contextmanager
+def what_is_read(conn: Connection) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Asked behind it: the rows, and the characters in them, that the statements meanwhile read."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    def read() -> tuple[int, int]:
+        rows = [row for statement in seen for row in conn.exec_driver_sql(*statement)]
+        return len(rows), sum(len(str(cell)) for row in rows for cell in row)
+
+    event.listen(conn.engine, "before_cursor_execute", note)
+    try:
+        yield read
+    finally:
+        event.remove(conn.engine, "before_cursor_execute", note)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.postgres import fresh_database
-from tests.store.both_stores import Store, memory_store, sql_store
+from tests.store.whole_store import Store, store_in_memory, store_on
 
 
 def _with_tables(url: str) -> str:
@@ -90,7 +90,7 @@ def sqlite(sqlite_template: Path, tmp_path: Path) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """The store by its faces: in memory, on SQLite, on PostgreSQL."""
-    return memory_store() if request.param == "memory" else sql_store(request.getfixturevalue(request.param))
+    """The store by its faces: on SQLite as a simulated world has it, and on PostgreSQL."""
+    return store_in_memory() if request.param == "memory" else store_on(request.getfixturevalue("postgres"))

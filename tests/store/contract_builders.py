@@ -10,8 +10,8 @@ from typing import Any
 from emr_executor.core.model import HistoryEntry, Identity, StepOutcome, Workload, WorkloadId
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.store.protocols import Reported
-from tests.store.both_stores import Store
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
+from tests.store.whole_store import Store
 
 OTHER = Identity(hostname="host-b", unixname="airflow", pid=1)
 UNKNOWN = WorkloadId(str(uuid.UUID(int=2**120)))

@@ -6,15 +6,17 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, delete, event, update
 
 from emr_executor.core.model import Snapshot
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
 from emr_executor.store.runner import transact
+from emr_executor.store.schema import WORKLOAD
 from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
 from tests.store.builders import (
     ME,
     NOW,
+    STEP,
     a_cluster,
     a_parked,
     a_submission,
@@ -23,6 +25,7 @@ from tests.store.builders import (
     put_task_instance,
     statements,
     store,
+    what_is_read,
 )
 
 CANCEL = WorkloadTarget.CANCEL
@@ -55,7 +58,65 @@ def test_a_snapshot_holds_what_lives(conn: Connection) -> None:
         submissions=(running,),
         workloads=(lean(ready), lean(submitted), lean(dropped)),
     )
-    assert len(seen) == 4
+    assert len(seen) == 7, "what lives of three tables, and its values"
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "a version", "the owner", "the priority", "it ended", "it is new"]
+)
+def test_only_what_changed_is_read_again(conn: Connection, change: str) -> None:
+    up, submitted = a_cluster(), a_parked(state=WorkloadState.SUBMITTED, submissions=1)
+    parked = [a_parked(step=replace(STEP, command=("x" * 5_000,))) for _ in range(30)]
+    store(conn, up, submitted, a_submission(submitted, up, 1, state=SubmissionState.RUNNING), *parked)
+    first = snapshot(conn, NOW, 100)
+    changes = {
+        "a version": {"losses": 1, "version": 1},
+        "the owner": {"scheduler_job_id": 99},
+        "the priority": {"priority_weight": 7},
+        "it ended": {"state": WorkloadState.FINISHED, "version": 1},
+    }
+    its = WORKLOAD.c.workload_id == parked[3].workload_id
+    if change in changes:
+        conn.execute(update(WORKLOAD).where(its).values(changes[change]))
+    elif change == "it is new":
+        store(conn, a_parked())
+    with what_is_read(conn) as read:
+        again = snapshot(conn, NOW, 100, first)
+    assert again == snapshot(conn, NOW, 100)
+    assert (again == first) == (change == "nothing")
+    rows, characters = read()
+    is_one_read = change not in ("nothing", "it ended")
+    assert rows == 2 + len(again.workloads) + is_one_read
+    assert characters < rows * 100 + is_one_read * 7_000
+
+
+def test_a_row_that_goes_while_its_value_is_read_is_left_out(conn: Connection) -> None:
+    """Where a reading transaction is not of one moment, as on the connection of a test."""
+    store(conn, *(a_parked() for _ in range(3)))
+    seen: list[str] = []
+
+    def interfere(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if not seen and "workload_id IN" in statement:
+            seen.append(statement)
+            conn.execute(update(WORKLOAD).values(version=WORKLOAD.c.version + 1))
+            conn.execute(delete(WORKLOAD).where(WORKLOAD.c.workload_id == gone.workload_id))
+
+    gone = snapshot(conn, NOW, 100).workloads[0]
+    event.listen(conn.engine, "before_cursor_execute", interfere)
+    try:
+        found = snapshot(conn, NOW, 100)
+    finally:
+        event.remove(conn.engine, "before_cursor_execute", interfere)
+    assert found.workloads == snapshot(conn, NOW, 100).workloads
+    assert len(found.workloads) == 2
+
+
+def test_what_was_known_a_minute_ago_is_not_trusted(conn: Connection) -> None:
+    """A row that is purged and handed over again may be counted as before."""
+    store(conn, parked := a_parked())
+    known = replace(snapshot(conn, NOW, 100), workloads=(replace(lean(parked), queue="another"),))
+    assert snapshot(conn, NOW, 100, known).workloads[0].queue == "another"
+    assert snapshot(conn, at(61), 100, known).workloads == (lean(parked),)
 
 
 def test_an_empty_store_gives_an_empty_snapshot(conn: Connection) -> None:

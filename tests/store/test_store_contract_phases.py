@@ -15,7 +15,6 @@ from emr_executor.core.states import (
 from emr_executor.errors import StaleWriter
 from emr_executor.store.protocols import Change, LeaseRow
 from emr_executor.store.schema import STEERING
-from tests.store.both_stores import Store
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
 from tests.store.contract_builders import (
     CLAIMED,
@@ -25,6 +24,7 @@ from tests.store.contract_builders import (
     an_over,
     claim_all,
 )
+from tests.store.whole_store import Store
 
 
 async def test_a_lease_goes_to_the_first_who_asks(store: Store) -> None:

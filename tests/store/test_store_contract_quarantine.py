@@ -1,4 +1,4 @@
-"""A quarantined workload: nobody's turn, nobody's phase, alive for Airflow. On SQL and in memory."""
+"""A quarantined workload: nobody's turn, nobody's phase, alive for Airflow.."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from emr_executor.core.model import HistoryEntry
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.store.protocols import Change
-from tests.store.both_stores import Store
 from tests.store.builders import ME, NOW, a_cluster, a_parked, a_submission, a_workload, at
+from tests.store.whole_store import Store
 
 WHY = "no edge from READY on step_completed"
 

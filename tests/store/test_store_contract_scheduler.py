@@ -13,7 +13,6 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.store.schema import ReportState
-from tests.store.both_stores import Store
 from tests.store.builders import ME, NOW, SCHEDULER, a_parked, a_workload, at
 from tests.store.contract_builders import (
     LIVE,
@@ -23,6 +22,7 @@ from tests.store.contract_builders import (
     an_over,
     told,
 )
+from tests.store.whole_store import Store
 
 
 async def test_what_is_accepted_is_stored_as_given_and_once(store: Store) -> None:

@@ -18,7 +18,6 @@ from emr_executor.errors import InvalidTransition, StaleWriter
 from emr_executor.store.change_store import key_of
 from emr_executor.store.history_store import PURGE_BATCH
 from emr_executor.store.protocols import Change, Purged, Stored
-from tests.store.both_stores import Rows, Store, lean
 from tests.store.builders import ME, NOW, SCHEDULER, STEP, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.contract_builders import (
     LINE,
@@ -28,6 +27,7 @@ from tests.store.contract_builders import (
     claim_all,
     placed,
 )
+from tests.store.whole_store import Rows, Store, lean
 
 STRAYS = [a_cluster(), a_parked(), a_submission(a_parked(), a_cluster(), state=SubmissionState.LOST)]
 

@@ -1,23 +1,23 @@
-"""The store by its faces, on SQL or in memory, with a look at the rows behind them."""
+"""The store as all its callers see it, with a look at the rows behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.async_stores import PhaseStore, SchedulerStore
 from emr_executor.store.protocols import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances
 from emr_executor.store.rows import cluster_from, history_entry_from, submission_from, workload_from
-from emr_executor.store.runner import InlineRunner
+from emr_executor.store.runner import InlineRunner, Runner, transact
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
-from tests.simulator.memory_database import MemoryDatabase
-from tests.simulator.memory_phases import MemoryPhaseStore
-from tests.simulator.memory_store import MemoryAgentStore, MemorySchedulerStore
 from tests.simulator.sql_task_instances import SqlTaskInstances
+from tests.simulator.sqlite_memory import MemoryRunner
 from tests.store.builders import store
 
 
@@ -34,19 +34,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Store:
-    """One store and all who use it."""
+    """One database and all who use it."""
 
     agent: AgentFace
     scheduler: SchedulerFace
     phase: PhaseFace
     task_instances: TaskInstances
-    behind: MemoryDatabase | Engine
+    transact: Callable[..., Any]
 
     def rows(self) -> Rows:
         """What it holds now."""
-        if isinstance(self.behind, Engine):
-            return _rows_of_sql(self.behind)
-        return _rows_of_memory(self.behind)
+        found: Rows = self.transact(_rows)
+        return found
 
     def workload(self, workload_id: str) -> Workload | None:
         """A workload as it stands."""
@@ -61,34 +60,28 @@ class Store:
 
     async def put(self, *values: Stored) -> int:
         """New rows as they are, in whatever state; the lease's token."""
-        if isinstance(self.behind, Engine):
-            with self.behind.begin() as conn:
-                store(conn, *values)
-        else:
-            for value in values:
-                self.behind.table_of(type(value)).insert(value)
+        self.transact(store, *values)
         return await self.steer()
 
 
-def memory_store() -> Store:
-    database = MemoryDatabase(story_lines=None)
-    return Store(
-        agent=MemoryAgentStore(database),
-        scheduler=MemorySchedulerStore(database),
-        phase=MemoryPhaseStore(database),
-        task_instances=database.task_instances,
-        behind=database,
-    )
+def store_in_memory() -> Store:
+    """On a database of its own, as a simulated world has it."""
+    runner = MemoryRunner()
+    return _store(runner, runner.transact)
 
 
-def sql_store(engine: Engine) -> Store:
-    runner = InlineRunner(engine)
+def store_on(engine: Engine) -> Store:
+    """On the database of an engine."""
+    return _store(InlineRunner(engine), partial(transact, engine))
+
+
+def _store(runner: Runner, transact: Callable[..., Any]) -> Store:
     return Store(
         agent=AgentStore(runner),
         scheduler=SchedulerStore(runner),
         phase=PhaseStore(runner),
-        task_instances=SqlTaskInstances(engine),
-        behind=engine,
+        task_instances=SqlTaskInstances(transact),
+        transact=transact,
     )
 
 
@@ -97,29 +90,14 @@ def lean(workload: Workload) -> Workload:
     return replace(workload, workload={}, executor_config={})
 
 
-def _rows_of_sql(engine: Engine) -> Rows:
+def _rows(conn: Connection) -> Rows:
     def all_of(table: Any, key: str, make: Any) -> tuple[Any, ...]:
         return tuple(map(make, conn.execute(select(table).order_by(table.c[key])).mappings()))
 
-    with engine.connect() as conn:
-        return Rows(
-            workloads=all_of(WORKLOAD, "workload_id", lambda row: (workload_from(row), row["reported"])),
-            submissions=all_of(SUBMISSION, "submission_id", submission_from),
-            clusters=all_of(CLUSTER, "cluster_uuid", cluster_from),
-            history=_in_order(all_of(HISTORY, "id", history_entry_from)),
-        )
-
-
-def _rows_of_memory(database: MemoryDatabase) -> Rows:
-    workloads = database.workloads
-    lines = [line for subject in database.story.subjects() for line in database.story.of(*subject)]
+    history = all_of(HISTORY, "id", history_entry_from)
     return Rows(
-        workloads=tuple((workloads.whole(w), int(workloads.reported(w.workload_id))) for w in workloads),
-        submissions=tuple(database.submissions),
-        clusters=tuple(database.clusters),
-        history=_in_order(lines),
+        workloads=all_of(WORKLOAD, "workload_id", lambda row: (workload_from(row), row["reported"])),
+        submissions=all_of(SUBMISSION, "submission_id", submission_from),
+        clusters=all_of(CLUSTER, "cluster_uuid", cluster_from),
+        history=tuple(sorted(history, key=lambda line: (line.subject, line.subject_id))),
     )
-
-
-def _in_order(lines: Any) -> tuple[HistoryEntry, ...]:
-    return tuple(sorted(lines, key=lambda line: (line.subject, line.subject_id)))
