@@ -38,12 +38,12 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState
 from emr_executor.core.workload import after_submission, placed
-from emr_executor.store import scheduler_store
+from emr_executor.store import phase_store, scheduler_store
 from emr_executor.store.agent_store import AgentStore
-from emr_executor.store.async_stores import PhaseStore
 from emr_executor.store.change_store import Change
 from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
 from emr_executor.store.schema import STEERING
+from tests.simulator.stores import StoreFunctions
 
 ACCEPTED_A_LOOP = 16
 """Airflow's ``[scheduler] max_tis_per_query``: so many tries are queued in one transaction."""
@@ -111,7 +111,7 @@ class Life:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._phases = ThreadRunner(engine, threads=PHASES)
-        self.agent, self.phase = AgentStore(InlineRunner(engine)), PhaseStore(self._phases)
+        self.agent, self.phase = AgentStore(InlineRunner(engine)), StoreFunctions(self._phases, phase_store)
         self.spent_s: dict[str, float] = defaultdict(float)
         self.worked_s: dict[str, float] = defaultdict(float)
         self._ids = count(FIRST_ID)

@@ -12,7 +12,7 @@ from emr_executor.agent.stale import StaleWatch
 from emr_executor.core.health import REPORT_S, AgentHealth, Dependency
 from emr_executor.core.waiting import Holds
 from emr_executor.ports import Clock
-from emr_executor.store.health_store import HealthFace
+from emr_executor.store.health_store import HealthStore
 
 GONE_S = 600.0
 """An agent that told nothing for so long, on the watcher's clock, is forgotten."""
@@ -30,7 +30,7 @@ class AgentRow:
     def __init__(
         self,
         *,
-        store: HealthFace,
+        store: HealthStore,
         dependencies: Dependencies,
         clock: Clock,
         holder: str,

@@ -30,7 +30,7 @@ from emr_executor.core.states import (
 )
 from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock, EmrApi
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 LOOK_WITHIN_S = 0.2
 """A look for which the call budget has no token by then is left to a later tick, which waits for none."""
@@ -58,7 +58,7 @@ class ClusterTracker:
         self,
         *,
         emr: EmrApi,
-        store: AgentFace,
+        store: AgentStore,
         outcomes: Outcomes,
         clock: Clock,
         settings: Settings,

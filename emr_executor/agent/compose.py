@@ -26,7 +26,7 @@ from emr_executor.config import Settings
 from emr_executor.core.health import Dependency
 from emr_executor.core.model import ClusterUuid, Identity
 from emr_executor.ports import Clock, EmrApi, StepRecords, TaskApi, TaskHost, TaskLog
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Surroundings:
 
     settings: Settings
     clock: Clock
-    store: AgentFace
+    store: AgentStore
     host: TaskHost
     api: TaskApi
     emr: EmrApi

@@ -54,8 +54,8 @@ from emr_executor.errors import (
     TryElsewhere,
 )
 from emr_executor.ports import Clock, EmrApi, NewStep, TaskLog
+from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.change_store import Change
-from emr_executor.store.protocols import AgentFace
 
 TERMINATE_AT_ONCE = 10
 """TerminateJobFlows takes at most 10 ids (botocore emr)."""
@@ -79,7 +79,7 @@ class EmrActions:
         self,
         *,
         emr: EmrApi,
-        store: AgentFace,
+        store: AgentStore,
         task_log: TaskLog,
         clock: Clock,
         settings: Settings,

@@ -21,7 +21,7 @@ import structlog
 from emr_executor.core.model import Identity, WorkloadId
 from emr_executor.errors import TaskGone, TryAgain
 from emr_executor.ports import Clock, TaskApi
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 PARALLEL_HEARTBEATS = 16
 """Small next to the API server's own threads; 10,000 tries at 60 s are 170 calls a second."""
@@ -41,7 +41,7 @@ class Heartbeats:
 
     def __init__(
         self,
-        store: AgentFace,
+        store: AgentStore,
         api: TaskApi,
         clock: Clock,
         *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.errors import StoreBusy
 from emr_executor.ports import Clock
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.schema import STEERING
 
 BEATS_A_LEASE = 4
@@ -20,7 +20,7 @@ BEATS_A_LEASE = 4
 class LeaseKeeper:
     """Holds or watches the steering lease for one agent."""
 
-    def __init__(self, store: AgentFace, clock: Clock, *, holder: str, lease_s: float) -> None:
+    def __init__(self, store: AgentStore, clock: Clock, *, holder: str, lease_s: float) -> None:
         self._store, self._clock = store, clock
         self._holder, self._lease_s = holder, lease_s
         self._token: int | None = None

@@ -20,7 +20,7 @@ from emr_executor.core.model import Identity, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter, StoreBusy, TaskGone, TryAgain
 from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 SILENT_RETRY_S = 1.0
 LONGEST_SILENT_RETRY_S = 60.0
@@ -40,7 +40,7 @@ class Phases:
     def __init__(
         self,
         *,
-        store: AgentFace,
+        store: AgentStore,
         host: TaskHost,
         api: TaskApi,
         task_log: TaskLog,

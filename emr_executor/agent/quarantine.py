@@ -11,7 +11,7 @@ import structlog
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.core.transitions import Row, entity_of, id_of
 from emr_executor.errors import Bug, InvalidTransition
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 STORY_LINES = 20
 """Lines of the row's history that are kept with it: history itself is purged by age."""
@@ -38,7 +38,7 @@ def is_free(row: Kind | None) -> TypeGuard[Kind]:
     return row is not None and row.quarantine is None
 
 
-async def with_story(store: AgentFace, row: Row) -> Row:
+async def with_story(store: AgentStore, row: Row) -> Row:
     """The quarantined row with its past, one line each, under the reason. Raises StoreBusy."""
     story = _lines(await store.story(entity_of(row), id_of(row), STORY_LINES))
     return replace(row, quarantine="\n".join((row.quarantine or "", *story)))

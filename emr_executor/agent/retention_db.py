@@ -16,7 +16,7 @@ from emr_executor.agent.retention_s3 import Expired, S3Retention
 from emr_executor.config import Settings
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 ROUND_INTERVAL_S = 60.0
 FIRST_AFTER_S = 300.0
@@ -52,7 +52,7 @@ class DatabaseRetention:
     def __init__(
         self,
         *,
-        store: AgentFace,
+        store: AgentStore,
         expiry: S3Retention | None,
         lease: LeaseKeeper,
         clock: Clock,

@@ -43,7 +43,7 @@ from emr_executor.core.states import (
 from emr_executor.core.waiting import Holds, reasons
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords, TaskLog
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 DECIDE_AGAIN_S = 30.0
 """A plan is made so often, whatever stays the same: reasons to wait that came back are told again."""
@@ -82,7 +82,7 @@ class Steering:
     def __init__(
         self,
         *,
-        store: AgentFace,
+        store: AgentStore,
         tracker: Tracker,
         outcomes: Outcomes,
         actions: EmrActions,

@@ -36,9 +36,9 @@ from emr_executor.core.states import (
 from emr_executor.core.transitions import Row, check_change, entity_of, id_of
 from emr_executor.errors import Bug, EmrExecutorError, InvalidTransition
 from emr_executor.ports import TaskLog
+from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.change_store import Change
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES
-from emr_executor.store.protocols import AgentFace
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +131,7 @@ class TickState:
         if workload.log_path:
             self._lines.setdefault(workload.log_path, []).extend(lines)
 
-    async def save(self, store: AgentFace, lease_token: int, task_log: TaskLog) -> None:
+    async def save(self, store: AgentStore, lease_token: int, task_log: TaskLog) -> None:
         """Write what changed. Raises StaleWriter, StoreBusy: then nothing was written.
 
         Log lines go first: a crash in between repeats driver output, and never loses it.

@@ -13,7 +13,7 @@ from emr_executor.core.model import WorkloadId
 from emr_executor.core.waiting import Reason
 from emr_executor.core.waiting_in_line import reasons_in_line
 from emr_executor.ports import Clock, TaskLog
-from emr_executor.store.protocols import AgentFace
+from emr_executor.store.agent_store import AgentStore
 
 ROUND_S = 15.0
 """Between two looks at the whole line: with ``core.waiting_in_line.IN_LINE_S`` well within a minute."""
@@ -78,7 +78,7 @@ class LinesBetweenTicks:
     def __init__(
         self,
         *,
-        store: AgentFace,
+        store: AgentStore,
         task_log: TaskLog,
         clock: Clock,
         waiting_lines: WaitingLines,

@@ -32,8 +32,6 @@ from emr_executor.store.lease_store import LeaseRow
 from emr_executor.store.rows import Stored
 from emr_executor.store.runner import Runner
 
-__all__ = ["AgentStore", "Change", "LeaseRow", "Purged"]
-
 
 class AgentStore:
     """Leases, claims, snapshots and guarded changes through one runner."""
@@ -43,7 +41,7 @@ class AgentStore:
         self._known: Snapshot | None = None
 
     async def deployment_id(self) -> str:
-        """The identity of this deployment, made by whoever asks first."""
+        """The identity of this deployment, made by whoever asks first; the same for all who ask."""
         return await self._runner.run(scheduler_store.deployment_id)
 
     async def read_lease(self, name: str) -> LeaseRow:
@@ -51,7 +49,7 @@ class AgentStore:
         return await self._runner.read(lease_store.read_lease, name)
 
     async def take_lease(self, name: str, holder: str, seen: LeaseRow) -> int | None:
-        """The new token, or None when the lease is no longer as it was seen."""
+        """The new token, higher than any before, or None when the lease is no longer as it was seen."""
         return await self._runner.run(lease_store.take_lease, name, holder, seen)
 
     async def beat_lease(self, name: str, holder: str, token: int) -> bool:
@@ -59,7 +57,7 @@ class AgentStore:
         return await self._runner.run(lease_store.beat_lease, name, holder, token)
 
     async def release_lease(self, name: str, holder: str, token: int) -> None:
-        """Let go, so that another need not wait."""
+        """Let go, so that another need not wait; nothing when it is lost already."""
         await self._runner.run(lease_store.release_lease, name, holder, token)
 
     async def claim(
@@ -71,14 +69,19 @@ class AgentStore:
         now: datetime,
         new_token: Callable[[], str],
     ) -> tuple[Workload, ...]:
-        """Up to ``limit`` workloads whose phase (PREPARING or FINISHING) is now the caller's, by turn."""
+        """Up to ``limit`` workloads whose phase (PREPARING or FINISHING) is now the caller's, by turn.
+
+        They come whole, with ``workload`` and ``executor_config``, each with a token of its own. ``identity``
+        is given to those only that have none. A claim of PREPARING first makes every ACCEPTED workload with
+        target CANCEL CANCELLED: no user code of theirs has run. Quarantined ones are never claimed.
+        """
         if not await self._runner.read(phase_store.any_to_claim, kind, now):
             return ()
         work = partial(phase_store.claim, now=now, new_token=new_token)
         return await self._runner.run(work, kind, limit, identity)
 
     async def claims(self) -> tuple[tuple[WorkloadId, str, int], ...]:
-        """(workload id, claim token, beat) of every phase that is claimed."""
+        """(workload id, claim token, beat) of every phase that is claimed, in no order."""
         return await self._runner.read(phase_store.claims)
 
     async def free_claim(
@@ -88,25 +91,31 @@ class AgentStore:
         return await self._runner.run(phase_store.free_claim, workload_id, token, beat, not_before)
 
     async def live(self, workload_ids: Collection[WorkloadId]) -> set[WorkloadId]:
-        """Those that are known and not over."""
+        """Those of the workloads that are known and not over."""
         return await self._runner.read(scheduler_store.live, workload_ids)
 
     async def record_intent(self, workload_id: WorkloadId, token: str, airflow_state: str) -> None:
-        """Airflow is about to be told this state. Raises StaleWriter: the claim is lost."""
+        """Airflow is about to be told this state; a sign of life as well. Raises StaleWriter."""
         await self._runner.run(phase_store.record_intent, workload_id, token, airflow_state)
 
     async def record_over(
         self, workload_id: WorkloadId, token: str, airflow_state: str, now: datetime
     ) -> None:
-        """Airflow has its state for this try. Raises StaleWriter: the claim is lost."""
+        """Airflow has its state for this try: FINISHED. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_over, workload_id, token, airflow_state, now)
 
     async def record_gone(self, workload_id: WorkloadId, token: str, reason: str, now: datetime) -> None:
-        """The Execution API refuses the try. Raises StaleWriter: the claim is lost."""
+        """As ``phase_store.record_gone``. Raises StaleWriter: the claim is lost."""
         await self._runner.run(phase_store.record_gone, workload_id, token, reason, now)
 
     async def snapshot(self, now: datetime, ready_limit: int) -> Snapshot:
-        """All that lives, of one moment; workloads without ``workload`` and ``executor_config``."""
+        """All that lives, of one moment, at a cost that what is over does not change.
+
+        READY workloads come first and by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Of
+        those with target RUN neither has the quarantined ones.
+        Other workloads are by turn, clusters and submissions in no order. ``workload`` and
+        ``executor_config`` of each workload are left empty.
+        """
         found = await self._runner.read(snapshot_store.snapshot, now, ready_limit, self._known)
         self._known = found
         return found
@@ -116,7 +125,9 @@ class AgentStore:
     ) -> tuple[Stored, ...]:
         """Write all changes and their story, or nothing; the new values with new versions, in order.
 
-        Raises StaleWriter: the lease is lost or a row moved on; read again and decide again.
+        Only fields that differ are written; several changes of one row count as one. Raises StaleWriter: the
+        steering lease is lost, a row moved on since it was read, or a new row exists already; read again and
+        decide again.
         """
         return await self._runner.run(change_store.apply, lease_token, changes, history)
 
@@ -125,19 +136,29 @@ class AgentStore:
         return await self._runner.read(snapshot_store.clusters, cluster_uuids)
 
     async def line(self) -> tuple[InLine, ...]:
-        """Every live workload by turn."""
+        """Every live workload by turn, whatever its state and target."""
         return await self._runner.read(snapshot_store.line)
 
     async def heartbeat_targets(self) -> tuple[tuple[WorkloadId, Identity], ...]:
-        """Parked tries that Airflow must hear of."""
+        """Tries that Airflow must hear of and no phase speaks for, in no order.
+
+        With target RUN and an identity: parked ones (READY, SUBMITTED, FINISHABLE), and ACCEPTED ones whose
+        task instance is RUNNING: they wait to be prepared once more.
+        """
         return await self._runner.read(snapshot_store.heartbeat_targets)
 
     async def unwanted(self) -> tuple[tuple[WorkloadId, str | None], ...]:
-        """Live tries that Airflow no longer wants, with its state for them; None when it is gone."""
+        """Live tries that Airflow no longer wants, with its state for them; None when it is gone or has none.
+
+        Only those that no phase has claimed, with target RUN and an identity. In no order.
+        """
         return await self._runner.read(snapshot_store.unwanted)
 
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str) -> int:
-        """Set the target of workloads to CANCEL that Airflow does not hand over again; how many."""
+        """Set the target of workloads to CANCEL; how many were not over and not cancelled yet.
+
+        A try whose task instance is SCHEDULED or QUEUED is left: it is handed over again.
+        """
         return await self._runner.run(scheduler_store.ask_cancel_unless_queued, workload_ids, reason)
 
     async def story(self, subject: str, subject_id: str, limit: int) -> tuple[HistoryEntry, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
@@ -115,24 +115,8 @@ def _hold_from(columns: Mapping[str, Any]) -> Hold:
     )
 
 
-class HealthFace(Protocol):
-    """What an agent writes and reads of agents. Each method may raise StoreBusy."""
-
-    async def tell(self, health: AgentHealth) -> None:
-        """Write this agent's row."""
-        ...
-
-    async def agents(self) -> tuple[AgentHealth, ...]:
-        """Every agent that is not forgotten."""
-        ...
-
-    async def forget(self, holder: str, beat: int | None = None) -> bool:
-        """Delete an agent's row; with ``beat`` only while it still shows that."""
-        ...
-
-
 class HealthStore:
-    """``HealthFace`` through a runner."""
+    """What an agent writes and reads of agents. Each method may raise StoreBusy."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

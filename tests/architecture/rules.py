@@ -114,9 +114,7 @@ ASYNC_ALLOWED = (
     "emr_executor.task.host",
     "emr_executor.ports",
     "emr_executor.store.agent_store",
-    "emr_executor.store.protocols",
     "emr_executor.store.health_store",
     "emr_executor.store.runner",
-    "emr_executor.store.async_stores",
 )
 """Only these may import asyncio or define coroutines: everything else is synchronous."""

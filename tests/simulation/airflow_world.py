@@ -14,7 +14,7 @@ from emr_executor.core.model import Identity, StepOutcome, TaskKey, Workload, Wo
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import StoreBusy
 from emr_executor.ports import PhaseEnded, PhaseJob
-from emr_executor.store.protocols import Change, PhaseFace
+from emr_executor.store.change_store import Change
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_api import ApiFaults, ExecutionApi
 from tests.simulator.airflow_entities import (
@@ -29,6 +29,7 @@ from tests.simulator.airflow_session import SchedulerSession, SessionFaults
 from tests.simulator.clock import EPOCH
 from tests.simulator.host import PhaseFaults, SimTaskHost
 from tests.simulator.scheduler import ModelScheduler, SchedulerPace
+from tests.simulator.stores import StoreFunctions
 from tests.simulator.supervisor import PhaseSurroundings
 from tests.store.whole_store import Store
 
@@ -258,7 +259,7 @@ class World:
 class Faulty:
     """A phase's store: before the n-th call of a method, or after its effect, something happens."""
 
-    store: PhaseFace
+    store: StoreFunctions
     busy: dict[str, int] = field(default_factory=dict)
     lose: dict[str, int] = field(default_factory=dict)
     before: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)

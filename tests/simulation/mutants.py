@@ -1,7 +1,7 @@
 """Bugs to be planted into a simulated world, each in what surrounds production code, which stays as it is.
 
-A bug bends one port (or the settings) of every agent, or one face of the store. The checkers, which see only
-the ledgers, must find it and name the promise that it breaks.
+A bug bends a port, or the settings, of every agent, or what one user of the store gets. The checkers, which
+see only the ledgers, must find it and name the promise that it breaks.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from emr_executor.core.states import (
 )
 from emr_executor.errors import EmrExecutorError
 from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
-from emr_executor.store.protocols import Change
+from emr_executor.store.change_store import Change
 from tests.simulator.cloud import StepScript
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.scenario import DEPLOYMENT, Scenario
-from tests.simulator.stores import Faces
+from tests.simulator.stores import Stores
 
 OURS = f"airflow-emr/{DEPLOYMENT}/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug:
-    """One bug: what it does to each agent's surroundings, to the store's faces, and to the plan.
+    """One bug: what it does to each agent's surroundings, to the store, and to the plan.
 
     promise: what the checkers must find broken
     profile: the faults among which it shows
@@ -54,7 +54,7 @@ class Bug:
     plan: Callable[[Scenario], Scenario] = lambda scenario: scenario
     settings: Callable[[Scenario], Scenario] = lambda scenario: scenario
     around: Callable[[Surroundings], Surroundings] = lambda around: around
-    faces: Callable[[Faces], Faces] = lambda faces: faces
+    stores: Callable[[Stores], Stores] = lambda stores: stores
 
 
 class Bent:

@@ -14,7 +14,7 @@ from tests.simulation.mutants import Bug, bend
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.run import run_scenario
 from tests.simulator.scenario import Scenario, draw_scenario
-from tests.simulator.stores import Faces, in_memory
+from tests.simulator.stores import Stores, in_memory
 from tests.simulator.world import Outcome
 
 WORKLOADS = 30
@@ -22,23 +22,23 @@ SEEDS = range(3)
 """A bug must be found in one of these."""
 
 
-def _no_outcome_read(faces: Faces) -> Faces:
-    return replace(faces, scheduler=mutants.ReadsNoOutcome(faces.scheduler))
+def _no_outcome_read(stores: Stores) -> Stores:
+    return replace(stores, scheduler=mutants.ReadsNoOutcome(stores.scheduler))
 
 
-def _no_try_adopted(faces: Faces) -> Faces:
-    return replace(faces, scheduler=mutants.KnowsNoTry(faces.scheduler))
+def _no_try_adopted(stores: Stores) -> Stores:
+    return replace(stores, scheduler=mutants.KnowsNoTry(stores.scheduler))
 
 
-def _over_swallowed(faces: Faces) -> Faces:
-    return replace(faces, phase=mutants.SwallowsOver(faces.phase))
+def _over_swallowed(stores: Stores) -> Stores:
+    return replace(stores, phase=mutants.SwallowsOver(stores.phase))
 
 
 BUGS = {
     "an outcome is never finished": Bug(promise="never_lost", around=bend(store=mutants.NeverFinishes)),
     "a result is stored, and never told": Bug(promise="no_try_spent", around=mutants.in_silence),
     "an outcome is never read by the executor": Bug(
-        promise="no_try_spent", profile=partial(FaultProfile, cleared_per_h=120), faces=_no_outcome_read
+        promise="no_try_spent", profile=partial(FaultProfile, cleared_per_h=120), stores=_no_outcome_read
     ),
     "a doubled step is not claimed": Bug(
         promise="never_doubled",
@@ -80,7 +80,7 @@ BUGS = {
     "a dead scheduler's tries are not adopted": Bug(
         promise="no_try_spent",
         profile=partial(FaultProfile, scheduler_killed_per_h=60),
-        faces=_no_try_adopted,
+        stores=_no_try_adopted,
     ),
     "a step is left behind others": Bug(
         promise="no_idle_slot",
@@ -105,8 +105,8 @@ def _without(seed: int, bug: Bug) -> Outcome:
 
 
 def _with(seed: int, bug: Bug) -> Outcome:
-    faces = bug.faces(in_memory())
-    return run_scenario(bug.settings(_planned(seed, bug)), faces, bug.around)
+    stores = bug.stores(in_memory())
+    return run_scenario(bug.settings(_planned(seed, bug)), stores, bug.around)
 
 
 @pytest.mark.parametrize("what", sorted(BUGS))
@@ -144,7 +144,7 @@ def test_steps_that_are_added_twice_are_done_once() -> None:
 
 def test_what_heals_breaks_no_promise() -> None:
     """The last write of every phase gets lost: another one finds that Airflow was told already."""
-    bug = Bug(promise="", faces=_over_swallowed)
+    bug = Bug(promise="", stores=_over_swallowed)
     outcome = _with(0, bug)
     assert outcome.violations == ()
     assert outcome.counts["airflow/run_refused"] > 0, "which is how the others find out"

@@ -1,4 +1,4 @@
-"""The task host, and all parts of the model together: from QUEUED to the end, on the SQL faces."""
+"""The task host, and all parts of the model together: from QUEUED to the end, on the store."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 
 from emr_executor.core.model import Identity
-from emr_executor.store.protocols import TaskInstances
 from tests.simulator.airflow_entities import (
     FINISHED,
     TOKEN_LEEWAY_S,
@@ -26,6 +25,7 @@ from tests.simulator.airflow_entities import (
 )
 from tests.simulator.airflow_scheduling import Scheduling
 from tests.simulator.airflow_tables import AirflowTables
+from tests.simulator.sql_task_instances import SqlTaskInstances
 
 
 class AirflowModel(AirflowTables):
@@ -34,7 +34,7 @@ class AirflowModel(AirflowTables):
     scheduling: what schedulers do to the rows
     """
 
-    def __init__(self, *, now_s: Callable[[], float], rng: random.Random, mirror: TaskInstances) -> None:
+    def __init__(self, *, now_s: Callable[[], float], rng: random.Random, mirror: SqlTaskInstances) -> None:
         super().__init__(now_s=now_s, rng=rng, mirror=mirror)
         self.scheduling = Scheduling(self)
 

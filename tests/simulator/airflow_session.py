@@ -1,9 +1,9 @@
 """The scheduler's transactions: rows of Airflow and of our store together, all of each or nothing.
 
 In production the executor writes through the scheduler's own session (fact 11), so our row stands or falls
-with Airflow's. Each method here is one such transaction: it has no await of its own, and the store's face
+with Airflow's. Each method here is one such transaction: it has no await of its own, and the store
 under it may not wait either, so no crash and no other process can come between. Faults stand before or
-after a whole method: put the gate around this object, never around the face inside.
+after a whole method: put the gate around this object, never around the store inside.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any, Protocol, TypeVar
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import Bug, StoreBusy
 from emr_executor.parked_tries import ParkedTries
-from emr_executor.store.protocols import Reported, SchedulerFace
+from emr_executor.store.scheduler_store import Reported
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_entities import SimTaskInstance
 from tests.simulator.airflow_scheduling import ExecutorEvent
+from tests.simulator.stores import StoreFunctions
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class SchedulerSession:
     def __init__(
         self,
         airflow: AirflowModel,
-        store: SchedulerFace,
+        store: StoreFunctions,
         *,
         rng: random.Random,
         faults: SessionFaults | None = None,
@@ -121,11 +122,11 @@ class SchedulerSession:
         at_once(self._store.accept(workloads))
 
     async def take_outcomes(self, job_id: int, limit: int) -> list[Reported]:
-        """See ``SchedulerFace``."""
+        """See ``scheduler_store``."""
         return at_once(self._store.take_outcomes(job_id, limit))
 
     async def ask_cancel(self, workload_ids: Collection[WorkloadId], reason: str, job_id: int) -> int:
-        """See ``SchedulerFace``."""
+        """See ``scheduler_store``."""
         return at_once(self._store.ask_cancel(workload_ids, reason, job_id))
 
     async def adopt_late(
@@ -233,4 +234,4 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
         result: T = ended.value
         return result
     work.close()
-    raise Bug("a transaction waited: give SchedulerSession a face that works on the spot, with no gate")
+    raise Bug("a transaction waited: give SchedulerSession a store that works on the spot, with no gate")

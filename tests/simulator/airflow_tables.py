@@ -14,7 +14,6 @@ from typing import Any
 
 from emr_executor.core.model import TaskKey
 from emr_executor.errors import Bug
-from emr_executor.store.protocols import TaskInstances
 from tests.simulator.airflow_entities import (
     FINISHED,
     Job,
@@ -24,6 +23,7 @@ from tests.simulator.airflow_entities import (
     TryScript,
 )
 from tests.simulator.airflow_ledger import AirflowEntry
+from tests.simulator.sql_task_instances import SqlTaskInstances
 
 
 class AirflowTables:
@@ -33,7 +33,7 @@ class AirflowTables:
     mirror: where the store reads task instances
     """
 
-    def __init__(self, *, now_s: Callable[[], float], rng: random.Random, mirror: TaskInstances) -> None:
+    def __init__(self, *, now_s: Callable[[], float], rng: random.Random, mirror: SqlTaskInstances) -> None:
         self.now_s, self._rng, self._mirror = now_s, rng, mirror
         self.ledger: list[AirflowEntry] = []
         self.jobs: dict[int, Job] = {}

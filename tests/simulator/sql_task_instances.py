@@ -28,7 +28,10 @@ _PLACE = ("dag_id", "task_id", "run_id", "map_index")
 
 
 class SqlTaskInstances:
-    """``TaskInstances``, each call in a transaction of its own.
+    """Airflow's task_instance table, as far as the store reads it, written by the model of Airflow.
+
+    Each call is a transaction of its own. A task instance has one row: putting a new id for its key removes
+    the older one.
 
     transact: as ``store.runner.transact`` of some engine
     """

@@ -19,7 +19,6 @@ from emr_executor.core.model import Identity, StepPlan, Workload
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import Bug, StaleWriter, StoreBusy, TryAgain
 from emr_executor.ports import Clock, PhaseJob
-from emr_executor.store.protocols import PhaseFace
 from emr_executor.task.phase_result import (
     EXIT_BROKEN,
     EXIT_NO_RESULT,
@@ -38,6 +37,7 @@ from tests.simulator.airflow_entities import (
     TaskState,
     TryScript,
 )
+from tests.simulator.stores import StoreFunctions
 
 BEAT_S = 5.0
 """``[workers] min_heartbeat_interval``: between two heartbeats, and two renewals of the claim."""
@@ -59,7 +59,7 @@ class PhaseSurroundings:
     clock: of its host
     """
 
-    store: PhaseFace
+    store: StoreFunctions
     api: ExecutionApi
     clock: Clock
 

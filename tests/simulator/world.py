@@ -37,7 +37,7 @@ from tests.simulator.process import SimProcess, task_factory
 from tests.simulator.records import SimRecords
 from tests.simulator.scenario import DEPLOYMENT, Scenario
 from tests.simulator.scheduler import ModelScheduler, SchedulerPace
-from tests.simulator.stores import Faces
+from tests.simulator.stores import Stores
 from tests.simulator.supervisor import PhaseSurroundings
 from tests.simulator.task_api import SimTaskApi
 from tests.simulator.timeline import timeline_of
@@ -94,11 +94,11 @@ class World:
     """
 
     def __init__(
-        self, scenario: Scenario, faces: Faces, errors: ErrorCapture, plant: Plant | None = None
+        self, scenario: Scenario, stores: Stores, errors: ErrorCapture, plant: Plant | None = None
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(task_factory)
-        self.scenario, self.profile, self.faces = scenario, scenario.profile, faces
+        self.scenario, self.profile, self.stores = scenario, scenario.profile, stores
         self.errors, self._plant = errors, plant
         self.rngs = {name: random.Random(f"{name}/{scenario.seed}") for name in _RANDOM_PARTS}
         self.clock = VirtualClock(loop)
@@ -107,7 +107,7 @@ class World:
         self.foreign: set[str] = set()
         self.refused: set[str] = set()
         self.airflow = AirflowModel(
-            now_s=self.clock.epoch_s, rng=self.rngs["airflow"], mirror=faces.task_instances
+            now_s=self.clock.epoch_s, rng=self.rngs["airflow"], mirror=stores.task_instances
         )
         self.api_faults = ApiFaults(
             refused=self.profile.api_refused, answer_lost=self.profile.api_answer_lost
@@ -245,9 +245,9 @@ class World:
         workloads = list(dict.fromkeys(entry.ti_id for entry in airflow if entry.task == subject))
         ours: list[HistoryEntry] = []
         for workload_id in workloads:
-            ours += await self.faces.agent.story("workload", workload_id, STORY_LINES)
+            ours += await self.stores.agent.story("workload", workload_id, STORY_LINES)
             for n in range(1, 12):
-                ours += await self.faces.agent.story("submission", f"{workload_id}-{n}", STORY_LINES)
+                ours += await self.stores.agent.story("submission", f"{workload_id}-{n}", STORY_LINES)
         return timeline_of(subject, emr, airflow, ours)
 
     def _fails_after(self) -> Iterable[str]:
@@ -328,7 +328,7 @@ class World:
         around = Surroundings(
             settings=self.scenario.settings,
             clock=clock,
-            store=through(gate, "store", self.faces.agent, self.counts),
+            store=through(gate, "store", self.stores.agent, self.counts),
             host=through(gate, "host", host),
             api=through(gate, "api", SimTaskApi(api), self.counts),
             emr=through(gate, "emr", EmrClient(client, client, Budget(clock)), self.counts),
@@ -357,7 +357,7 @@ class World:
             rng,
             on_end=partial(self._again, self._start_scheduler, place),
         )
-        session = SchedulerSession(self.airflow, self.faces.scheduler, rng=rng, faults=self.session_faults)
+        session = SchedulerSession(self.airflow, self.stores.scheduler, rng=rng, faults=self.session_faults)
         clock = VirtualClock(asyncio.get_running_loop(), boot_s=77.0 * (place + 1), look_s=LOOK_AT_CLOCK_S)
         pace = SchedulerPace(queued_a_loop=64)
         scheduler = ModelScheduler(through(process.gate, "session", session), clock, pace)
@@ -378,7 +378,7 @@ class World:
         self._newborn = process
         api = ExecutionApi(self.airflow, clock=clock, rng=rng, faults=self.api_faults)
         return PhaseSurroundings(
-            store=through(process.gate, "store", self.faces.phase),
+            store=through(process.gate, "store", self.stores.phase),
             api=through(process.gate, "api", api),
             clock=clock,
         )

@@ -92,5 +92,5 @@ def sqlite(sqlite_template: Path, tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(params=["memory", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """The store by its faces: on SQLite as a simulated world has it, and on PostgreSQL."""
+    """The store by its stores: on SQLite as a simulated world has it, and on PostgreSQL."""
     return store_in_memory() if request.param == "memory" else store_on(request.getfixturevalue("postgres"))

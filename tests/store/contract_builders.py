@@ -9,7 +9,7 @@ from typing import Any
 
 from emr_executor.core.model import HistoryEntry, Identity, StepOutcome, Workload, WorkloadId
 from emr_executor.core.states import Verdict, WorkloadState
-from emr_executor.store.protocols import Reported
+from emr_executor.store.scheduler_store import Reported
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
 from tests.store.whole_store import Store
 

@@ -1,4 +1,4 @@
-"""The agent's face: one transaction a call, in a thread or on the spot, and errors that say what to do."""
+"""The agent's store: one transaction a call, in a thread or on the spot, and errors that say what to do."""
 
 from __future__ import annotations
 

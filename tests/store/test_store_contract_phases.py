@@ -1,4 +1,4 @@
-"""What agents and phases may rely on, whichever store is behind the faces: leases, claims, results."""
+"""What agents and phases may rely on, whichever store is behind the stores: leases, claims, results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.errors import StaleWriter
-from emr_executor.store.protocols import Change, LeaseRow
+from emr_executor.store.change_store import Change
+from emr_executor.store.lease_store import LeaseRow
 from emr_executor.store.schema import STEERING
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
 from tests.store.contract_builders import (
@@ -203,8 +204,8 @@ async def test_a_try_that_is_gone_is_over_where_it_has_no_step(
 ) -> None:
     workload = a_claimed(kind)
     await store.put(workload)
-    face = store.agent if by_agent else store.phase
-    await face.record_gone(workload.workload_id, "mine", "404", NOW)
+    users = store.agent if by_agent else store.phase
+    await users.record_gone(workload.workload_id, "mine", "404", NOW)
     prepared = kind is WorkloadState.FINISHING
     assert store.workload(workload.workload_id) == replace(
         workload,

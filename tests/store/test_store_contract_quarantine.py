@@ -8,7 +8,7 @@ import pytest
 
 from emr_executor.core.model import HistoryEntry
 from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.store.protocols import Change
+from emr_executor.store.change_store import Change
 from tests.store.builders import ME, NOW, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.whole_store import Store
 

@@ -1,4 +1,4 @@
-"""What schedulers may rely on, whichever store is behind the faces, and what is read of Airflow."""
+"""What schedulers may rely on, whichever store is behind the stores, and what is read of Airflow."""
 
 from __future__ import annotations
 

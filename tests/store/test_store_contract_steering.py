@@ -1,4 +1,4 @@
-"""What the steering agent may rely on, whichever store is behind the faces."""
+"""What the steering agent may rely on, whichever store is behind the stores."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.errors import InvalidTransition, StaleWriter
-from emr_executor.store.change_store import key_of
-from emr_executor.store.history_store import PURGE_BATCH
-from emr_executor.store.protocols import Change, Purged, Stored
+from emr_executor.store.change_store import Change, key_of
+from emr_executor.store.history_store import PURGE_BATCH, Purged
+from emr_executor.store.rows import Stored
 from tests.store.builders import ME, NOW, SCHEDULER, STEP, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.contract_builders import (
     LINE,
@@ -261,7 +261,7 @@ async def test_the_story_is_kept_in_its_order(store: Store) -> None:
 
 
 async def test_numbers_of_submissions_are_kept_through_all(store: Store) -> None:
-    """The whole life, twice, by the faces alone."""
+    """The whole life, twice, by the stores alone."""
     given, cluster = a_workload(), a_cluster()
     token = await store.put(cluster)
     for n in (1, 2):

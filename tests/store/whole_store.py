@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
-from emr_executor.store.agent_store import AgentStore
-from emr_executor.store.async_stores import PhaseStore, SchedulerStore
-from emr_executor.store.protocols import AgentFace, PhaseFace, SchedulerFace, Stored, TaskInstances
-from emr_executor.store.rows import cluster_from, history_entry_from, submission_from, workload_from
-from emr_executor.store.runner import InlineRunner, Runner, transact
+from emr_executor.store.rows import Stored, cluster_from, history_entry_from, submission_from, workload_from
+from emr_executor.store.runner import InlineRunner, transact
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
-from tests.simulator.sql_task_instances import SqlTaskInstances
-from tests.simulator.sqlite_memory import MemoryRunner
+from tests.simulator.stores import Stores, in_memory, stores_on
 from tests.store.builders import store
 
 
@@ -32,15 +27,8 @@ class Rows:
     history: tuple[HistoryEntry, ...]
 
 
-@dataclass(frozen=True)
-class Store:
-    """One database and all who use it."""
-
-    agent: AgentFace
-    scheduler: SchedulerFace
-    phase: PhaseFace
-    task_instances: TaskInstances
-    transact: Callable[..., Any]
+class Store(Stores):
+    """One database, its users, and a look at its rows."""
 
     def rows(self) -> Rows:
         """What it holds now."""
@@ -66,23 +54,16 @@ class Store:
 
 def store_in_memory() -> Store:
     """On a database of its own, as a simulated world has it."""
-    runner = MemoryRunner()
-    return _store(runner, runner.transact)
+    return _store(in_memory())
 
 
 def store_on(engine: Engine) -> Store:
     """On the database of an engine."""
-    return _store(InlineRunner(engine), partial(transact, engine))
+    return _store(stores_on(InlineRunner(engine), partial(transact, engine)))
 
 
-def _store(runner: Runner, transact: Callable[..., Any]) -> Store:
-    return Store(
-        agent=AgentStore(runner),
-        scheduler=SchedulerStore(runner),
-        phase=PhaseStore(runner),
-        task_instances=SqlTaskInstances(transact),
-        transact=transact,
-    )
+def _store(stores: Stores) -> Store:
+    return Store(**{field.name: getattr(stores, field.name) for field in fields(stores)})
 
 
 def lean(workload: Workload) -> Workload:
