@@ -80,6 +80,7 @@ def _kept() -> list[tuple[int, int]]:
     return [(int(seed), int(tasks)) for seed, tasks, _ in lines]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("seed", "tasks"), _kept())
 def test_a_seed_that_once_failed(seed: int, tasks: int) -> None:
     _lived(seed, tasks)
