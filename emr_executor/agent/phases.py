@@ -77,7 +77,9 @@ class Phases:
                 raise
             return
         self.no_runner = None
-        for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING):
+        if len(self._running) >= self._host.capacity:
+            return
+        for kind in await self._store.claimable(self._clock.now()):
             room = self._host.capacity - len(self._running)
             if room <= 0:
                 return

@@ -60,6 +60,10 @@ class AgentStore:
         """Let go, so that another need not wait; nothing when it is lost already."""
         await self._runner.run(lease_store.release_lease, name, holder, token)
 
+    async def claimable(self, now: datetime) -> tuple[WorkloadState, ...]:
+        """The kinds of phases of which ``claim`` finds any, FINISHING first; asked without a lock."""
+        return await self._runner.read(phase_store.claimable, now)
+
     async def claim(
         self,
         kind: WorkloadState,
@@ -75,8 +79,6 @@ class AgentStore:
         is given to those only that have none. A claim of PREPARING first makes every ACCEPTED workload with
         target CANCEL CANCELLED: no user code of theirs has run. Quarantined ones are never claimed.
         """
-        if not await self._runner.read(phase_store.any_to_claim, kind, now):
-            return ()
         work = partial(phase_store.claim, now=now, new_token=new_token)
         return await self._runner.run(work, kind, limit, identity)
 

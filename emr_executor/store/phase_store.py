@@ -22,8 +22,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
-    literal,
     or_,
     select,
     update,
@@ -164,32 +164,35 @@ def claim(
     return claimed
 
 
-def any_to_claim(conn: Connection, kind: WorkloadState, now: datetime) -> bool:
-    """Whether ``claim`` would find anything: asked without a lock."""
-    return conn.execute(_any_waiting(kind), {"now": now}).first() is not None
-
-
-@cache
-def _any_waiting(kind: WorkloadState) -> Select[Any]:
-    w = WORKLOAD.c
-    wanted = and_(w.target == WorkloadTarget.RUN, w.quarantine.is_(None), _IS_DUE)
-    unwanted = w.target == WorkloadTarget.CANCEL
-    which = or_(wanted, unwanted) if kind is WorkloadState.PREPARING else wanted
-    return select(literal(1)).where(w.state == CLAIMED_FROM[kind], which).limit(1)
-
-
 _IS_DUE = or_(
     WORKLOAD.c.not_before.is_(None),
     WORKLOAD.c.not_before <= bindparam("now", type_=WORKLOAD.c.not_before.type),
 )
+_MAY_BE_CLAIMED = and_(WORKLOAD.c.target == WorkloadTarget.RUN, WORKLOAD.c.quarantine.is_(None), _IS_DUE)
+_CLAIMABLE = select(
+    exists()
+    .where(WORKLOAD.c.state == WorkloadState.FINISHABLE, _MAY_BE_CLAIMED)
+    .label(WorkloadState.FINISHING),
+    exists()
+    .where(
+        WORKLOAD.c.state == WorkloadState.ACCEPTED,
+        or_(WORKLOAD.c.target == WorkloadTarget.CANCEL, _MAY_BE_CLAIMED),
+    )
+    .label(WorkloadState.PREPARING),
+)
+
+
+def claimable(conn: Connection, now: datetime) -> tuple[WorkloadState, ...]:
+    """The kinds of phases of which ``claim`` finds any, FINISHING first; asked without a lock."""
+    found = conn.execute(_CLAIMABLE, {"now": now}).mappings().one()
+    return tuple(kind for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING) if found[kind])
 
 
 @cache
 def _waiting(kind: WorkloadState) -> Select[Any]:
-    w = WORKLOAD.c
     return (
         select(WORKLOAD)
-        .where(w.state == CLAIMED_FROM[kind], w.target == WorkloadTarget.RUN, w.quarantine.is_(None), _IS_DUE)
+        .where(WORKLOAD.c.state == CLAIMED_FROM[kind], _MAY_BE_CLAIMED)
         .order_by(*BY_TURN)
         .limit(bindparam("at_most"))
         .with_for_update(skip_locked=True)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from emr_executor.core.states import WorkloadState
 from emr_executor.store import queries
 from emr_executor.store.dialect import engine_for
-from emr_executor.store.phase_store import claim, claims
+from emr_executor.store.phase_store import claim, claimable, claims
 from emr_executor.store.reference_store import live_submissions, named_by_live_steps
 from emr_executor.store.scheduler_store import accept, adopt, live, take_outcomes
 from emr_executor.store.schema import AIRFLOW, METADATA
@@ -117,6 +117,7 @@ CALLS = {
     "adopt": (200, lambda conn: adopt(conn, SOME, 12)),
     "live": (60, lambda conn: live(conn, SOME)),
     "claim": (40, lambda conn: claim(conn, WorkloadState.PREPARING, 8, ME, now=NOW, new_token=lambda: "t")),
+    "claimable": (10, lambda conn: claimable(conn, NOW)),
     "claims": (10, claims),
     # 10 clusters, 300 steps, 300 submitted, 200 ready by turn, and a count of the 3,400 that wait; then the
     # values of these 810, of which later ones read what changed.

@@ -1,4 +1,4 @@
-"""What agents and phases may rely on, whichever store is behind the stores: leases, claims, results."""
+"""What agents and phases may rely on: leases, claims, results."""
 
 from __future__ import annotations
 
@@ -69,6 +69,33 @@ async def test_a_released_lease_is_free_and_its_tokens_are_not_used_again(store:
     with pytest.raises(StaleWriter, match="lease"):
         await store.agent.apply(token, [Change(old=workload, new=replace(workload, losses=1))])
     assert await store.agent.take_lease(STEERING, "b", free) == token + 2
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds"),
+    [
+        ({}, "PREPARING"),
+        ({"not_before": at(-1)}, "PREPARING"),
+        ({"not_before": at(1)}, ""),
+        ({"quarantine": "why"}, ""),
+        ({"target": WorkloadTarget.CANCEL, "quarantine": "why"}, "PREPARING"),
+        ({"state": WorkloadState.FINISHABLE}, "FINISHING"),
+        ({"state": WorkloadState.FINISHABLE, "target": WorkloadTarget.CANCEL}, ""),
+        ({"state": WorkloadState.READY}, ""),
+    ],
+    ids=str,
+)
+async def test_what_can_be_claimed_is_known_without_a_lock(
+    store: Store, row: dict[str, Any], kinds: str
+) -> None:
+    await store.put(a_workload(**row))
+    before = store.rows()
+    assert await store.agent.claimable(NOW) == tuple(kinds.split())
+    assert store.rows() == before
+    for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING):
+        before = store.rows()
+        await claim_all(store, kind)
+        assert (store.rows() != before) == (kind in kinds.split())
 
 
 async def test_the_deployment_is_the_same_for_all(store: Store) -> None:
