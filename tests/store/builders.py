@@ -107,11 +107,6 @@ def stored(conn: Connection, workload_id: WorkloadId) -> Workload:
     return workload_from(row)
 
 
-def reported(conn: Connection, workload_id: WorkloadId) -> int:
-    """How far the scheduler has read a workload's end."""
-    return conn.execute(select(WORKLOAD.c.reported).where(WORKLOAD.c.workload_id == workload_id)).scalar_one()
-
-
 def put_task_instance(
     conn: Connection, workload: Workload, state: str | None, ti_id: str | None = None
 ) -> None:

@@ -90,7 +90,9 @@ def sqlite(sqlite_template: Path, tmp_path: Path) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """The store by its stores: on SQLite as a simulated world has it, and on PostgreSQL."""
-    return store_in_memory() if request.param == "memory" else store_on(request.getfixturevalue("postgres"))
+    """The store with all its users: as a simulated world has it, and on both databases of production."""
+    return (
+        store_in_memory() if request.param == "memory" else store_on(request.getfixturevalue(request.param))
+    )

@@ -16,7 +16,7 @@ from emr_executor.core.model import HistoryEntry, Snapshot
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.errors import ConfigError, StaleWriter, StoreBusy
 from emr_executor.store import dialect
-from emr_executor.store.agent_store import AgentStore, Change, LeaseRow
+from emr_executor.store.agent_store import AgentStore, Change
 from emr_executor.store.dialect import engine_for, upsert
 from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
 from emr_executor.store.scheduler_store import accept
@@ -149,7 +149,3 @@ def test_a_locked_sqlite_is_a_busy_store_and_readers_go_on(
 def test_another_database_is_refused_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match="move Airflow's metadata database to PostgreSQL"):
         upsert("mysql", WORKLOAD)
-
-
-def test_a_lease_row_starts_free() -> None:
-    assert LeaseRow() == LeaseRow(holder=None, token=0, beat=0)

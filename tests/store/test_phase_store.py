@@ -1,249 +1,397 @@
-"""Claims: each phase is one process's, and a process that lost its claim writes nothing."""
+"""What agents and phases may rely on: leases, claims, results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, select
 
-from emr_executor.core.model import Identity, Workload
-from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.errors import StaleWriter
-from emr_executor.store.phase_store import (
-    claim,
-    claims,
-    free_claim,
-    record_gone,
-    record_over,
-    record_parked,
-    record_retry,
-    renew_claim,
+from emr_executor.core.model import HistoryEntry, WorkloadId
+from emr_executor.core.states import (
+    WorkloadState,
+    WorkloadTarget,
 )
-from emr_executor.store.schema import HISTORY
-from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at, statements, store, stored
-
-OTHER = Identity(hostname="host-b", unixname="airflow", pid=1)
-PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
-
-
-def tokens() -> Callable[[], str]:
-    numbers = count(1)
-    return lambda: f"token-{next(numbers)}"
-
-
-def claim_one(conn: Connection, kind: WorkloadState = PREPARING) -> Workload:
-    (claimed,) = claim(conn, kind, 1, ME, now=NOW, new_token=tokens())
-    return claimed
-
-
-def story(conn: Connection) -> list[tuple[str, str]]:
-    return [(row.event, row.text) for row in conn.execute(select(HISTORY))]
+from emr_executor.errors import StaleWriter
+from emr_executor.store.change_store import Change
+from emr_executor.store.lease_store import LeaseRow
+from emr_executor.store.schema import STEERING
+from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
+from tests.store.contract_builders import (
+    CLAIMED,
+    OTHER,
+    UNKNOWN,
+    a_claimed,
+    an_over,
+    claim_all,
+)
+from tests.store.whole_store import Store
 
 
-def test_claiming_writes_identity_start_and_a_token_of_its_own_for_each(conn: Connection) -> None:
-    first, second = a_workload(accepted_at=at(-9)), a_workload(accepted_at=at(-8))
-    store(conn, first, second)
-    claimed = claim(conn, PREPARING, 5, ME, now=NOW, new_token=tokens())
-    changes = {"state": PREPARING, "identity": ME, "started_at": NOW, "version": 1, "phase_attempts": 1}
-    assert claimed == (
-        replace(first, claim_token="token-1", **changes),
-        replace(second, claim_token="token-2", **changes),
+async def test_a_lease_goes_to_the_first_who_asks(store: Store) -> None:
+    seen = await store.agent.read_lease("work")
+    assert seen == LeaseRow()
+    assert await store.agent.take_lease("work", "a", seen) == 1
+    assert await store.agent.take_lease("work", "b", seen) is None
+    assert await store.agent.read_lease("work") == LeaseRow(holder="a", token=1, beat=0)
+    assert await store.agent.read_lease("other") == LeaseRow()
+
+
+async def test_a_lease_that_beat_since_it_was_seen_is_not_taken(store: Store) -> None:
+    await store.agent.take_lease("work", "a", LeaseRow())
+    seen = await store.agent.read_lease("work")
+    assert await store.agent.beat_lease("work", "a", 1)
+    assert await store.agent.take_lease("work", "b", seen) is None
+    seen = await store.agent.read_lease("work")
+    assert seen == LeaseRow(holder="a", token=1, beat=1)
+    assert await store.agent.take_lease("work", "b", seen) == 2
+    assert await store.agent.take_lease("work", "c", seen) is None
+    assert await store.agent.read_lease("work") == LeaseRow(holder="b", token=2, beat=0)
+
+
+async def test_a_lost_lease_neither_beats_nor_is_released(store: Store) -> None:
+    await store.agent.take_lease("work", "a", LeaseRow())
+    await store.agent.take_lease("work", "b", await store.agent.read_lease("work"))
+    assert not await store.agent.beat_lease("work", "a", 1)
+    assert not await store.agent.beat_lease("work", "a", 2)
+    assert not await store.agent.beat_lease("none", "a", 1)
+    await store.agent.release_lease("work", "a", 1)
+    await store.agent.release_lease("work", "a", 2)
+    await store.agent.release_lease("none", "a", 1)
+    assert await store.agent.read_lease("work") == LeaseRow(holder="b", token=2, beat=0)
+
+
+async def test_a_released_lease_is_free_and_its_tokens_are_not_used_again(store: Store) -> None:
+    workload = a_parked()
+    token = await store.put(workload)
+    await store.agent.release_lease(STEERING, "test", token)
+    free = await store.agent.read_lease(STEERING)
+    assert free == LeaseRow(holder=None, token=token + 1, beat=0)
+    with pytest.raises(StaleWriter, match="lease"):
+        await store.agent.apply(token, [Change(old=workload, new=replace(workload, losses=1))])
+    assert await store.agent.take_lease(STEERING, "b", free) == token + 2
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds"),
+    [
+        ({}, "PREPARING"),
+        ({"not_before": at(-1)}, "PREPARING"),
+        ({"not_before": at(1)}, ""),
+        ({"quarantine": "why"}, ""),
+        ({"target": WorkloadTarget.CANCEL, "quarantine": "why"}, "PREPARING"),
+        ({"state": WorkloadState.FINISHABLE}, "FINISHING"),
+        ({"state": WorkloadState.FINISHABLE, "target": WorkloadTarget.CANCEL}, ""),
+        ({"state": WorkloadState.READY}, ""),
+    ],
+    ids=str,
+)
+async def test_what_can_be_claimed_is_known_without_a_lock(
+    store: Store, row: dict[str, Any], kinds: str
+) -> None:
+    await store.put(a_workload(**row))
+    before = store.rows()
+    assert await store.agent.claimable(NOW) == tuple(kinds.split())
+    assert store.rows() == before
+    for kind in (WorkloadState.FINISHING, WorkloadState.PREPARING):
+        before = store.rows()
+        await claim_all(store, kind)
+        assert (store.rows() != before) == (kind in kinds.split())
+
+
+async def test_the_deployment_is_the_same_for_all(store: Store) -> None:
+    first = await store.agent.deployment_id()
+    assert first
+    assert await store.scheduler.deployment_id() == first
+    assert await store.agent.deployment_id() == first
+
+
+async def test_a_claim_brings_whole_workloads_by_turn(store: Store) -> None:
+    late = a_workload(executor_config={"pod": 1})
+    first = a_workload(priority_weight=3, accepted_at=at(50))
+    early = a_workload(accepted_at=at(-50))
+    waits = a_workload(priority_weight=9, not_before=at(1))
+    await store.scheduler.accept([late, first, early, waits])
+    got = await claim_all(store, WorkloadState.PREPARING, 2)
+    phase = {"state": WorkloadState.PREPARING, "version": 1, "identity": ME, "started_at": NOW}
+    assert got == (
+        replace(first, **phase, claim_token="token-1", phase_attempts=1),
+        replace(early, **phase, claim_token="token-2", phase_attempts=1),
     )
-    assert [stored(conn, w.workload_id) for w in claimed] == list(claimed)
-    assert set(claims(conn)) == {(first.workload_id, "token-1", 0), (second.workload_id, "token-2", 0)}
+    assert [store.workload(w.workload_id) for w in got] == list(got)
+    held = {(w.workload_id, w.claim_token, w.claim_beat) for w in got}
+    assert set(await store.agent.claims()) == held
+    assert [w.workload_id for w in await claim_all(store, WorkloadState.PREPARING)] == [late.workload_id]
+    assert await claim_all(store, WorkloadState.PREPARING) == ()
+    due = await claim_all(store, WorkloadState.PREPARING, now=at(1))
+    assert [w.workload_id for w in due] == [waits.workload_id]
 
 
-def test_the_highest_priority_goes_first_then_the_longest_wait(conn: Connection) -> None:
-    late, early = a_workload(accepted_at=at(2)), a_workload(accepted_at=at(1))
-    urgent = a_workload(accepted_at=at(3), priority_weight=9)
-    store(conn, late, early, urgent)
-    turns = [claim_one(conn).workload_id for _ in range(3)]
-    assert turns == [urgent.workload_id, early.workload_id, late.workload_id]
-
-
-def test_nothing_is_claimed_before_its_time_or_without_a_reason(conn: Connection) -> None:
-    store(conn, a_workload(not_before=at(1)), a_parked(), a_parked(state=WorkloadState.FINISHABLE))
-    assert claim(conn, PREPARING, 5, ME, now=NOW, new_token=tokens()) == ()
-    assert len(claim(conn, PREPARING, 5, ME, now=at(1), new_token=tokens())) == 1
-
-
-def test_the_first_identity_stays_for_the_life_of_the_try(conn: Connection) -> None:
-    workload = a_parked(state=WorkloadState.FINISHABLE, started_at=at(-60))
-    store(conn, workload)
-    (claimed,) = claim(conn, FINISHING, 5, OTHER, now=NOW, new_token=tokens())
-    assert (claimed.identity, claimed.started_at) == (ME, at(-60))
-    assert stored(conn, workload.workload_id) == claimed
-
-
-def test_an_accepted_workload_that_is_unwanted_is_cancelled_instead_of_prepared(conn: Connection) -> None:
-    workload = a_workload(target=WorkloadTarget.CANCEL)
-    store(conn, workload)
-    assert claim(conn, PREPARING, 5, ME, now=NOW, new_token=tokens()) == ()
-    assert stored(conn, workload.workload_id) == replace(
-        workload, state=WorkloadState.CANCELLED, finished_at=NOW, version=1
+async def test_a_try_keeps_its_identity_and_start(store: Store) -> None:
+    workload = a_workload(
+        state=WorkloadState.FINISHABLE, identity=ME, started_at=at(-9), step=STEP, phase_attempts=1
+    )
+    await store.put(workload, a_parked())
+    assert await claim_all(store, WorkloadState.PREPARING) == ()
+    (mine,) = await claim_all(store, WorkloadState.FINISHING, who=OTHER)
+    assert mine == replace(
+        workload, state=WorkloadState.FINISHING, version=1, claim_token="token-1", phase_attempts=2
     )
 
 
-def test_an_unwanted_finishable_workload_is_not_claimed(conn: Connection) -> None:
-    store(conn, a_parked(state=WorkloadState.FINISHABLE, target=WorkloadTarget.CANCEL))
-    assert claim(conn, FINISHING, 5, ME, now=NOW, new_token=tokens()) == ()
+async def test_what_nobody_wants_is_cancelled_before_its_first_phase(store: Store) -> None:
+    unwanted, finishable = a_workload(), a_parked(state=WorkloadState.FINISHABLE)
+    await store.put(unwanted, finishable)
+    await store.agent.ask_cancel([unwanted.workload_id, finishable.workload_id], "cleared")
+    assert await claim_all(store, WorkloadState.FINISHING) == ()
+    assert store.workload(unwanted.workload_id).state is WorkloadState.ACCEPTED
+    assert await claim_all(store, WorkloadState.PREPARING) == ()
+    gone = replace(unwanted, target=WorkloadTarget.CANCEL, cancel_reason="cleared")
+    assert store.workload(unwanted.workload_id) == replace(
+        gone, state=WorkloadState.CANCELLED, finished_at=NOW, version=2
+    )
+    assert store.workload(finishable.workload_id).state is WorkloadState.FINISHABLE
 
 
-def test_a_claim_takes_few_statements_however_many_it_gets(conn: Connection) -> None:
-    store(conn, *(a_workload() for _ in range(20)))
-    with statements(conn) as seen:
-        claim(conn, PREPARING, 20, ME, now=NOW, new_token=tokens())
-    assert len(seen) == 3
+async def test_a_claim_is_renewed_without_a_new_version(store: Store) -> None:
+    workload = a_claimed()
+    await store.put(workload)
+    await store.phase.renew_claim(workload.workload_id, "mine")
+    assert store.workload(workload.workload_id) == replace(workload, claim_beat=4)
 
 
-def test_two_sessions_that_claim_at_once_get_different_workloads(postgres: Engine) -> None:
-    workloads = [a_workload() for _ in range(4)]
-    with postgres.begin() as conn:
-        store(conn, *workloads)
-    with postgres.begin() as one, postgres.begin() as two:
-        first = claim(one, PREPARING, 2, ME, now=NOW, new_token=tokens())
-        second = claim(two, PREPARING, 4, OTHER, now=NOW, new_token=tokens())
-    ids = [w.workload_id for w in workloads]
-    assert [w.workload_id for w in first] == ids[:2]
-    assert [w.workload_id for w in second] == ids[2:]
-    with postgres.begin() as conn:
-        assert [stored(conn, i) for i in ids] == [*first, *second]
-
-
-def test_a_renewed_claim_has_another_beat_and_the_same_version(conn: Connection) -> None:
-    store(conn, a_workload())
-    claimed = claim_one(conn)
-    renew_claim(conn, claimed.workload_id, "token-1")
-    assert stored(conn, claimed.workload_id) == replace(claimed, claim_beat=1)
-
-
-def test_parking_stores_the_step_and_ends_the_claim(conn: Connection) -> None:
-    store(conn, a_workload(not_before=at(-1)))
-    claimed = claim_one(conn)
-    record_parked(conn, claimed.workload_id, "token-1", STEP, at(2))
-    assert stored(conn, claimed.workload_id) == replace(
-        claimed,
+@pytest.mark.parametrize("ready_at", [None, at(-5)])
+async def test_parking_ends_the_claim_and_keeps_the_first_ready_at(store: Store, ready_at: Any) -> None:
+    workload = a_claimed(phase_attempts=2, not_before=at(-1), ready_at=ready_at)
+    await store.put(workload)
+    await store.phase.record_parked(workload.workload_id, "mine", STEP, NOW)
+    assert store.workload(workload.workload_id) == replace(
+        workload,
         state=WorkloadState.READY,
         step=STEP,
-        ready_at=at(2),
-        claim_token=None,
+        ready_at=ready_at or NOW,
         phase_attempts=0,
         not_before=None,
-        version=2,
-    )
-
-
-def test_parking_again_keeps_the_first_come_place(conn: Connection) -> None:
-    store(conn, a_workload(ready_at=at(-100)))
-    claimed = claim_one(conn)
-    record_parked(conn, claimed.workload_id, "token-1", STEP, at(2))
-    assert stored(conn, claimed.workload_id).ready_at == at(-100)
-
-
-@pytest.mark.parametrize(
-    ("kind", "waiting"), [(PREPARING, WorkloadState.ACCEPTED), (FINISHING, WorkloadState.FINISHABLE)]
-)
-def test_either_phase_may_end_a_try(conn: Connection, kind: WorkloadState, waiting: WorkloadState) -> None:
-    store(conn, a_workload(state=waiting))
-    claimed = claim_one(conn, kind)
-    record_over(conn, claimed.workload_id, "token-1", "up_for_retry", at(3))
-    assert stored(conn, claimed.workload_id) == replace(
-        claimed,
-        state=WorkloadState.FINISHED,
-        airflow_state="up_for_retry",
-        finished_at=at(3),
         claim_token=None,
-        version=2,
+        claim_beat=0,
+        version=6,
     )
+
+
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_phase_may_end_the_try(store: Store, kind: WorkloadState) -> None:
+    workload, other = a_claimed(kind), a_claimed(kind)
+    await store.put(workload, other)
+    await store.phase.record_over(workload.workload_id, "mine", "success", NOW)
+    await store.agent.record_over(other.workload_id, "mine", "failed", NOW)
+    for ended, state in ((workload, "success"), (other, "failed")):
+        assert store.workload(ended.workload_id) == replace(
+            ended,
+            state=WorkloadState.FINISHED,
+            airflow_state=state,
+            finished_at=NOW,
+            claim_token=None,
+            claim_beat=0,
+            version=6,
+        )
+
+
+@pytest.mark.parametrize(("attempts", "left"), [(3, 2), (1, 0), (0, 0)])
+async def test_an_attempt_that_an_outage_spoilt_is_given_back(store: Store, attempts: int, left: int) -> None:
+    workload = a_claimed(WorkloadState.FINISHING, phase_attempts=attempts)
+    await store.put(workload)
+    note = "no answer from the Execution API"
+    await store.phase.record_retry(workload.workload_id, "mine", at(30), note, now=NOW, spent=False)
+    found = store.workload(workload.workload_id)
+    assert found is not None
+    assert (found.state, found.phase_attempts) == (WorkloadState.FINISHABLE, left)
+
+
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_phase_may_ask_to_run_again_and_its_story_says_why(store: Store, kind: WorkloadState) -> None:
+    workload = a_claimed(kind, phase_attempts=2)
+    await store.put(workload)
+    await store.phase.record_retry(workload.workload_id, "mine", at(30), "no credentials", now=NOW)
+    assert store.workload(workload.workload_id) == replace(
+        workload, state=CLAIMED[kind], not_before=at(30), claim_token=None, claim_beat=0, version=6
+    )
+    assert store.rows().history == (
+        HistoryEntry(
+            at=NOW,
+            subject="workload",
+            subject_id=workload.workload_id,
+            event="phase_retried",
+            text="no credentials",
+        ),
+    )
+
+
+@pytest.mark.parametrize("by_agent", [False, True])
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_try_that_is_gone_is_over_where_it_has_no_step(
+    store: Store, kind: WorkloadState, by_agent: bool
+) -> None:
+    workload = a_claimed(kind)
+    await store.put(workload)
+    users = store.agent if by_agent else store.phase
+    await users.record_gone(workload.workload_id, "mine", "404", NOW)
+    prepared = kind is WorkloadState.FINISHING
+    assert store.workload(workload.workload_id) == replace(
+        workload,
+        state=WorkloadState.READY if prepared else WorkloadState.CANCELLED,
+        target=WorkloadTarget.CANCEL,
+        cancel_reason="404",
+        finished_at=None if prepared else NOW,
+        claim_token=None,
+        claim_beat=0,
+        version=6,
+    )
+    assert [(line.event, line.text) for line in store.rows().history] == [("no_longer_wanted", "404")]
+
+
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_what_airflow_is_about_to_be_told_is_written_under_the_claim(
+    store: Store, kind: WorkloadState
+) -> None:
+    workload, other = a_claimed(kind), a_claimed(kind)
+    await store.put(workload, other)
+    await store.phase.record_intent(workload.workload_id, "mine", "success")
+    await store.agent.record_intent(other.workload_id, "mine", "failed")
+    for told, state in ((workload, "success"), (other, "failed")):
+        assert store.workload(told.workload_id) == replace(told, airflow_state=state, claim_beat=4, version=6)
+    await store.phase.record_retry(workload.workload_id, "mine", NOW, "no answer", now=NOW)
+    assert store.workload(workload.workload_id).airflow_state == "success"
+
+
+async def test_a_parked_try_has_told_nothing(store: Store) -> None:
+    """Prepare was about to tell its failure, was not heard, and parks when it runs again."""
+    workload = a_claimed(airflow_state="failed")
+    await store.put(workload)
+    await store.phase.record_parked(workload.workload_id, "mine", STEP, NOW)
+    assert store.workload(workload.workload_id).airflow_state is None
 
 
 @pytest.mark.parametrize(
-    ("kind", "waiting"), [(PREPARING, WorkloadState.ACCEPTED), (FINISHING, WorkloadState.FINISHABLE)]
+    ("intent", "ti_state", "told"),
+    [
+        ("success", "success", True),
+        ("failed", "failed", True),
+        ("up_for_retry", "gone", True),
+        ("up_for_retry", "cleared", False),
+        ("success", "gone", False),
+        ("success", "failed", False),
+        ("success", "running", False),
+        ("success", "cleared", False),
+        (None, "success", False),
+        (None, "gone", False),
+    ],
 )
-def test_a_phase_that_must_run_again_waits_and_says_why(
-    conn: Connection, kind: WorkloadState, waiting: WorkloadState
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_refused_try_whose_report_had_arrived_is_finished(
+    store: Store, kind: WorkloadState, intent: str | None, ti_state: str, told: bool
 ) -> None:
-    store(conn, a_workload(state=waiting))
-    claimed = claim_one(conn, kind)
-    record_retry(conn, claimed.workload_id, "token-1", at(30), "DAG not found", now=NOW)
-    assert stored(conn, claimed.workload_id) == replace(
-        claimed, state=waiting, not_before=at(30), claim_token=None, version=2
-    )
-    assert story(conn) == [("phase_retried", "DAG not found")]
+    """The answer was lost, or the phase died behind its report: what it was about to say stands in the row.
+
+    A failure with retries left, like a clearing, gives the task instance another id.
+    """
+    workload = a_claimed(kind, airflow_state=intent)
+    await store.put(workload)
+    if ti_state == "cleared":
+        store.task_instances.put(UNKNOWN, workload.key, "restarting")
+    elif ti_state != "gone":
+        store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    await store.phase.record_gone(workload.workload_id, "mine", "409 invalid_state", NOW)
+    found = store.workload(workload.workload_id)
+    if told:
+        assert found == replace(
+            workload,
+            state=WorkloadState.FINISHED,
+            finished_at=NOW,
+            claim_token=None,
+            claim_beat=0,
+            version=6,
+        )
+    else:
+        assert (found.target, found.cancel_reason) == (WorkloadTarget.CANCEL, "409 invalid_state")
+    assert [line.event for line in store.rows().history] == ["told_before" if told else "no_longer_wanted"]
 
 
-def test_a_try_that_is_gone_before_it_had_a_step_is_cancelled(conn: Connection) -> None:
-    store(conn, a_workload())
-    claimed = claim_one(conn)
-    record_gone(conn, claimed.workload_id, "token-1", "404 from Airflow", at(1))
-    gone = stored(conn, claimed.workload_id)
-    assert (gone.state, gone.target, gone.cancel_reason) == (
-        WorkloadState.CANCELLED,
-        WorkloadTarget.CANCEL,
-        "404 from Airflow",
-    )
-    assert (gone.finished_at, gone.claim_token, gone.version) == (at(1), None, 2)
-    assert story(conn) == [("no_longer_wanted", "404 from Airflow")]
-
-
-def test_a_try_that_is_gone_with_a_step_is_left_to_the_steering_agent(conn: Connection) -> None:
-    store(conn, a_parked(state=WorkloadState.FINISHABLE))
-    claimed = claim_one(conn, FINISHING)
-    record_gone(conn, claimed.workload_id, "token-1", "cleared", at(1))
-    gone = stored(conn, claimed.workload_id)
-    assert (gone.state, gone.target, gone.finished_at) == (WorkloadState.READY, WorkloadTarget.CANCEL, None)
-
-
-@pytest.mark.parametrize(
-    ("kind", "waiting"), [(PREPARING, WorkloadState.ACCEPTED), (FINISHING, WorkloadState.FINISHABLE)]
-)
-def test_a_claim_that_stood_still_is_freed(
-    conn: Connection, kind: WorkloadState, waiting: WorkloadState
+@pytest.mark.parametrize(("attempts", "pause_s"), [(1, 5), (3, 20), (9, 60)])
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued"])
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_refused_try_that_airflow_queues_again_waits_where_it_stands(
+    store: Store, kind: WorkloadState, ti_state: str, attempts: int, pause_s: int
 ) -> None:
-    store(conn, a_workload(state=waiting))
-    claimed = claim_one(conn, kind)
-    assert free_claim(conn, claimed.workload_id, "token-1", 0, at(5))
-    assert stored(conn, claimed.workload_id) == replace(
-        claimed, state=waiting, claim_token=None, not_before=at(5), version=2
+    """Stuck in queued: SCHEDULED and then QUEUED again, under the same id and number."""
+    workload = a_claimed(kind, phase_attempts=attempts)
+    await store.put(workload)
+    store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    await store.phase.record_gone(workload.workload_id, "mine", "409 invalid_state", NOW)
+    assert store.workload(workload.workload_id) == replace(
+        workload,
+        state=CLAIMED[kind],
+        not_before=at(pause_s),
+        claim_token=None,
+        claim_beat=0,
+        version=6,
     )
-    assert claims(conn) == ()
+    assert [line.event for line in store.rows().history] == ["phase_retried"]
 
 
-def test_a_claim_that_moved_is_not_freed(conn: Connection) -> None:
-    store(conn, a_workload())
-    claimed = claim_one(conn)
-    renew_claim(conn, claimed.workload_id, "token-1")
-    assert not free_claim(conn, claimed.workload_id, "token-1", 0, None)
-    assert not free_claim(conn, claimed.workload_id, "token-0", 1, None)
-    assert stored(conn, claimed.workload_id).claim_token == "token-1"
+def phase_writes(store: Store, workload_id: WorkloadId, token: str) -> dict[str, Any]:
+    phase, agent = store.phase, store.agent
+    return {
+        "renew": lambda: phase.renew_claim(workload_id, token),
+        "parked": lambda: phase.record_parked(workload_id, token, STEP, NOW),
+        "intent": lambda: phase.record_intent(workload_id, token, "success"),
+        "agent intent": lambda: agent.record_intent(workload_id, token, "failed"),
+        "over": lambda: phase.record_over(workload_id, token, "success", NOW),
+        "retry": lambda: phase.record_retry(workload_id, token, NOW, "note", now=NOW),
+        "gone": lambda: phase.record_gone(workload_id, token, "why", NOW),
+        "agent over": lambda: agent.record_over(workload_id, token, "success", NOW),
+        "agent gone": lambda: agent.record_gone(workload_id, token, "why", NOW),
+    }
 
 
-WRITES = {
-    "renew": renew_claim,
-    "parked": lambda conn, i, token: record_parked(conn, i, token, STEP, NOW),
-    "over": lambda conn, i, token: record_over(conn, i, token, "failed", NOW),
-    "retry": lambda conn, i, token: record_retry(conn, i, token, NOW, "why", now=NOW),
-    "gone": lambda conn, i, token: record_gone(conn, i, token, "why", NOW),
-}
+async def test_a_lost_claim_writes_nothing(store: Store) -> None:
+    taken = a_claimed(claim_token="theirs")
+    freed, finished = a_workload(version=3), an_over()
+    # A token that was left behind says nothing where no phase is.
+    left = a_parked(claim_token="mine")
+    await store.put(taken, freed, finished, left)
+    before = store.rows()
+    for workload_id in (*(w.workload_id for w in (taken, freed, finished, left)), UNKNOWN):
+        for write in phase_writes(store, workload_id, "mine").values():
+            with pytest.raises(StaleWriter, match=f"{workload_id} is lost: its phase runs elsewhere"):
+                await write()
+        assert not await store.agent.free_claim(workload_id, "mine", 3, None)
+    assert store.rows() == before
 
 
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_process_that_lost_its_claim_writes_nothing(conn: Connection, write) -> None:
-    store(conn, a_workload())
-    claimed = claim_one(conn)
-    free_claim(conn, claimed.workload_id, "token-1", 0, None)
-    (again,) = claim(conn, PREPARING, 1, OTHER, now=NOW, new_token=lambda: "token-2")
-    with pytest.raises(StaleWriter, match="runs elsewhere"):
-        write(conn, claimed.workload_id, "token-1")
-    assert stored(conn, claimed.workload_id) == again
-    assert story(conn) == []
-
-
-def test_a_finish_phase_cannot_park(conn: Connection) -> None:
-    store(conn, a_parked(state=WorkloadState.FINISHABLE))
-    claimed = claim_one(conn, FINISHING)
+async def test_only_a_prepare_phase_parks(store: Store) -> None:
+    workload = a_claimed(WorkloadState.FINISHING)
+    await store.put(workload)
     with pytest.raises(StaleWriter):
-        record_parked(conn, claimed.workload_id, "token-1", STEP, NOW)
+        await store.phase.record_parked(workload.workload_id, "mine", STEP, NOW)
+    assert store.workload(workload.workload_id) == workload
+
+
+@pytest.mark.parametrize("not_before", [None, at(5)])
+@pytest.mark.parametrize("kind", CLAIMED)
+async def test_a_silent_claim_is_freed_and_its_phase_refused(
+    store: Store, kind: WorkloadState, not_before: Any
+) -> None:
+    workload = a_claimed(kind, not_before=at(-5))
+    await store.put(workload)
+    seen = (workload.workload_id, "mine", 3)
+    await store.phase.renew_claim(workload.workload_id, "mine")
+    assert not await store.agent.free_claim(*seen, not_before)
+    assert await store.agent.claims() == ((workload.workload_id, "mine", 4),)
+    assert await store.agent.free_claim(workload.workload_id, "mine", 4, not_before)
+    assert store.workload(workload.workload_id) == replace(
+        workload, state=CLAIMED[kind], not_before=not_before, claim_token=None, claim_beat=0, version=6
+    )
+    assert await store.agent.claims() == ()
+    with pytest.raises(StaleWriter):
+        await store.phase.renew_claim(workload.workload_id, "mine")
+    assert not await store.agent.free_claim(workload.workload_id, "mine", 4, not_before)

@@ -1,254 +1,255 @@
-"""What the scheduler's process may rely on."""
+"""What schedulers may rely on, and what is read of Airflow."""
 
 from __future__ import annotations
 
-import threading
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, func, select
 
-from emr_executor.core.model import StepOutcome, WorkloadId
-from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
-from emr_executor.store import scheduler_store
-from emr_executor.store.scheduler_store import Reported, accept, adopt, ask_cancel, live, take_outcomes
-from emr_executor.store.schema import WORKLOAD
-from tests.store.builders import (
-    ME,
-    NOW,
-    SCHEDULER,
-    STEP,
-    a_parked,
-    a_workload,
-    put_task_instance,
-    reported,
-    set_task_state,
-    statements,
-    store,
-    stored,
+from emr_executor.core.states import (
+    WorkloadState,
+    WorkloadTarget,
 )
+from emr_executor.store.schema import ReportState
+from tests.store.builders import ME, NOW, SCHEDULER, a_parked, a_workload, at
+from tests.store.contract_builders import (
+    LIVE,
+    OUTCOME,
+    OVER,
+    UNKNOWN,
+    an_over,
+    told,
+)
+from tests.store.whole_store import Store
 
-UNKNOWN = WorkloadId(str(uuid.uuid4()))
-OUTCOME = StepOutcome(verdict=Verdict.SUCCEEDED, started_at=NOW, ended_at=NOW, submissions=1)
+
+async def test_what_is_accepted_is_stored_as_given_and_once(store: Store) -> None:
+    first = a_workload(executor_config={"pod": 1}, log_path="dag/1.log")
+    second = a_workload()
+    await store.scheduler.accept([])
+    await store.scheduler.accept([first, second, replace(second, priority_weight=5)])
+    assert store.rows().workloads == ((first, ReportState.UNREAD), (replace(second, priority_weight=5), 0))
 
 
-def a_finished(**changes):
-    return a_parked(
-        **{
-            "state": WorkloadState.FINISHED,
-            "airflow_state": "success",
-            "finished_at": NOW,
-            "submissions": 2,
-            "version": 7,
-            "outcome": OUTCOME,
-            **changes,
-        }
+async def test_a_thousand_and_one_are_accepted_at_once(store: Store) -> None:
+    given = [a_workload() for _ in range(1001)]
+    await store.scheduler.accept(given)
+    assert [w for w, _ in store.rows().workloads] == given
+
+
+@pytest.mark.parametrize("target", WorkloadTarget)
+@pytest.mark.parametrize("state", LIVE)
+async def test_a_live_one_accepted_again_goes_on_and_is_wanted(
+    store: Store, state: WorkloadState, target: WorkloadTarget
+) -> None:
+    cancelled = target is WorkloadTarget.CANCEL
+    old = a_parked(
+        state=state,
+        target=target,
+        cancel_reason="stuck" if cancelled else None,
+        version=4,
+        submissions=1,
+        outcome=OUTCOME,
+        claim_token="c",
+        claim_beat=3,
+    )
+    await store.put(old)
+    again = a_workload(
+        workload_id=old.workload_id, key=old.key, scheduler_job_id=99, priority_weight=8, queue="x"
+    )
+    await store.scheduler.accept([again])
+    assert store.workload(old.workload_id) == replace(
+        old,
+        scheduler_job_id=99,
+        priority_weight=8,
+        target=WorkloadTarget.RUN,
+        cancel_reason=None,
+        version=5 if cancelled else 4,
     )
 
 
-def a_cancelled(**changes):
-    return a_finished(
-        **{
-            "state": WorkloadState.CANCELLED,
-            "target": WorkloadTarget.CANCEL,
-            "airflow_state": None,
-            "cancel_reason": "cleared",
-            **changes,
-        }
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("state", OVER)
+async def test_an_over_one_accepted_again_starts_anew_and_uses_no_submission_id_twice(
+    store: Store, state: WorkloadState, read: bool
+) -> None:
+    old = an_over(state, submissions=2, outcome=OUTCOME, workload={"old": 1})
+    await store.put(old)
+    if read:
+        await store.scheduler.take_outcomes(SCHEDULER, 10)
+    again = a_workload(
+        workload_id=old.workload_id, key=replace(old.key, try_number=2), scheduler_job_id=12, submissions=0
     )
+    await store.scheduler.accept([again])
+    assert store.rows().workloads == ((replace(again, submissions=2, version=8), ReportState.UNREAD),)
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
+    await store.agent.claim(WorkloadState.PREPARING, 1, ME, now=NOW, new_token=lambda: "t")
+    await store.phase.record_over(old.workload_id, "t", "failed", at(9))
+    (outcome,) = await store.scheduler.take_outcomes(12, 10)
+    assert (outcome.airflow_state, outcome.key.try_number) == ("failed", 2)
 
 
-def test_deployment_id_is_made_once(engine: Engine) -> None:
-    with engine.begin() as conn:
-        first = scheduler_store.deployment_id(conn)
-    with engine.begin() as conn, statements(conn) as seen:
-        assert scheduler_store.deployment_id(conn) == first
-    assert uuid.UUID(first)
-    assert len(seen) == 1
+@pytest.mark.parametrize("state", WorkloadState)
+async def test_cancelling_is_asked_once_and_never_of_what_is_over(store: Store, state: WorkloadState) -> None:
+    workload = an_over(state) if state in OVER else a_parked(state=state, version=7)
+    await store.put(workload)
+    ids = [workload.workload_id, workload.workload_id, UNKNOWN]
+    asked = [
+        await store.agent.ask_cancel(ids, "cleared\x00 by a person"),
+        await store.scheduler.ask_cancel(ids, "again", SCHEDULER),
+    ]
+    if state in OVER:
+        assert asked == [0, 0]
+        assert store.workload(workload.workload_id) == workload
+    else:
+        assert asked == [1, 0]
+        assert store.workload(workload.workload_id) == replace(
+            workload, target=WorkloadTarget.CANCEL, cancel_reason="cleared\ufffd by a person", version=8
+        )
+    assert await store.agent.ask_cancel([], "none") == 0
 
 
-def test_accepted_workloads_are_stored_as_given_in_one_statement(conn: Connection) -> None:
-    workloads = [a_workload(executor_config={"pod": 1}, log_path="dag/1.log") for _ in range(20)]
-    with statements(conn) as seen:
-        accept(conn, workloads)
-    assert len(seen) == 1
-    assert [stored(conn, w.workload_id) for w in workloads] == workloads
+async def test_a_scheduler_cancels_what_it_owns_whatever_airflow_says(store: Store) -> None:
+    """Its word comes a loop late: meanwhile another scheduler may have taken the same try over."""
+    mine, theirs, nobodys = a_parked(), a_parked(scheduler_job_id=12), a_parked(scheduler_job_id=None)
+    await store.put(mine, theirs, nobodys)
+    store.task_instances.put(mine.workload_id, mine.key, "queued")
+    ids = [w.workload_id for w in (mine, theirs, nobodys)]
+    assert await store.scheduler.ask_cancel(ids, "purged", SCHEDULER) == 1
+    assert store.workload(mine.workload_id).cancel_reason == "purged"
+    assert [store.workload(w.workload_id) for w in (theirs, nobodys)] == [theirs, nobodys]
 
 
-def test_a_workload_named_twice_in_one_hand_over_is_stored_once(conn: Connection) -> None:
-    first = a_workload()
-    accept(conn, [first, replace(first, priority_weight=5)])
-    assert stored(conn, first.workload_id).priority_weight == 5
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued", "running", "restarting", "failed", None])
+async def test_an_agent_does_not_cancel_what_airflow_hands_over_again(store: Store, ti_state: Any) -> None:
+    """It learnt before that the try is not wanted; between that and its word the same id was queued again."""
+    parked = a_parked()
+    await store.put(parked)
+    store.task_instances.put(parked.workload_id, parked.key, ti_state)
+    again = ti_state in {"scheduled", "queued"}
+    assert await store.agent.ask_cancel([parked.workload_id], "not_running") == (0 if again else 1)
+    target = WorkloadTarget.RUN if again else WorkloadTarget.CANCEL
+    assert store.workload(parked.workload_id).target is target
 
 
-def test_a_thousand_workloads_fit(conn: Connection) -> None:
-    accept(conn, [a_workload() for _ in range(1001)])
-    assert conn.execute(select(func.count()).select_from(WORKLOAD)).scalar_one() == 1001
+async def test_adopting_takes_what_is_known_and_not_over(store: Store) -> None:
+    parked, ended = a_parked(), an_over()
+    await store.put(parked, ended)
+    ids = [parked.workload_id, ended.workload_id, UNKNOWN]
+    assert await store.scheduler.live(ids) == {parked.workload_id}
+    assert await store.scheduler.adopt(ids, 77) == {parked.workload_id}
+    assert store.workload(parked.workload_id) == replace(parked, scheduler_job_id=77)
+    assert store.workload(ended.workload_id) == ended
+    assert await store.scheduler.adopt([], 77) == set()
+    assert await store.scheduler.live([]) == set()
 
 
-def test_accept_leaves_nothing_when_the_scheduler_rolls_back(engine: Engine) -> None:
-    workload = a_workload()
-    with engine.connect() as conn:
-        transaction = conn.begin()
-        accept(conn, [workload])
-        transaction.rollback()
-    with engine.begin() as conn:
-        assert live(conn, [workload.workload_id]) == set()
+async def test_outcomes_are_read_once_by_their_scheduler_the_first_end_first(store: Store) -> None:
+    last, first = an_over(finished_at=at(5)), an_over(WorkloadState.CANCELLED, finished_at=at(-5))
+    theirs, nobodys = an_over(scheduler_job_id=12), an_over(scheduler_job_id=None)
+    await store.put(last, first, theirs, nobodys, a_parked())
+    assert await store.scheduler.take_outcomes(SCHEDULER, 1) == [told(first)]
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == [told(last)]
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
+    assert await store.scheduler.take_outcomes(12, 10) == [told(theirs)]
+    assert {reported for w, reported in store.rows().workloads if w.state in OVER} == {0, 2}
+
+
+async def test_a_cancelled_one_is_offered_until_airflow_let_go_of_it(store: Store) -> None:
+    workload, fresh = an_over(WorkloadState.CANCELLED), an_over(finished_at=at(9))
+    await store.put(workload)
+    # Clearing gave the task instance another id.
+    store.task_instances.put(UNKNOWN, workload.key, "restarting")
+    for _ in range(2):
+        assert await store.scheduler.take_outcomes(SCHEDULER, 10) == [told(workload)]
+    await store.put(fresh)
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == [told(fresh), told(workload)]
+    store.task_instances.put(UNKNOWN, workload.key, None)
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
+    store.task_instances.put(UNKNOWN, workload.key, "restarting")
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
+
+
+@pytest.mark.parametrize("ti_state", ["success", "running", None])
+async def test_a_cancelled_one_that_airflow_does_not_restart_is_offered_once(
+    store: Store, ti_state: str | None
+) -> None:
+    workload = an_over(WorkloadState.CANCELLED)
+    await store.put(workload)
+    store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == [told(workload)]
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
+
+
+async def test_repeated_offers_do_not_starve_new_outcomes(store: Store) -> None:
+    repeated = [an_over(WorkloadState.CANCELLED) for _ in range(3)]
+    await store.put(*repeated)
+    for n, workload in enumerate(repeated):
+        store.task_instances.put(str(uuid.UUID(int=2**100 + n)), workload.key, "restarting")
+    assert len(await store.scheduler.take_outcomes(SCHEDULER, 3)) == 3
+    fresh = an_over(finished_at=at(9))
+    await store.put(fresh)
+    assert await store.scheduler.take_outcomes(SCHEDULER, 2) == [told(fresh), told(repeated[0])]
+
+
+@pytest.mark.parametrize("change", [{"try_number": 2}, {"map_index": 4}, {"run_id": "other"}])
+async def test_another_try_being_restarted_repeats_nothing(store: Store, change: dict[str, Any]) -> None:
+    workload = an_over(WorkloadState.CANCELLED)
+    finished = an_over()
+    await store.put(workload, finished)
+    store.task_instances.put(UNKNOWN, replace(workload.key, **change), "restarting")
+    store.task_instances.put(finished.workload_id, finished.key, "restarting")
+    assert len(await store.scheduler.take_outcomes(SCHEDULER, 10)) == 2
+    assert await store.scheduler.take_outcomes(SCHEDULER, 10) == []
 
 
 @pytest.mark.parametrize(
-    "state", [s for s in WorkloadState if s not in {WorkloadState.FINISHED, WorkloadState.CANCELLED}]
+    "ti_state", ["scheduled", "queued", "running", "restarting", "up_for_retry", "success", None]
 )
-def test_a_live_workload_handed_over_again_goes_on_where_it_stands(
-    conn: Connection, state: WorkloadState
+async def test_airflow_no_longer_wants_what_is_neither_to_be_queued_nor_running(
+    store: Store, ti_state: Any
 ) -> None:
-    old = a_parked(state=state, version=4, submissions=1, outcome=OUTCOME, claim_token="c", claim_beat=3)
-    store(conn, old)
-    accept(
-        conn,
-        [
-            a_workload(
-                workload_id=old.workload_id, key=old.key, scheduler_job_id=99, priority_weight=8, queue="x"
-            )
-        ],
-    )
-    assert stored(conn, old.workload_id) == replace(old, scheduler_job_id=99, priority_weight=8)
+    parked = a_parked()
+    await store.put(parked)
+    store.task_instances.put(parked.workload_id, parked.key, "running")
+    assert await store.agent.unwanted() == ()
+    store.task_instances.put(parked.workload_id, parked.key, ti_state)
+    wanted = ti_state in {"scheduled", "queued", "running"}
+    assert await store.agent.unwanted() == (() if wanted else ((parked.workload_id, ti_state),))
 
 
-def test_a_live_workload_handed_over_again_is_wanted_again(conn: Connection) -> None:
-    old = a_parked(version=4, target=WorkloadTarget.CANCEL, cancel_reason="stuck in queued")
-    store(conn, old)
-    accept(conn, [a_workload(workload_id=old.workload_id, key=old.key)])
-    wanted = stored(conn, old.workload_id)
-    assert (wanted.target, wanted.cancel_reason, wanted.version) == (WorkloadTarget.RUN, None, 5)
-    assert wanted.state is WorkloadState.READY
+async def test_a_try_whose_task_instance_is_gone_is_unwanted(store: Store) -> None:
+    deleted, cleared = a_parked(), a_parked()
+    await store.put(deleted, cleared)
+    for workload in (deleted, cleared):
+        store.task_instances.put(workload.workload_id, workload.key, "running")
+    store.task_instances.remove(deleted.workload_id)
+    store.task_instances.remove(UNKNOWN)
+    store.task_instances.put(UNKNOWN, replace(cleared.key, try_number=2), "running")
+    assert set(await store.agent.unwanted()) == {(deleted.workload_id, None), (cleared.workload_id, None)}
 
 
-@pytest.mark.parametrize("over", [a_finished, a_cancelled])
-def test_an_over_workload_handed_over_again_starts_anew_and_keeps_counting_submissions(
-    conn: Connection, over
+@pytest.mark.parametrize("ti_state", ["scheduled", "queued", "running", "success", None])
+async def test_a_try_that_waits_to_be_prepared_again_is_spoken_for_while_airflow_runs_it(
+    store: Store, ti_state: str | None
 ) -> None:
-    old = over()
-    store(conn, old)
-    take_outcomes(conn, SCHEDULER, 10)
-    again = a_workload(workload_id=old.workload_id, key=old.key, scheduler_job_id=12)
-    accept(conn, [again])
-    assert stored(conn, old.workload_id) == replace(again, submissions=2, version=8)
-    assert reported(conn, old.workload_id) == 0
+    again, fresh = a_parked(state=WorkloadState.ACCEPTED), a_workload()
+    await store.put(again, fresh)
+    for workload in (again, fresh):
+        store.task_instances.put(workload.workload_id, workload.key, ti_state)
+    wanted = ((again.workload_id, ME),) if ti_state == "running" else ()
+    assert await store.agent.heartbeat_targets() == wanted
 
 
-def test_outcomes_are_taken_once_with_two_statements_whatever_is_parked(conn: Connection) -> None:
-    over = [a_finished(), a_finished(airflow_state="failed")]
-    store(conn, *over, *(a_parked() for _ in range(50)), a_finished(scheduler_job_id=SCHEDULER + 1))
-    with statements(conn) as seen:
-        taken = take_outcomes(conn, SCHEDULER, 10)
-    assert taken == [
-        Reported(workload_id=w.workload_id, key=w.key, airflow_state=w.airflow_state, state=w.state)
-        for w in over
-    ]
-    assert len(seen) == 2
-    with statements(conn) as seen:
-        assert take_outcomes(conn, SCHEDULER, 10) == []
-    assert len(seen) == 1
-
-
-def test_outcomes_beyond_the_limit_come_next_time(conn: Connection) -> None:
-    store(conn, *(a_finished() for _ in range(5)))
-    sizes = [len(take_outcomes(conn, SCHEDULER, 2)) for _ in range(4)]
-    assert sizes == [2, 2, 1, 0]
-
-
-def test_a_cancelled_workload_is_offered_until_airflow_let_go_of_it(conn: Connection) -> None:
-    workload = a_cancelled()
-    store(conn, workload)
-    put_task_instance(conn, workload, "restarting", ti_id=UNKNOWN)
-    offers = []
-    for _ in range(3):
-        with statements(conn) as seen:
-            offers.append([o.workload_id for o in take_outcomes(conn, SCHEDULER, 10)])
-        assert len(seen) <= 2
-    assert offers == [[workload.workload_id]] * 3
-    set_task_state(conn, workload, None)
-    assert take_outcomes(conn, SCHEDULER, 10) == []
-    set_task_state(conn, workload, "restarting")
-    assert take_outcomes(conn, SCHEDULER, 10) == []
-
-
-@pytest.mark.parametrize("task_state", ["success", "running", None])
-def test_a_cancelled_workload_that_airflow_does_not_restart_is_offered_once(
-    conn: Connection, task_state: str | None
-) -> None:
-    workload = a_cancelled()
-    store(conn, workload)
-    put_task_instance(conn, workload, task_state)
-    assert [o.state for o in take_outcomes(conn, SCHEDULER, 10)] == [WorkloadState.CANCELLED]
-    assert take_outcomes(conn, SCHEDULER, 10) == []
-
-
-def test_a_later_try_being_restarted_does_not_repeat_an_earlier_one(conn: Connection) -> None:
-    old = a_cancelled()
-    store(conn, old)
-    put_task_instance(conn, replace(old, key=replace(old.key, try_number=2)), "restarting", ti_id=UNKNOWN)
-    assert len(take_outcomes(conn, SCHEDULER, 10)) == 1
-    assert take_outcomes(conn, SCHEDULER, 10) == []
-
-
-def test_repeated_offers_do_not_starve_new_outcomes(conn: Connection) -> None:
-    repeated = [a_cancelled() for _ in range(3)]
-    store(conn, *repeated)
-    for n, workload in enumerate(repeated):
-        put_task_instance(conn, workload, "restarting", ti_id=str(uuid.UUID(int=2**100 + n)))
-    take_outcomes(conn, SCHEDULER, 3)
-    fresh = a_finished()
-    store(conn, fresh)
-    assert take_outcomes(conn, SCHEDULER, 3)[0].workload_id == fresh.workload_id
-
-
-def test_adopt_takes_what_is_known_and_not_over_in_one_statement(conn: Connection) -> None:
-    parked, over = a_parked(), a_finished()
-    store(conn, parked, over)
-    with statements(conn) as seen:
-        adopted = adopt(conn, [parked.workload_id, over.workload_id, UNKNOWN], 77)
-    assert adopted == {parked.workload_id}
-    assert len(seen) == 1
-    assert stored(conn, parked.workload_id) == replace(parked, scheduler_job_id=77)
-    assert stored(conn, over.workload_id).scheduler_job_id == SCHEDULER
-    assert adopt(conn, [], 77) == set()
-
-
-def test_ask_cancel_changes_target_and_version_once(conn: Connection) -> None:
-    parked, over = a_parked(identity=ME, step=STEP), a_finished()
-    store(conn, parked, over)
-    ids = [parked.workload_id, over.workload_id, UNKNOWN]
-    with statements(conn) as seen:
-        assert ask_cancel(conn, ids, "cleared\x00 by a person") == 1
-    assert len(seen) == 1
-    assert ask_cancel(conn, ids, "again") == 0
-    assert stored(conn, parked.workload_id) == replace(
-        parked, target=WorkloadTarget.CANCEL, cancel_reason="cleared\ufffd by a person", version=1
-    )
-    assert stored(conn, over.workload_id) == over
-
-
-def test_live_says_what_is_known_and_not_over(conn: Connection) -> None:
-    parked, over = a_parked(), a_finished()
-    store(conn, parked, over)
-    assert live(conn, [parked.workload_id, over.workload_id, UNKNOWN]) == {parked.workload_id}
-
-
-def test_two_who_ask_for_the_deployment_id_at_once_get_the_same(postgres: Engine) -> None:
-    found: list[str] = []
-
-    def ask() -> None:
-        with postgres.begin() as conn:
-            found.append(scheduler_store.deployment_id(conn))
-
-    with postgres.begin() as conn:
-        mine = scheduler_store.deployment_id(conn)
-        other = threading.Thread(target=ask)
-        other.start()
-        other.join(timeout=0.2)
-        assert found == []
-    other.join(timeout=10)
-    assert found == [mine]
+@pytest.mark.parametrize("state", WorkloadState)
+async def test_only_what_parked_and_wanted_is_spoken_for(store: Store, state: WorkloadState) -> None:
+    one = an_over(state) if state in OVER else a_parked(state=state)
+    cancelled = replace(a_parked(), state=state, target=WorkloadTarget.CANCEL)
+    nobody = a_parked(state=state, identity=None)
+    await store.put(one, cancelled, nobody)
+    parked = state in {WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE}
+    assert await store.agent.heartbeat_targets() == (((one.workload_id, ME),) if parked else ())
+    asked = parked or state is WorkloadState.ACCEPTED
+    assert await store.agent.unwanted() == (((one.workload_id, None),) if asked else ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 
 import pytest
@@ -12,9 +11,8 @@ from emr_executor.core.model import Snapshot
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState, WorkloadTarget
 from emr_executor.store.runner import transact
 from emr_executor.store.schema import WORKLOAD
-from emr_executor.store.snapshot_store import heartbeat_targets, snapshot, unwanted
+from emr_executor.store.snapshot_store import snapshot
 from tests.store.builders import (
-    ME,
     NOW,
     STEP,
     a_cluster,
@@ -22,7 +20,6 @@ from tests.store.builders import (
     a_submission,
     a_workload,
     at,
-    put_task_instance,
     statements,
     store,
     what_is_read,
@@ -149,52 +146,3 @@ def test_a_reading_transaction_leaves_its_connection_able_to_write(engine: Engin
     transact(engine, snapshot, NOW, 10, read_only=True)
     transact(engine, store, a_parked())
     assert len(transact(engine, snapshot, NOW, 10, read_only=True).workloads) == 1
-
-
-def test_parked_tries_are_heartbeaten_under_their_identity(conn: Connection) -> None:
-    parked = [a_parked(), a_parked(state=WorkloadState.SUBMITTED), a_parked(state=WorkloadState.FINISHABLE)]
-    others = [
-        a_parked(target=CANCEL),
-        a_parked(identity=None),
-        a_workload(identity=ME),
-        a_workload(state=WorkloadState.PREPARING, identity=ME, claim_token="t"),
-        a_parked(state=WorkloadState.FINISHED),
-    ]
-    store(conn, *parked, *others)
-    assert sorted(heartbeat_targets(conn)) == sorted((w.workload_id, ME) for w in parked)
-
-
-@pytest.mark.parametrize("state", ["scheduled", "queued", "running"])
-def test_a_try_that_airflow_wants_is_left_alone(conn: Connection, state: str) -> None:
-    workload = a_parked()
-    store(conn, workload)
-    put_task_instance(conn, workload, state)
-    assert unwanted(conn) == ()
-
-
-@pytest.mark.parametrize("state", ["success", "failed", "restarting", "up_for_retry", "removed"])
-def test_a_try_that_airflow_took_to_another_state_is_unwanted(conn: Connection, state: str) -> None:
-    workload = a_parked(state=WorkloadState.SUBMITTED)
-    store(conn, workload)
-    put_task_instance(conn, workload, state)
-    assert unwanted(conn) == ((workload.workload_id, state),)
-
-
-def test_a_try_whose_task_instance_is_gone_or_has_another_id_is_unwanted(conn: Connection) -> None:
-    deleted, cleared, stateless = a_parked(), a_parked(), a_parked()
-    store(conn, deleted, cleared, stateless)
-    put_task_instance(conn, cleared, "restarting", ti_id=str(uuid.uuid4()))
-    put_task_instance(conn, stateless, None)
-    assert sorted(unwanted(conn)) == sorted((w.workload_id, None) for w in (deleted, cleared, stateless))
-
-
-def test_only_live_wanted_unclaimed_tries_with_an_identity_are_asked_about(conn: Connection) -> None:
-    store(
-        conn,
-        a_workload(),
-        a_parked(target=CANCEL),
-        a_parked(state=WorkloadState.FINISHED),
-        a_parked(state=WorkloadState.FINISHING, claim_token="t"),
-        a_parked(state=WorkloadState.PREPARING, claim_token="t"),
-    )
-    assert unwanted(conn) == ()

@@ -1,4 +1,4 @@
-"""What the steering agent may rely on, whichever store is behind the stores."""
+"""What the steering agent may rely on: its snapshot, its guarded writes, what it purges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emr_executor.core.states import (
 )
 from emr_executor.errors import InvalidTransition, StaleWriter
 from emr_executor.store.change_store import Change, key_of
-from emr_executor.store.history_store import PURGE_BATCH, Purged
+from emr_executor.store.history_store import PURGE_BATCH, Purged, purge
 from emr_executor.store.rows import Stored
 from tests.store.builders import ME, NOW, SCHEDULER, STEP, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.contract_builders import (
@@ -118,17 +118,18 @@ async def test_one_refusal_refuses_all(store: Store) -> None:
     ]
     unknown = a_parked()
     refused = {
-        moved.workload_id: Change(old=moved, new=placed(moved)),
-        unknown.workload_id: Change(old=unknown, new=placed(unknown)),
+        f"{moved.workload_id} .read at version 0, now 1": Change(old=moved, new=placed(moved)),
+        f"{unknown.workload_id} .read at version 0, now deleted": Change(old=unknown, new=placed(unknown)),
         there.submission_id: Change(old=None, new=there),
         cluster.cluster_uuid: Change(old=None, new=replace(cluster, state=ClusterState.INTENDED)),
     }
     for key, change in refused.items():
-        with pytest.raises(StaleWriter, match=key):
+        with pytest.raises(StaleWriter, match=key) as stale:
             await store.agent.apply(token, [*good[:1], change, *good[2:]], [LINE])
-    for stale in (token - 1, token + 1):
-        with pytest.raises(StaleWriter, match="lease"):
-            await store.agent.apply(stale, good, [LINE])
+        assert f"{kept.workload_id} (read" not in str(stale.value)
+    for another in (token - 1, token + 1):
+        with pytest.raises(StaleWriter, match="another agent has taken over"):
+            await store.agent.apply(another, good, [LINE])
     assert store.rows() == before
     assert len(await store.agent.apply(token, good, [LINE])) == 4
 
@@ -250,6 +251,15 @@ async def test_a_purge_works_in_batches_the_first_end_first(store: Store) -> Non
     assert [w for w, _ in store.rows().workloads] == [ended[0]]
     assert (await store.agent.purge(NOW, 60.0)).more is False
     assert store.rows().workloads == ()
+
+
+async def test_a_batch_of_the_story_is_bounded_too(store: Store) -> None:
+    await store.put(*(an_over(finished_at=at(-9)) for _ in range(5)))
+    await store.agent.append([replace(LINE, at=at(-9))] * 3)
+    batches = [store.transact(purge, NOW, 1.0, 2) for _ in range(3)]
+    sizes = [(purged.workloads, purged.history, purged.more) for purged in batches]
+    assert sizes == [(2, 2, True), (2, 1, True), (1, 0, False)]
+    assert (store.rows().workloads, store.rows().history) == ((), ())
 
 
 async def test_the_story_is_kept_in_its_order(store: Store) -> None:
