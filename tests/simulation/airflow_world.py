@@ -28,10 +28,10 @@ from tests.simulator.airflow_entities import (
 from tests.simulator.airflow_session import SchedulerSession, SessionFaults
 from tests.simulator.clock import EPOCH
 from tests.simulator.host import PhaseFaults, SimTaskHost
-from tests.simulator.scheduler import ModelScheduler, SchedulerPace
+from tests.simulator.scheduler import ModelScheduler
 from tests.simulator.stores import StoreFunctions
 from tests.simulator.supervisor import PhaseSurroundings
-from tests.store.whole_store import Store
+from tests.store.whole_store import Store, store_in_memory
 
 HERE = Identity(hostname="host-a", unixname="airflow", pid=7)
 ELSEWHERE = Identity(hostname="host-b", unixname="airflow", pid=7)
@@ -129,37 +129,11 @@ async def until(condition: Callable[[], object]) -> None:
     raise AssertionError("it never came")
 
 
-class BusyDoor:
-    """A session whose next calls are refused, or lose their answers, by name."""
-
-    def __init__(self, session: SchedulerSession) -> None:
-        self._session = session
-        self.refuse: list[str] = []
-        self.lose: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._session, name)
-        if not asyncio.iscoroutinefunction(call):
-            return call
-
-        async def guarded(*args: Any) -> Any:
-            if name in self.refuse:
-                self.refuse.remove(name)
-                raise StoreBusy(f"{name} was refused")
-            answer = await call(*args)
-            if name in self.lose:
-                self.lose.remove(name)
-                raise StoreBusy(f"the answer of {name} was lost")
-            return answer
-
-        return guarded
-
-
 @dataclass
 class World:
     """Airflow, a store, schedulers driven loop by loop, and a task host."""
 
-    store: Store
+    store: Store = field(default_factory=store_in_memory)
     clock: HandClock = field(default_factory=HandClock)
     session_faults: SessionFaults = field(default_factory=SessionFaults)
     api_faults: ApiFaults = field(default_factory=ApiFaults)
@@ -175,16 +149,15 @@ class World:
     def add(self, number: int = 1, *tries: TryScript, **script: Any) -> SimTaskInstance:
         return self.airflow.add(a_key(number), TaskScript(tries=tries or (TryScript(),), **script))
 
-    async def scheduler(self, **pace: Any) -> tuple[ModelScheduler, BusyDoor]:
-        """A scheduler that has begun, and what stands between it and the database."""
+    async def scheduler(self) -> ModelScheduler:
+        """A scheduler that has begun."""
         session = SchedulerSession(
             self.airflow, self.store.scheduler, rng=self.rng, faults=self.session_faults
         )
-        door = BusyDoor(session)
-        made = ModelScheduler(door, self.clock, SchedulerPace(**pace))  # type: ignore[arg-type]
+        made = ModelScheduler(session, self.clock)
         made.executor.job_id = await session.begin_job(self.clock.now())
         await session.adopt_or_reset(made.job_id, made.executor, self.clock.now())
-        return made, door
+        return made
 
     async def loops(self, scheduler: ModelScheduler, count: int = 1) -> None:
         for _ in range(count):
@@ -284,20 +257,14 @@ class Faulty:
 
 
 async def a_queued(world: World, *tries: TryScript, **script: Any) -> SimTaskInstance:
-    scheduler, _ = await world.scheduler()
+    scheduler = await world.scheduler()
     ti = world.add(1, *tries, **script)
     await world.loops(scheduler)
     return ti
 
 
-async def a_parked(world: World, *tries: TryScript, **script: Any) -> SimTaskInstance:
+async def an_ended(world: World, verdict: Verdict, *tries: TryScript, **script: Any) -> SimTaskInstance:
     ti = await a_queued(world, *tries, **script)
     await world.phases(WorkloadState.PREPARING)
-    assert world.workload(ti.ti_id).state is WorkloadState.READY
-    return ti
-
-
-async def an_ended(world: World, verdict: Verdict, *tries: TryScript, **script: Any) -> SimTaskInstance:
-    ti = await a_parked(world, *tries, **script)
     await world.end_step(ti.ti_id, verdict)
     return ti

@@ -6,7 +6,9 @@ TI = models/taskinstance.py, TIH = models/taskinstancehistory.py; facts are thos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,9 +27,9 @@ def rows() -> Rows:
     return Rows()
 
 
-def _refusal(call: object, *args: object, **kwargs: object) -> tuple[int, str]:
+def _refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> tuple[int, str]:
     with pytest.raises(ApiRefused) as refused:
-        call(*args, **kwargs)  # type: ignore[operator]
+        call(*args, **kwargs)
     return refused.value.status, refused.value.reason
 
 
@@ -51,13 +53,6 @@ def test_run_is_refused_in_other_states(rows: Rows, state: TaskState | None) -> 
     assert _refusal(rows.airflow.run, ti.ti_id, rows.token(ti), HERE) == (409, "invalid_state")
 
 
-def test_run_of_an_id_of_the_past_finds_nothing(rows: Rows) -> None:
-    """API:166: /run asks the live table only, also for what the history has."""
-    ti = rows.a_ti(S.UP_FOR_RETRY, retries=1)
-    past = ti.archived_ids[0]
-    assert _refusal(rows.airflow.run, past, rows.token(past), HERE) == (404, "not_found")
-
-
 @pytest.mark.parametrize(
     ("retries", "tries", "expected"), [(0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True)]
 )
@@ -79,13 +74,14 @@ def test_a_heartbeat_keeps_a_running_try_and_is_refused_with_a_reason(rows: Rows
     assert _refusal(rows.airflow.heartbeat, ti.ti_id, rows.token(ti), HERE) == (409, "not_running")
 
 
-def test_a_cleared_try_is_gone_and_one_that_was_cleared_while_restarting_was_never_there(rows: Rows) -> None:
-    """API:868: 410 for what the history has, else 404; TIH.record_ti archives each try once."""
+def test_an_id_of_the_past_is_gone_where_the_history_has_it_and_else_not_found(rows: Rows) -> None:
+    """API:868: 410, else 404; TIH.record_ti archives each try once; API:166: /run asks no history."""
     ti = rows.a_ti(S.RUNNING)
     first = ti.ti_id
     rows.airflow.clear(ti)
     second = ti.ti_id
     assert _refusal(rows.airflow.heartbeat, first, rows.token(first), HERE) == (410, "not_found")
+    assert _refusal(rows.airflow.run, first, rows.token(first), HERE) == (404, "not_found")
     rows.airflow.clear(ti)
     assert len({first, second, ti.ti_id}) == 3
     assert _refusal(rows.airflow.heartbeat, second, rows.token(second), HERE) == (404, "not_found")
@@ -107,10 +103,8 @@ def test_up_for_retry_gives_a_new_id_so_that_its_repeat_finds_nothing(rows: Rows
     first = ti.ti_id
     rows.airflow.finish(first, rows.token(first), S.UP_FOR_RETRY, by="finish")
     assert ti.ti_id != first
-    assert _refusal(rows.airflow.finish, first, rows.token(first), S.UP_FOR_RETRY, by="finish") == (
-        404,
-        "not_found",
-    )
+    repeated = _refusal(rows.airflow.finish, first, rows.token(first), S.UP_FOR_RETRY, by="finish")
+    assert repeated == (404, "not_found")
     last = rows.airflow.ledger[-1]
     assert (last.event, last.ti_id, last.state) == ("reported", first, "up_for_retry")
     assert last.detail == {"state": "up_for_retry", "by": "finish"}
@@ -124,27 +118,22 @@ def test_an_end_is_refused_unless_running(rows: Rows, state: TaskState) -> None:
     assert refused == (409, "invalid_state")
 
 
-def test_tokens_end_and_are_of_one_try(rows: Rows) -> None:
-    """Fact 5; execution_api/security.py:136, [api_auth] jwt_leeway."""
+def test_tokens_are_of_one_try_end_and_are_renewed_in_the_last_fifth_of_their_life(rows: Rows) -> None:
+    """Fact 5; execution_api/security.py:136, [api_auth] jwt_leeway; execution_api/app.py:158."""
     ti, other = rows.a_ti(S.QUEUED), rows.a_ti(S.QUEUED)
     token = rows.token(ti)
     early = mint(ti.ti_id, rows.clock.epoch_s() + 11.0)
     rows.airflow.run(ti.ti_id, mint(ti.ti_id, rows.clock.epoch_s() + 9.0), HERE)
     for bad in (rows.token(other), early):
         assert _refusal(rows.airflow.heartbeat, ti.ti_id, bad, HERE) == (403, "invalid_token")
-    rows.clock.passed_s = 609.0
-    rows.airflow.heartbeat(ti.ti_id, token, HERE)
-    rows.clock.passed_s = 611.0
-    assert _refusal(rows.airflow.heartbeat, ti.ti_id, token, HERE) == (403, "invalid_token")
-
-
-def test_an_answer_brings_a_new_token_in_the_last_fifth_of_the_old_ones_life(rows: Rows) -> None:
-    """execution_api/app.py:158."""
-    token = mint("x", rows.clock.epoch_s())
     rows.clock.passed_s = 479.0
     assert rows.airflow.refreshed(token) is token
     rows.clock.passed_s = 481.0
     assert rows.airflow.refreshed(token).expires_at == rows.clock.epoch_s() + 600.0
+    rows.clock.passed_s = 609.0
+    rows.airflow.heartbeat(ti.ti_id, token, HERE)
+    rows.clock.passed_s = 611.0
+    assert _refusal(rows.airflow.heartbeat, ti.ti_id, token, HERE) == (403, "invalid_token")
 
 
 def test_the_line_can_be_down_and_can_lose_an_answer_after_the_act(rows: Rows) -> None:
@@ -171,12 +160,13 @@ def test_the_agents_client_answers_as_the_real_one(rows: Rows) -> None:
 
     async def ask() -> None:
         await api.heartbeat(ti.ti_id, HERE)
-        with pytest.raises(TaskGone, match="not_running"):
-            await api.heartbeat(marked.ti_id, HERE)
-        with pytest.raises(TaskGone, match="running_elsewhere"):
-            await api.heartbeat(ti.ti_id, ELSEWHERE)
-        with pytest.raises(TaskGone, match="410"):
-            await api.heartbeat(cleared.archived_ids[0], HERE)
+        for ti_id, identity, why in (
+            (marked.ti_id, HERE, "not_running"),
+            (ti.ti_id, ELSEWHERE, "running_elsewhere"),
+            (cleared.archived_ids[0], HERE, "410"),
+        ):
+            with pytest.raises(TaskGone, match=why):
+                await api.heartbeat(ti_id, identity)
         with pytest.raises(TaskGone, match="invalid_state"):
             await api.fail_terminally(marked.ti_id, ended_at=rows.clock.now())
         await api.fail_terminally(ti.ti_id, ended_at=rows.clock.now())
@@ -192,12 +182,14 @@ def test_the_agents_client_answers_as_the_real_one(rows: Rows) -> None:
 
 
 def test_clearing_a_running_try_makes_it_restart_under_another_id(rows: Rows) -> None:
-    """TI:388, 1053; fact 7."""
+    """TI:388, 1053; fact 7. What the store would read follows each change."""
     ti = rows.a_ti(S.RUNNING)
     before = ti.ti_id
+    assert rows.mirror.rows == {before: (ti.key, "running")}
     rows.airflow.clear(ti)
     assert (ti.state, ti.try_number) == (S.RESTARTING, 1)
     assert rows.airflow.ledger[-1].ti_id == before != ti.ti_id
+    assert rows.mirror.rows == {ti.ti_id: (ti.key, "restarting")}
 
 
 @pytest.mark.parametrize("state", [S.SCHEDULED, S.QUEUED, S.RESTARTING, S.UP_FOR_RETRY, S.SUCCESS, S.FAILED])
@@ -210,6 +202,7 @@ def test_clearing_any_other_state_schedules_the_next_try_at_once(rows: Rows, sta
     assert ti.ti_id != before
     rows.scheduling.schedule(rows.clock.epoch_s())
     assert (ti.state, ti.try_number) == (S.SCHEDULED, 2)
+    assert rows.mirror.rows == {ti.ti_id: (ti.key, "scheduled")}
 
 
 def test_a_timed_out_run_skips_what_is_unfinished(rows: Rows) -> None:
@@ -238,33 +231,3 @@ def test_marking_keeps_the_id(rows: Rows) -> None:
     rows.airflow.mark(ti, S.FAILED)
     assert (ti.ti_id, ti.state) == (before, S.FAILED)
     assert rows.airflow.ledger[-1].detail == {"was": "running"}
-
-
-# -- what others read ----------------------------------------------------------------------------------
-
-
-def test_every_change_is_mirrored(rows: Rows) -> None:
-    ti = rows.a_ti(S.RUNNING)
-    assert rows.mirror.rows == {ti.ti_id: (ti.key, "running")}
-    rows.airflow.clear(ti)
-    assert rows.mirror.rows == {ti.ti_id: (ti.key, "restarting")}
-    rows.airflow.clear(ti)
-    rows.scheduling.schedule(rows.clock.epoch_s())
-    assert rows.mirror.rows == {ti.ti_id: (ti.key, "scheduled")}
-    assert ti.key.try_number == 2
-
-
-def test_the_ledger_tells_a_tries_life_and_one_seed_is_one_life() -> None:
-    def life() -> list[tuple[int, str, str, str, int, str]]:
-        rows = Rows()
-        rows.a_ti(S.SUCCESS)
-        return [(e.seq, e.event, e.ti_id, e.task, e.try_number, e.state) for e in rows.airflow.ledger]
-
-    told = life()
-    assert told == life()
-    ti_id = told[0][2]
-    assert told == [
-        (1, "queued", ti_id, "d.t1@r", 1, "queued"),
-        (2, "started", ti_id, "d.t1@r", 1, "running"),
-        (3, "reported", ti_id, "d.t1@r", 1, "success"),
-    ]

@@ -69,19 +69,6 @@ def test_a_torn_last_line_is_run_again(memory: Path) -> None:
     assert run(range(2), memory)[0] == [], "and remembered this time"
 
 
-def test_without_a_file_everything_is_run() -> None:
-    assert run(range(2))[0] == [0, 1]
-    assert run(range(2))[0] == [0, 1]
-
-
-def test_what_is_known_is_what_was_run(memory: Path) -> None:
-    _, fresh = run(range(2), memory)
-    _, known = run(range(2), memory)
-    assert known == fresh
-    assert fresh.workloads == fresh.counts["workloads"] >= 6
-    assert (fresh.broken, fresh.promises.total()) == ([], 0)
-
-
 def test_a_total_is_a_sum(memory: Path) -> None:
     remember(memory, a_result(0), a_result(1, SMALL, "cap_held", "cap_held", "never_lost"), a_result(2))
     ran, total = run(range(3), memory)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +12,10 @@ import pytest
 from emr_executor.aws.budget import EMR_BUCKETS, Budget
 from emr_executor.aws.emr import EmrClient
 from emr_executor.core.model import ClusterId
-from emr_executor.core.states import ClusterState, StepState
 from emr_executor.errors import (
     AwsUnavailable,
     ClusterGone,
-    LaunchRefused,
     OutcomeUnknown,
-    StepLimitReached,
     Throttled,
 )
 from emr_executor.ports import NewStep
@@ -70,47 +66,6 @@ def with_agent(
         await story(Agent(world, EmrClient(client, client, Budget(world.clock)), planned))
 
     run(live(), seed=seed)
-
-
-def test_production_reads_what_the_model_answers() -> None:
-    async def story(agent: Agent) -> None:
-        emr, clock = agent.emr, agent.world.clock
-        cluster_id = await agent.launch(Tags=[{"Key": "a", "Value": "b"}])
-        await agent.add(cluster_id, "w-1", "w-2", "w-3")
-        await asyncio.sleep(1)
-        steps = (await emr.list_steps(cluster_id)).steps
-        assert [step.name.split("/")[1] for step in steps] == ["w-3", "w-2", "w-1"]
-        assert [step.state for step in steps] == [StepState.PENDING, StepState.RUNNING, StepState.RUNNING]
-        assert steps[1].started_at == clock.now() - timedelta(seconds=1)
-        await emr.cancel_steps(cluster_id, [steps[0].step_id])
-        assert (await emr.list_steps(cluster_id)).steps[0].state is StepState.CANCELLED
-        (cluster,) = await emr.list_clusters(name_prefix=PREFIX)
-        assert (cluster.cluster_id, cluster.state) == (cluster_id, ClusterState.RUNNING)
-        assert await emr.list_clusters(name_prefix="airflow-emr/d/") == ()
-        assert await emr.describe_cluster(cluster_id) == cluster
-        assert await emr.describe_cluster(ClusterId("j-NONE")) is None
-        await emr.terminate_clusters([ClusterId("j-NONE"), cluster_id])
-        await asyncio.sleep(60)
-        (over,) = await emr.list_clusters(name_prefix=PREFIX, over_since=clock.now() - timedelta(hours=1))
-        assert (over.state, over.reason_code) == (ClusterState.TERMINATED, "USER_REQUEST")
-        with pytest.raises(ClusterGone):
-            await agent.add(cluster_id, "w-4")
-
-    with_agent(story)
-
-
-def test_refusals_of_the_state_are_the_ones_that_production_knows() -> None:
-    async def story(agent: Agent) -> None:
-        with pytest.raises(LaunchRefused, match="ServiceRole is required"):
-            await agent.launch(ServiceRole=None)
-        cluster_id = await agent.launch()
-        await agent.add(cluster_id, *(f"w-{n}" for n in range(256)))
-        with pytest.raises(StepLimitReached):
-            await agent.add(cluster_id, "w-256")
-        with pytest.raises(ClusterGone):
-            await agent.emr.list_steps(ClusterId("j-NONE"))
-
-    with_agent(story)
 
 
 @pytest.mark.parametrize(
@@ -196,31 +151,6 @@ def test_a_read_that_lags_shows_the_state_of_then() -> None:
         with pytest.raises(ClusterGone):
             await agent.emr.list_steps(cluster_id)
         assert len((await agent.emr.list_steps(cluster_id)).steps) == 1
-
-    with_agent(story)
-
-
-def test_faults_that_are_set_in_the_model_go_first() -> None:
-    async def story(agent: Agent) -> None:
-        faults = agent.world.cloud.model.faults
-        faults.slow("ListClusters", 7.0, count=1)
-        before = agent.world.clock.monotonic()
-        await agent.emr.list_clusters(name_prefix=PREFIX)
-        assert agent.world.clock.monotonic() - before == pytest.approx(7.0)
-        faults.throttle_next("ListClusters")
-        with pytest.raises(Throttled):
-            await agent.emr.list_clusters(name_prefix=PREFIX)
-        faults.fail_next("RunJobFlow", code="AccessDeniedException", message="no")
-        with pytest.raises(LaunchRefused, match="iam:PassRole"):
-            await agent.launch()
-        faults.drop_next("RunJobFlow", when="before")
-        with pytest.raises((AwsUnavailable, OutcomeUnknown)):
-            await agent.launch()
-        assert agent.clusters() == 0
-        faults.drop_next("RunJobFlow", when="after")
-        with pytest.raises(OutcomeUnknown):
-            await agent.launch()
-        assert agent.clusters() == 1
 
     with_agent(story)
 

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from emr_executor.core.states import StepState
-from emr_executor.local.behaviour import LaunchFailureKind
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.requests import EmrApiError
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, sim_step
@@ -132,21 +131,6 @@ def test_a_cancelled_step_says_so_while_its_process_is_still_there() -> None:
     in_world(story)
 
 
-def test_what_ended_by_itself_is_not_terminated_any_more() -> None:
-    async def story(world: CloudWorld) -> None:
-        cluster_id = world.launch()
-        for n in range(20):
-            step_id = world.add(cluster_id, f"w-{n}", StepScript(duration_s=1))
-            await asyncio.sleep(1.01)
-            world.cloud.call("CancelSteps", {"ClusterId": cluster_id, "StepIds": [step_id]})
-            await asyncio.sleep(CLOSING_S)
-            assert await world.told(f"w-{n}") == ("ENDED", 0, "")
-            # EMR may have been faster to believe in the cancellation than in the end.
-            assert world.step_state(cluster_id, step_id) in ("COMPLETED", "CANCELLED")
-
-    in_world(story)
-
-
 def test_a_lost_cluster_takes_its_steps_along_without_a_final_record() -> None:
     async def story(world: CloudWorld) -> None:
         cluster_id = world.launch()
@@ -204,48 +188,6 @@ def test_a_lost_node_fails_a_step_and_the_cluster_stays() -> None:
     in_world(story)
 
 
-def test_launches_fail_provisioning_is_held_and_terminations_hang_as_told() -> None:
-    async def story(world: CloudWorld) -> None:
-        world.cloud.model.fail_launches(1, LaunchFailureKind.CAPACITY)
-        refused = world.launch()
-        await asyncio.sleep(100)
-        assert world.cluster_state(refused) == "TERMINATED_WITH_ERRORS"
-        world.cloud.do(lambda model, now: model.hold_provisioning(now))
-        held = world.launch()
-        await asyncio.sleep(1000)
-        assert world.cluster_state(held) == "STARTING"
-        world.cloud.do(lambda model, now: model.release_provisioning(now))
-        await asyncio.sleep(61)
-        assert world.cluster_state(held) == "WAITING"
-        step_id = world.add(held, "w-1", StepScript(duration_s=5000))
-        world.cloud.model.hang_termination(held)
-        world.cloud.call("TerminateJobFlows", {"JobFlowIds": [held]})
-        await asyncio.sleep(1000)
-        assert (world.cluster_state(held), world.step_state(held, step_id)) == ("TERMINATING", "RUNNING")
-        world.cloud.do(lambda model, now: model.release_termination(held, now))
-        await asyncio.sleep(60)
-        assert (world.cluster_state(held), world.step_state(held, step_id)) == ("TERMINATED", "CANCELLED")
-
-    in_world(story, SLOW)
-
-
-def test_the_steps_of_other_people_run_and_write_nothing_here() -> None:
-    async def story(world: CloudWorld) -> None:
-        cluster_id = world.launch("airflow-emr/d1-of-others/default/x", slots=1)
-        config = {
-            "Name": "airflow-emr/theirs-1/dag.task",
-            "ActionOnFailure": "CONTINUE",
-            "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["true"]},
-        }
-        world.cloud.call("AddJobFlowSteps", {"JobFlowId": cluster_id, "Steps": [config, config]})
-        await asyncio.sleep(2000)
-        steps = world.cloud.call("ListSteps", {"ClusterId": cluster_id})["Steps"]
-        assert [step["Status"]["State"] for step in steps] == ["COMPLETED", "COMPLETED"]
-        assert await world.records.changed({}) == ()
-
-    in_world(story)
-
-
 def test_emrs_own_idea_of_idleness_is_kept_from_busy_clusters_by_the_wrapper() -> None:
     async def story(world: CloudWorld) -> None:
         cluster_id = world.launch(AutoTerminationPolicy={"IdleTimeout": 60})
@@ -280,26 +222,6 @@ def test_a_call_with_a_step_that_emr_refuses_adds_none() -> None:
         assert world.cloud.call("ListSteps", {"ClusterId": cluster_id})["Steps"] == []
 
     in_world(story)
-
-
-def _ledger_of(seed: int) -> list[object]:
-    ledger: list[object] = []
-
-    async def story(world: CloudWorld) -> None:
-        cluster_id = world.launch(slots=3)
-        for n in range(30):
-            world.add(cluster_id, f"w-{n}", StepScript(duration_s=5 + n % 4, exit_code=n % 3))
-        await asyncio.sleep(20)
-        world.cloud.call("TerminateJobFlows", {"JobFlowIds": [cluster_id]})
-        await asyncio.sleep(100)
-        ledger.extend(world.cloud.model.ledger)
-
-    in_world(story, profile=FaultProfile(slow=0.5, records_late_s=5.0), seed=seed)
-    return ledger
-
-
-def test_one_seed_is_one_ledger() -> None:
-    assert _ledger_of(3) == _ledger_of(3)
 
 
 def test_a_thousand_steps_leave_no_process_and_no_timer_behind() -> None:

@@ -19,21 +19,25 @@ from tests.simulator.loop import run
 
 @dataclass
 class Port:
-    """Counts the calls that had their effect."""
+    """Counts the calls that had their effect. ``meanwhile``: what happens in the middle of one."""
 
     done: list[str] = field(default_factory=list)
     capacity: int = 4
 
+    def meanwhile(self) -> None:
+        """Nothing."""
+
     async def act(self, what: str = "") -> str:
         self.done.append(what)
+        self.meanwhile()
         return f"did {what}"
 
 
 class Door:
     """A port behind a gate; ``crashes`` are the places where its process died."""
 
-    def __init__(self, profile: FaultProfile | None = None, port: str = "store") -> None:
-        self.profile = profile or FaultProfile()
+    def __init__(self, port: str = "store", **faults: Any) -> None:
+        self.profile = FaultProfile(**faults)
         self.crashes: list[str] = []
         self.counts: Counter[str] = Counter()
         self.target = Port()
@@ -42,9 +46,9 @@ class Door:
         )
         self.port = through(self.gate, port, self.target, self.counts)
 
-    async def never_returns(self, call: Coroutine[Any, Any, Any], within_s: float = 3600.0) -> None:
+    async def never_returns(self, call: Coroutine[Any, Any, Any]) -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(call, within_s)
+            await asyncio.wait_for(call, 3600.0)
 
 
 def test_a_call_on_a_good_day_goes_through() -> None:
@@ -57,44 +61,29 @@ def test_a_call_on_a_good_day_goes_through() -> None:
     run(life(), seed=1)
 
 
-def test_a_crash_before_a_call_leaves_no_effect_and_never_returns() -> None:
+@pytest.mark.parametrize(
+    ("when", "done", "where"),
+    [
+        ("before", [], "before store.act"),
+        ("after", ["a"], "after store.act"),
+        ("within", ["a"], "from outside"),
+    ],
+)
+def test_a_call_at_which_its_process_dies_never_returns(when: str, done: list[str], where: str) -> None:
     async def life() -> None:
-        door = Door(FaultProfile(crash=1.0))
-        await door.never_returns(door.port.act())
-        assert (door.target.done, door.crashes, door.gate.is_dead) == ([], ["before store.act"], True)
+        door = Door(crash=1.0 if when == "before" else 0.0)
+
+        def meanwhile() -> None:
+            if when == "after":
+                door.profile.crash = 1.0
+            else:
+                door.gate.crash("from outside")
+
+        door.target.meanwhile = meanwhile  # type: ignore[method-assign]
+        await door.never_returns(door.port.act("a"))
         door.profile.calm()
-        await door.never_returns(door.port.act())
-        assert (door.target.done, door.crashes) == ([], ["before store.act"]), "the dead do nothing"
-
-    run(life(), seed=1)
-
-
-def test_a_crash_after_a_call_leaves_its_effect_and_never_returns() -> None:
-    async def life() -> None:
-        door = Door()
-
-        async def act_and_set_the_trap(what: str) -> None:
-            door.target.done.append(what)
-            door.profile.crash = 1.0
-
-        door.target.act = act_and_set_the_trap  # type: ignore[method-assign,assignment]
-        await door.never_returns(door.port.act("a"))
-        assert (door.target.done, door.crashes) == (["a"], ["after store.act"])
-
-    run(life(), seed=1)
-
-
-def test_a_process_that_dies_during_a_call_does_not_hear_its_answer() -> None:
-    async def life() -> None:
-        door = Door()
-
-        async def act_and_die(what: str) -> None:
-            door.target.done.append(what)
-            door.gate.crash("from outside")
-
-        door.target.act = act_and_die  # type: ignore[method-assign,assignment]
-        await door.never_returns(door.port.act("a"))
-        assert (door.target.done, door.crashes) == (["a"], ["from outside"])
+        await door.never_returns(door.port.act("b"))
+        assert (door.target.done, door.crashes, door.gate.is_dead) == (done, [where], True)
 
     run(life(), seed=1)
 
@@ -102,35 +91,26 @@ def test_a_process_that_dies_during_a_call_does_not_hear_its_answer() -> None:
 @pytest.mark.parametrize(
     ("port", "error"), [("store", StoreBusy), ("records", AwsUnavailable), ("host", TryAgain)]
 )
-def test_a_refused_call_has_no_effect(port: str, error: type[Exception]) -> None:
+@pytest.mark.parametrize("is_away", [True, False])
+def test_a_refused_call_has_no_effect(port: str, error: type[Exception], is_away: bool) -> None:
     async def life() -> None:
-        door = Door(FaultProfile(refused=1.0), port)
+        door = Door(port, **({"down": {port}} if is_away else {"refused": 1.0}))
         with pytest.raises(error, match="was refused"):
             await door.port.act()
         assert door.target.done == []
-
-    run(life(), seed=1)
-
-
-def test_a_port_that_is_away_refuses_every_call() -> None:
-    async def life() -> None:
-        door = Door(FaultProfile(down={"store"}))
-        with pytest.raises(StoreBusy, match="was refused"):
-            await door.port.act()
-        door.profile.down.clear()
+        door.profile.calm()
         assert await door.port.act("a") == "did a"
 
     run(life(), seed=1)
 
 
-def test_an_answer_of_the_store_is_lost_after_the_effect() -> None:
+def test_an_answer_of_the_store_is_lost_after_the_effect_and_no_other() -> None:
     async def life() -> None:
-        door = Door(FaultProfile(answer_lost=1.0))
+        door, other = Door(answer_lost=1.0), Door("records", answer_lost=1.0)
         with pytest.raises(StoreBusy, match=r"the answer of store\.act was lost"):
             await door.port.act("a")
         assert door.target.done == ["a"]
-        other = Door(FaultProfile(answer_lost=1.0), "records")
-        assert await other.port.act("b") == "did b", "only the store's answers get lost here"
+        assert await other.port.act("b") == "did b"
 
     run(life(), seed=1)
 
@@ -138,45 +118,33 @@ def test_an_answer_of_the_store_is_lost_after_the_effect() -> None:
 @pytest.mark.parametrize("port", ["emr", "api"])
 def test_refusals_of_emr_and_airflow_are_their_models_own(port: str) -> None:
     async def life() -> None:
-        door = Door(FaultProfile(refused=1.0, answer_lost=1.0), port)
-        assert await door.port.act("a") == "did a"
+        assert await Door(port, refused=1.0, answer_lost=1.0).port.act("a") == "did a"
 
     run(life(), seed=1)
 
 
-def test_a_frozen_process_goes_on_when_it_thaws() -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_frozen_process_goes_on_when_it_thaws_unless_it_is_killed(is_killed: bool) -> None:
     async def life() -> None:
         door = Door()
         door.gate.freeze()
         door.gate.freeze()
         call = asyncio.ensure_future(door.port.act("a"))
-        await asyncio.sleep(600)
-        assert not call.done()
-        assert door.target.done == []
-        door.gate.thaw()
-        assert await call == "did a"
-        door.gate.thaw()
-
-    run(life(), seed=1)
-
-
-def test_a_frozen_process_that_is_killed_never_goes_on() -> None:
-    async def life() -> None:
-        door = Door()
-        door.gate.freeze()
-        call = asyncio.ensure_future(door.port.act("a"))
-        await asyncio.sleep(1)
-        door.gate.crash("from outside")
-        door.gate.thaw()
         await asyncio.sleep(600)
         assert (call.done(), door.target.done) == (False, [])
+        if is_killed:
+            door.gate.crash("from outside")
+        door.gate.thaw()
+        door.gate.thaw()
+        await asyncio.sleep(600)
+        assert (call.done(), door.target.done) == ((False, []) if is_killed else (True, ["a"]))
 
     run(life(), seed=1)
 
 
 def test_a_slow_call_takes_its_time() -> None:
     async def life() -> float:
-        await asyncio.gather(*(Door(FaultProfile(slow=1.0), "emr").port.act() for _ in range(8)))
+        await asyncio.gather(*(Door("emr", slow=1.0).port.act() for _ in range(8)))
         return asyncio.get_running_loop().time()
 
     assert 0.1 < run(life(), seed=1) <= 16.0

@@ -104,13 +104,3 @@ def test_no_finally_of_the_dead_reaches_the_world() -> None:
         assert life.ended == [("p", "from outside")]
 
     in_a_life(story)
-
-
-def test_a_process_that_ends_by_itself_is_not_a_dead_one() -> None:
-    async def story(life: Life) -> None:
-        process = life.process("p")
-        await process.start(asyncio.sleep(5))
-        assert not process.is_dead
-        assert life.ended == []
-
-    in_a_life(story)

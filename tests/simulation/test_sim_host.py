@@ -1,4 +1,4 @@
-"""The task host, and all parts of the model together: from QUEUED to the end, on the store."""
+"""The task host, and all parts of the model of Airflow together: from QUEUED to the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import pytest
 
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
+from emr_executor.errors import StoreBusy
 from emr_executor.ports import PhaseJob
 from tests.simulation.airflow_world import World, a_queued, until
 from tests.simulator.airflow_entities import TaskState
@@ -15,7 +16,6 @@ from tests.simulator.airflow_session import SchedulerSession
 from tests.simulator.clock import VirtualClock
 from tests.simulator.loop import run
 from tests.simulator.scheduler import ModelScheduler
-from tests.store.whole_store import store_in_memory
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
 W = WorkloadState
@@ -24,14 +24,11 @@ S = TaskState
 
 @pytest.fixture
 def world() -> World:
-    return World(store_in_memory())
-
-
-# -- the host ------------------------------------------------------------------------------------------------
+    return World()
 
 
 async def test_no_more_phases_than_its_capacity_run_at_once(world: World) -> None:
-    scheduler, _ = await world.scheduler()
+    scheduler = await world.scheduler()
     for number in range(1, 8):
         world.add(number)
     await world.loops(scheduler)
@@ -43,15 +40,6 @@ async def test_no_more_phases_than_its_capacity_run_at_once(world: World) -> Non
         assert len(world.processes) <= host.capacity
     assert len(world.processes) == host.capacity == 4
     assert len(await asyncio.gather(*running)) == 7
-
-
-async def test_a_phase_outlives_the_agent_that_waited_for_it(world: World) -> None:
-    ti = await a_queued(world)
-    waiting = asyncio.ensure_future(world.phases(PREPARING))
-    await until(lambda: world.processes)
-    waiting.cancel()
-    await asyncio.gather(*world.processes)
-    assert world.workload(ti.ti_id).state is W.READY
 
 
 async def test_phases_go_on_when_their_agent_is_gone(world: World) -> None:
@@ -66,17 +54,34 @@ async def test_phases_go_on_when_their_agent_is_gone(world: World) -> None:
     assert world.workload(ti.ti_id).state is W.READY
 
 
-async def test_shares_of_phases_fail_as_the_profile_says(world: World) -> None:
-    world.phase_faults.prepare_raises = 1.0
-    ti = await a_queued(world)
-    await world.phases(PREPARING)
-    assert ti.state is S.FAILED
+async def test_queued_and_our_row_stand_or_fall_together(world: World) -> None:
+    """Fact 11: rolled back, neither is there."""
+    scheduler = await world.scheduler()
+    ti = world.add()
+    world.session_faults.commit_fails = 1.0
+    with pytest.raises(StoreBusy):
+        await scheduler._do_scheduling()
+    assert (ti.state, world.store.workload(ti.ti_id)) == (S.SCHEDULED, None)
+    world.session_faults.commit_fails = 0.0
+    await scheduler._do_scheduling()
+    assert (ti.state, world.workload(ti.ti_id).state) == (S.QUEUED, W.ACCEPTED)
 
 
-# -- all of it -------------------------------------------------------------------------------------------
+async def test_a_try_stuck_in_queued_goes_round_and_in_the_end_fails_and_is_cancelled(world: World) -> None:
+    """SJR:3015-3118: revoked and SCHEDULED, QUEUED again; after the last time FAILED."""
+    scheduler = await world.scheduler()
+    ti = world.add()
+    for _ in range(3):
+        await world.loops(scheduler, 2)
+        assert (ti.state, world.workload(ti.ti_id).target) == (S.QUEUED, WorkloadTarget.RUN)
+        world.clock.passed_s += 601.0
+        await scheduler.loop()
+    assert (ti.state, world.events()[-1]) == (S.FAILED, "queued_too_long")
+    await world.loops(scheduler)
+    assert world.workload(ti.ti_id).target is WorkloadTarget.CANCEL
 
 
-def test_tasks_go_from_queued_to_their_end_in_virtual_time_(world: World) -> None:
+def test_tasks_go_from_queued_to_their_end_in_virtual_time(world: World) -> None:
     """One that succeeds, one whose step fails once, one cleared while it is parked."""
 
     async def live() -> list[tuple[str, int, str]]:
@@ -113,7 +118,7 @@ def test_tasks_go_from_queued_to_their_end_in_virtual_time_(world: World) -> Non
         await clock.sleep(5.0)
         scheduler.stop()
         await loops
-        assert set(scheduler.executor.tries) == set()
+        assert len(scheduler.executor.tries) == 0
         return [(ti.task, ti.try_number, str(ti.state)) for ti in world.airflow.in_state(*TaskState)]
 
     assert sorted(run(live(), seed=2)) == [

@@ -1,12 +1,13 @@
-"""The supervisor process of a phase, as ``task/supervise.py`` is one.
+"""The task runner of a phase in virtual time, below ``task.phase_result.supervise`` and production's ticker.
 
 SUP = sdk/execution_time/supervisor.py, API = api_fastapi/execution_api/routes/task_instances.py of Airflow
-3.3.2; names in backquotes are those of task/supervise.py and task/phase_result.py.
+3.3.2; names in backquotes are those of task/supervise.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,15 +15,7 @@ import pytest
 from emr_executor.core.states import Verdict, WorkloadState, WorkloadTarget
 from emr_executor.task.phase_result import EXIT_BROKEN, EXIT_NO_RESULT
 from tests.simulation.airflow_world import Faulty, World, a_queued, an_ended, until
-from tests.simulator.airflow_entities import (
-    ApiSilent,
-    FinishEnd,
-    PrepareEnd,
-    TaskState,
-    TryScript,
-)
-from tests.simulator.host import EXIT_KILLED
-from tests.store.whole_store import store_in_memory
+from tests.simulator.airflow_entities import ApiSilent, FinishEnd, PrepareEnd, TaskState, TryScript
 
 PREPARING, FINISHING = WorkloadState.PREPARING, WorkloadState.FINISHING
 W = WorkloadState
@@ -31,29 +24,18 @@ S = TaskState
 
 @pytest.fixture
 def world() -> World:
-    return World(store_in_memory())
+    return World()
 
 
-# -- prepare ---------------------------------------------------------------------------------------------
-
-
-async def test_prepare_parks_with_the_step_of_its_script(world: World) -> None:
+async def test_prepare_parks_with_the_step_of_its_script_and_signs_of_life(world: World) -> None:
     ti = await a_queued(world, TryScript(prepare_s=12.0, execution_timeout_s=90.0))
-    (ended,) = await world.phases(PREPARING)
+    door = Faulty(world.store.phase)
+    (ended,) = await world.phases(PREPARING, world.host(door))
     row = world.workload(ti.ti_id)
-    assert ended.exit_code == 0
-    assert (row.state, row.claim_token) == (W.READY, None)
+    assert (ended.exit_code, row.state, row.claim_token, ti.state) == (0, W.READY, None, S.RUNNING)
     assert row.step is not None
     assert row.step.execution_timeout_s == 90.0
-    assert ti.state is S.RUNNING
     assert ti.last_heartbeat_at == world.clock.epoch_s() - 0.5 - 2.0
-
-
-async def test_the_claim_is_renewed_every_five_seconds(world: World) -> None:
-    """ticker.py with MIN_HEARTBEAT_INTERVAL; the first renewal comes at once."""
-    await a_queued(world, TryScript(prepare_s=12.0, stage_s=0.0))
-    door = Faulty(world.store.phase)
-    await world.phases(PREPARING, world.host(door))
     assert door.calls == ["renew_claim"] * 3 + ["record_parked"]
 
 
@@ -70,185 +52,32 @@ async def test_the_claim_is_renewed_every_five_seconds(world: World) -> None:
 async def test_user_code_that_fails_in_prepare_ends_the_try(
     world: World, prepare: PrepareEnd, retries: int, expected: TaskState
 ) -> None:
-    """supervise.py ``_report_unspoken_end`` for a child that died; should_retry is /run's answer."""
+    """``_report_unspoken_end`` for a child that died; should_retry is /run's answer."""
     ti = await a_queued(world, TryScript(prepare=prepare), retries=retries)
     ti_id = ti.ti_id
     await world.phases(PREPARING)
     row = world.workload(ti_id)
-    assert ti.state is expected
-    assert (row.state, row.airflow_state) == (W.FINISHED, str(expected))
+    assert (row.state, row.airflow_state, ti.state) == (W.FINISHED, str(expected), expected)
     assert world.airflow.ledger[-1].detail == {"state": str(expected), "by": "prepare"}
 
 
-async def test_a_start_that_is_refused_cancels(world: World) -> None:
-    """``_refused_start``: 404 of a try cleared while QUEUED; no step yet, so CANCELLED at once."""
-    ti = await a_queued(world)
-    ti_id = ti.ti_id
-    world.airflow.clear(ti)
-    await world.phases(PREPARING)
-    assert world.workload(ti_id).state is W.CANCELLED
-
-
-async def test_a_start_without_an_answer_is_made_again_later(world: World) -> None:
-    """Five attempts of the SDK's client, then ``retry`` with the backoff of results.py (5 s at first)."""
-    ti = await a_queued(world)
-    world.api_faults.is_down = True
-    await world.phases(PREPARING)
-    row = world.workload(ti.ti_id)
-    assert row.state is W.ACCEPTED
-    assert row.not_before is not None
-    assert (row.not_before - world.clock.now()).total_seconds() == pytest.approx(5.0)
-    assert await world.claim(PREPARING) == ()
-    world.api_faults.is_down = False
-    world.clock.passed_s += 6.0
-    await world.phases(PREPARING)
-    assert world.workload(ti.ti_id).state is W.READY
-
-
-async def test_a_host_whose_clock_is_ahead_gets_no_token_taken_and_tries_again(world: World) -> None:
-    """403 is no "not wanted": ``_refused_start`` retries."""
-    ti = await a_queued(world)
-    world.airflow.now_s = lambda: world.clock.epoch_s() - 11.0
-    await world.phases(PREPARING)
-    assert world.workload(ti.ti_id).state is W.ACCEPTED
-    assert ti.state is S.QUEUED
-
-
-async def test_s3_that_is_away_is_not_the_tasks_fault(world: World) -> None:
-    """``_park``: TryAgain -> retry; the try stays RUNNING and its next /run is a repeat."""
-    ti = await a_queued(world)
-    world.phase_faults.s3_is_down = True
-    await world.phases(PREPARING)
-    assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
-    world.phase_faults.s3_is_down = False
-    world.clock.passed_s += 10.0
-    await world.phases(PREPARING)
-    assert world.workload(ti.ti_id).state is W.READY
-    assert world.events()[-2:] == ["started", "run_repeated"]
-
-
-async def test_a_try_that_is_cleared_while_it_prepares_is_given_up(world: World) -> None:
-    """SERVER_TERMINATED: 410 to the next heartbeat -> gone."""
-    ti = await a_queued(world, TryScript(prepare_s=30.0))
-    ti_id = ti.ti_id
-    door = Faulty(world.store.phase)
-
-    async def clear() -> None:
-        world.airflow.clear(ti)
-
-    door.before["renew_claim"] = clear
-    await world.phases(PREPARING, world.host(door))
-    assert world.workload(ti_id).state is W.CANCELLED
-    assert ti.state is S.RESTARTING
-    assert world.events()[-1] == "heartbeat_refused"
-
-
-async def test_user_code_is_ended_when_nobody_was_heard_for_too_long_and_runs_again(world: World) -> None:
-    """supervise.py ``_handle_heartbeat_failures``, after Settings.outage_s."""
-    ti = await a_queued(world, TryScript(prepare_s=3600.0))
-    door = Faulty(world.store.phase)
-
-    async def cut() -> None:
-        world.api_faults.is_down = True
-
-    door.before["renew_claim"] = cut
-    await world.phases(PREPARING, world.host(door))
-    assert world.clock.passed_s < 600.0
-    assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
-
-
-@pytest.mark.parametrize("retries", [0, 1])
-async def test_heartbeats_that_fail_cost_no_try_though_its_end_could_be_told(
-    world: World, retries: int
-) -> None:
-    """supervise.py ``_handle_heartbeat_failures``: the stock supervisor would report a failure."""
-    ti = await a_queued(world, TryScript(prepare_s=300.0), retries=retries)
-    beat = world.airflow.heartbeat
-
-    def silent(*_: Any) -> None:
-        raise ApiSilent("away")
-
-    world.airflow.heartbeat = silent  # type: ignore[method-assign]
-    await world.phases(PREPARING)
-    row = world.workload(ti.ti_id)
-    assert (row.state, row.phase_attempts, ti.state) == (W.ACCEPTED, 0, S.RUNNING)
-    assert "reported" not in world.events()
-    world.airflow.heartbeat = beat  # type: ignore[method-assign]
-    world.clock.passed_s += 5.0
-    await world.phases(PREPARING)
-    assert world.workload(ti.ti_id).state is W.READY
-
-
-async def test_user_code_goes_on_while_an_outage_is_short(world: World) -> None:
-    """supervise.py: as long as Airflow cannot have taken the try for dead (Settings.outage_s)."""
-    ti = await a_queued(world, TryScript(prepare_s=200.0))
-
-    def silent(*_: Any) -> None:
-        raise ApiSilent("away")
-
-    world.airflow.heartbeat = silent  # type: ignore[method-assign]
-    await world.phases(PREPARING)
-    assert world.workload(ti.ti_id).state is W.READY
-
-
-async def test_a_phase_that_lost_its_claim_leaves_no_trace(world: World) -> None:
-    """StaleWriter at a renewal, as at a result: nothing is written and Airflow is told nothing."""
-    ti = await a_queued(world, TryScript(prepare=PrepareEnd.RAISES, prepare_s=30.0))
-    door = Faulty(world.store.phase)
-
-    async def free() -> None:
-        ((workload_id, token, beat),) = await world.store.agent.claims()
-        assert await world.store.agent.free_claim(workload_id, token, beat, None)
-
-    door.before["renew_claim"] = free
-    (ended,) = await world.phases(PREPARING, world.host(door))
-    assert ended.exit_code == EXIT_NO_RESULT
-    assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
-    assert door.calls == ["renew_claim"]
-
-
-async def test_a_lost_answer_of_parking_is_taken_for_a_lost_claim_and_the_step_stands(world: World) -> None:
-    """ticker.write again -> StaleWriter; ``_park`` abandons, the row is READY."""
-    ti = await a_queued(world)
-    door = Faulty(world.store.phase, lose={"record_parked": 1})
-    (ended,) = await world.phases(PREPARING, world.host(door))
-    assert ended.exit_code == EXIT_NO_RESULT
-    assert world.workload(ti.ti_id).state is W.READY
-
-
-async def test_a_store_that_is_busy_for_long_keeps_the_step_from_being_stored(world: World) -> None:
-    """Writes for ``outage_s``, then ``_park`` retries; where that fails too the claim runs out (code 70)."""
-    ti = await a_queued(world)
-    door = Faulty(world.store.phase, busy={"record_parked": 27})
-    await world.phases(PREPARING, world.host(door))
-    assert (door.busy, world.workload(ti.ti_id).phase_attempts) == ({"record_parked": 0}, 0)
-    assert world.workload(ti.ti_id).state is W.ACCEPTED
-    world.clock.passed_s += 10.0
-    broken = Faulty(world.store.phase, busy={"record_parked": 27, "record_retry": 27})
-    (ended,) = await world.phases(PREPARING, world.host(broken))
-    assert ended.exit_code == EXIT_BROKEN
-    assert world.workload(ti.ti_id).state is W.PREPARING
-
-
-# -- finish ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("verdict", "retries", "expected"),
+    ("verdict", "script", "retries", "expected"),
     [
-        (Verdict.SUCCEEDED, 0, S.SUCCESS),
-        (Verdict.FAILED, 1, S.UP_FOR_RETRY),
-        (Verdict.FAILED, 0, S.FAILED),
-        (Verdict.TIMED_OUT, 1, S.UP_FOR_RETRY),
-        (Verdict.LOST, 1, S.UP_FOR_RETRY),
-        (Verdict.CANCELLED, 1, S.FAILED),
+        (Verdict.SUCCEEDED, TryScript(), 0, S.SUCCESS),
+        (Verdict.SUCCEEDED, TryScript(finish=FinishEnd.RAISES), 0, S.FAILED),
+        (Verdict.FAILED, TryScript(), 1, S.UP_FOR_RETRY),
+        (Verdict.FAILED, TryScript(), 0, S.FAILED),
+        (Verdict.TIMED_OUT, TryScript(), 1, S.UP_FOR_RETRY),
+        (Verdict.LOST, TryScript(), 1, S.UP_FOR_RETRY),
+        (Verdict.CANCELLED, TryScript(), 1, S.FAILED),
     ],
 )
 async def test_finish_tells_airflow_what_the_outcome_means(
-    world: World, verdict: Verdict, retries: int, expected: TaskState
+    world: World, verdict: Verdict, script: TryScript, retries: int, expected: TaskState
 ) -> None:
     """step_errors.py: a step that somebody cancelled is an AirflowFailException."""
-    ti = await an_ended(world, verdict, retries=retries)
+    ti = await an_ended(world, verdict, script, retries=retries)
     ti_id = ti.ti_id
     await world.phases(FINISHING)
     row = world.workload(ti_id)
@@ -265,79 +94,89 @@ async def test_a_finish_that_comes_to_no_end_is_run_again(world: World, finish: 
     assert "reported" not in world.events()
 
 
-async def test_user_code_may_fail_after_a_good_step(world: World) -> None:
-    ti = await an_ended(world, Verdict.SUCCEEDED, TryScript(finish=FinishEnd.RAISES))
-    await world.phases(FINISHING)
-    assert ti.state is S.FAILED
+# -- what is away, and what is not wanted ------------------------------------------------------------------
 
 
-async def test_a_lost_answer_of_success_is_met_by_the_same_call_again(world: World) -> None:
-    """The SDK's client repeats it, and /state takes the state that it has (API:396)."""
-    ti = await an_ended(world, Verdict.SUCCEEDED)
-    await _lose_first(world, "finish")
-    assert (world.workload(ti.ti_id).airflow_state, ti.state) == ("success", S.SUCCESS)
+def _api_is_down(world: World) -> None:
+    world.api_faults.is_down = True
 
 
-async def test_a_lost_answer_of_up_for_retry_ends_as_what_airflow_was_told(world: World) -> None:
-    """Its repeat finds no row (404): ``_result`` says gone, and the row says what was intended."""
-    ti = await an_ended(world, Verdict.FAILED, retries=1)
+def _clock_is_ahead(world: World) -> None:
+    world.airflow.now_s = lambda: world.clock.epoch_s() - 11.0
+
+
+def _s3_is_down(world: World) -> None:
+    world.phase_faults.s3_is_down = True
+
+
+def _heartbeats_fail(world: World) -> None:
+    def silent(*_: Any) -> None:
+        raise ApiSilent("away")
+
+    world.airflow.heartbeat = silent  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("away", "prepare_s", "airflow_has"),
+    [
+        (_api_is_down, 4.0, S.QUEUED),
+        (_clock_is_ahead, 4.0, S.QUEUED),
+        (_s3_is_down, 4.0, S.RUNNING),
+        (_heartbeats_fail, 300.0, S.RUNNING),
+    ],
+)
+async def test_what_is_away_costs_no_try_and_no_attempt(
+    world: World, away: Callable[[World], None], prepare_s: float, airflow_has: TaskState
+) -> None:
+    """``/run`` unanswered or its token refused (403), ``_park``, ``_handle_heartbeat_failures``."""
+    ti = await a_queued(world, TryScript(prepare_s=prepare_s))
+    heartbeat, now_s = world.airflow.heartbeat, world.airflow.now_s
+    away(world)
+    await world.phases(PREPARING)
+    row = world.workload(ti.ti_id)
+    assert (row.state, row.phase_attempts, ti.state) == (W.ACCEPTED, 0, airflow_has)
+    assert await world.claim(PREPARING) == (), "not before its backoff"
+    assert "reported" not in world.events()
+    world.api_faults.is_down = world.phase_faults.s3_is_down = False
+    world.airflow.heartbeat, world.airflow.now_s = heartbeat, now_s  # type: ignore[method-assign]
+    world.clock.passed_s += 5.0
+    await world.phases(PREPARING)
+    assert world.workload(ti.ti_id).state is W.READY
+
+
+async def test_user_code_goes_on_while_an_outage_is_short(world: World) -> None:
+    """As long as Airflow cannot have taken the try for dead (Settings.outage_s)."""
+    ti = await a_queued(world, TryScript(prepare_s=200.0))
+    _heartbeats_fail(world)
+    await world.phases(PREPARING)
+    assert world.workload(ti.ti_id).state is W.READY
+
+
+async def test_a_start_that_is_refused_cancels(world: World) -> None:
+    """404 of a try cleared while QUEUED; no step yet, so CANCELLED at once."""
+    ti = await a_queued(world)
     ti_id = ti.ti_id
-    await _lose_first(world, "finish")
-    row = world.workload(ti_id)
-    assert (row.state, row.airflow_state) == (W.FINISHED, "up_for_retry")
-    assert ti.state is S.UP_FOR_RETRY
+    world.airflow.clear(ti)
+    await world.phases(PREPARING)
+    assert world.workload(ti_id).state is W.CANCELLED
 
 
-async def _lose_first(world: World, call: str) -> None:
-    """Finish, with the first answer of one call lost."""
-    original = getattr(world.airflow, call)
-
-    def act(*args: Any, **kwargs: Any) -> Any:
-        answer = original(*args, **kwargs)
-        setattr(world.airflow, call, original)
-        world.api_faults.answer_lost = 1.0
-        return answer
-
-    async def heal() -> None:
-        await until(lambda: world.api_faults.answer_lost)
-        world.api_faults.answer_lost = 0.0
-
-    setattr(world.airflow, call, act)
-    await asyncio.gather(world.phases(FINISHING), heal())
-
-
-async def test_a_finish_killed_after_airflow_took_the_state_ends_as_finished(world: World) -> None:
-    """The repeat's /run is refused (409 invalid_state), and Airflow has what the row says was intended."""
-    ti = await an_ended(world, Verdict.SUCCEEDED)
+async def test_a_try_that_is_cleared_while_it_prepares_is_given_up(world: World) -> None:
+    """SERVER_TERMINATED: 410 to the next heartbeat -> gone."""
+    ti = await a_queued(world, TryScript(prepare_s=30.0))
     ti_id = ti.ti_id
-    never = asyncio.Event()
-    door = Faulty(world.store.phase, before={"record_over": lambda: _wait(never)})
-    host = world.host(door)
-    running = asyncio.ensure_future(world.phases(FINISHING, host))
-    await until(lambda: "reported" in world.events())
-    world.killed[-1]()
-    assert [ended.exit_code for ended in await running] == [EXIT_KILLED]
-    for process in world.processes:
-        process.cancel()
-    ((_, token, beat),) = await world.store.agent.claims()
-    assert await world.store.agent.free_claim(world.workload(ti_id).workload_id, token, beat, None)
-    await world.phases(FINISHING)
-    row = world.workload(ti_id)
-    assert (row.state, row.airflow_state, ti.state) == (W.FINISHED, "success", S.SUCCESS)
-    scheduler, _ = await world.scheduler()
-    await world.loops(scheduler, 2)
-    assert ti.state is S.SUCCESS
-    assert "killed_externally" not in world.events()
 
+    async def clear() -> None:
+        world.airflow.clear(ti)
 
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
+    await world.phases(PREPARING, world.host(Faulty(world.store.phase, before={"renew_claim": clear})))
+    assert (world.workload(ti_id).state, ti.state) == (W.CANCELLED, S.RESTARTING)
+    assert world.events()[-1] == "heartbeat_refused"
 
 
 async def test_a_try_marked_while_it_finishes_is_not_told_otherwise(world: World) -> None:
     """409 ``invalid_state`` to the end itself -> gone."""
     ti = await an_ended(world, Verdict.SUCCEEDED, TryScript(finish_s=1.0))
-    door = Faulty(world.store.phase)
     original = world.airflow.finish
 
     def finish(*args: Any, **kwargs: Any) -> None:
@@ -345,7 +184,74 @@ async def test_a_try_marked_while_it_finishes_is_not_told_otherwise(world: World
         original(*args, **kwargs)
 
     world.airflow.finish = finish  # type: ignore[method-assign]
-    await world.phases(FINISHING, world.host(door))
+    await world.phases(FINISHING)
     assert ti.state is S.FAILED
     assert world.workload(ti.ti_id).target is WorkloadTarget.CANCEL
     assert "reported" not in world.events()
+
+
+# -- claims and answers that get lost ----------------------------------------------------------------------
+
+
+async def test_a_phase_that_lost_its_claim_leaves_no_trace(world: World) -> None:
+    """StaleWriter at a renewal, as at a result: nothing is written and Airflow is told nothing."""
+    ti = await a_queued(world, TryScript(prepare=PrepareEnd.RAISES, prepare_s=30.0))
+
+    async def free() -> None:
+        ((workload_id, token, beat),) = await world.store.agent.claims()
+        assert await world.store.agent.free_claim(workload_id, token, beat, None)
+
+    door = Faulty(world.store.phase, before={"renew_claim": free})
+    (ended,) = await world.phases(PREPARING, world.host(door))
+    assert ended.exit_code == EXIT_NO_RESULT
+    assert (world.workload(ti.ti_id).state, ti.state) == (W.ACCEPTED, S.RUNNING)
+    assert door.calls == ["renew_claim"]
+
+
+async def test_a_lost_answer_of_parking_is_taken_for_a_lost_claim_and_the_step_stands(world: World) -> None:
+    ti = await a_queued(world)
+    (ended,) = await world.phases(PREPARING, world.host(Faulty(world.store.phase, lose={"record_parked": 1})))
+    assert (ended.exit_code, world.workload(ti.ti_id).state) == (EXIT_NO_RESULT, W.READY)
+
+
+@pytest.mark.parametrize(
+    ("busy", "exit_code", "state"),
+    [
+        (("record_parked",), 0, W.ACCEPTED),
+        (("record_parked", "record_retry"), EXIT_BROKEN, W.PREPARING),
+    ],
+)
+async def test_a_store_that_is_busy_for_long(
+    world: World, busy: tuple[str, ...], exit_code: int, state: WorkloadState
+) -> None:
+    """Writes for ``outage_s``, then ``_park`` retries; where that fails too the claim runs out."""
+    ti = await a_queued(world)
+    door = Faulty(world.store.phase, busy=dict.fromkeys(busy, 27))
+    (ended,) = await world.phases(PREPARING, world.host(door))
+    assert door.busy == dict.fromkeys(busy, 0)
+    assert (ended.exit_code, world.workload(ti.ti_id).state) == (exit_code, state)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"), [(Verdict.SUCCEEDED, S.SUCCESS), (Verdict.FAILED, S.UP_FOR_RETRY)]
+)
+async def test_a_lost_answer_to_the_end_of_a_try_ends_as_airflow_was_told(
+    world: World, verdict: Verdict, told: TaskState
+) -> None:
+    """/state takes the state that it has (API:396); up for retry finds no row (404) -> gone, as intended."""
+    ti = await an_ended(world, verdict, retries=1)
+    ti_id, original = ti.ti_id, world.airflow.finish
+
+    def finish(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        world.airflow.finish = original  # type: ignore[method-assign]
+        world.api_faults.answer_lost = 1.0
+
+    async def heal() -> None:
+        await until(lambda: world.api_faults.answer_lost)
+        world.api_faults.answer_lost = 0.0
+
+    world.airflow.finish = finish  # type: ignore[method-assign]
+    await asyncio.gather(world.phases(FINISHING), heal())
+    row = world.workload(ti_id)
+    assert (row.state, row.airflow_state, ti.state) == (W.FINISHED, str(told), told)

@@ -1,7 +1,7 @@
 """An aiobotocore-shaped client of the simulated EMR: its answers, its refusals, and its silences.
 
 The production ``aws.emr.EmrClient`` runs on it unchanged. What becomes of a call is a ``Fate``, drawn from
-the caller's fault profile and from the faults that are set in the model (``EmrModel.faults``).
+the caller's fault profile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from emr_executor.local.faults import CallFate, TokenBucket
+from emr_executor.local.faults import TokenBucket
 from emr_executor.local.operations import READS
 from emr_executor.local.requests import EmrApiError
 from tests.simulator.cloud import Cloud
@@ -65,7 +65,7 @@ def connection_closed() -> Exception:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What becomes of one call, in this order: it is delayed, EMR acts, the caller waits and hears.
+    """What becomes of one call, in this order: EMR acts, the caller waits and hears.
 
     acts: how often EMR carries the request out: 0 never, 2 when the way there doubles it
     act_late_s: it does so that long after the caller has heard its error, and nobody hears the answer
@@ -75,7 +75,6 @@ class Fate:
     lag_s: a read shows the state of so long ago
     """
 
-    delay_s: float = 0.0
     acts: int = 1
     act_late_s: float = 0.0
     act_again_s: float = 0.0
@@ -146,11 +145,9 @@ class CloudClient:
     # -- one call ----------------------------------------------------------------------------------------
 
     async def _call(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        fate = self._fate(operation)
+        fate = self._fate_of(operation)
         if fate is GOOD:
             return self._act(operation, request, fate)
-        if fate.delay_s > 0:
-            await asyncio.sleep(fate.delay_s)
         answer: dict[str, Any] | None = None
         error: ClientError | None = None
         if fate.act_late_s > 0:
@@ -188,12 +185,6 @@ class CloudClient:
 
     # -- what becomes of it ------------------------------------------------------------------------------
 
-    def _fate(self, operation: str) -> Fate:
-        set_fate = self._cloud.model.faults.decide(operation, self._cloud.now_s)
-        if set_fate != _UNTOUCHED:
-            return _of_model(set_fate, self._rng)
-        return self._fate_of(operation)
-
     def _drawn_fate(self, operation: str) -> Fate:
         profile, rng = self._profile, self._rng
         if "emr" in profile.down:
@@ -218,9 +209,6 @@ class CloudClient:
         return self._limits is None or self._limits.allow(operation)
 
 
-_UNTOUCHED = CallFate()
-
-
 def _dropped_before(rng: random.Random) -> Fate:
     """EMR never hears of it. The caller may know that, or not."""
     silence, silence_s = rng.choice(
@@ -243,19 +231,6 @@ def _dropped_after(rng: random.Random) -> Fate:
             Fate(refusal=THROTTLED),
         )
     )
-
-
-def _of_model(fate: CallFate, rng: random.Random) -> Fate:
-    if fate.throttled:
-        return Fate(delay_s=fate.delay_s, acts=0, refusal=THROTTLED)
-    if fate.error is not None:
-        return Fate(delay_s=fate.delay_s, acts=0, refusal=fate.error)
-    if fate.dropped == "before":
-        silence = rng.choice((no_connection, connect_timeout, connection_closed))
-        return Fate(delay_s=fate.delay_s, acts=0, silence=silence)
-    if fate.dropped == "after":
-        return Fate(delay_s=fate.delay_s, silence=rng.choice((read_timeout, connection_closed)))
-    return Fate(delay_s=fate.delay_s)
 
 
 class CallLimits:
