@@ -6,7 +6,7 @@ see only the ledgers, must find it and name the promise that it breaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
@@ -67,10 +67,34 @@ class Bent:
         return getattr(self.port, name)
 
 
-def bend(**bends: Callable[[Any], Any]) -> Callable[[Surroundings], Surroundings]:
-    """Surroundings with some ports bent: ``bend(emr=AddsTwice)``."""
+def deaf(method: str, answer: Any = None) -> Callable[[Any], Any]:
+    """A port of which one method does nothing, and gives always the same answer."""
 
-    def bent(around: Surroundings) -> Surroundings:
+    async def nothing(*_: Any, **__: Any) -> Any:
+        return answer
+
+    def bent(port: Any) -> Any:
+        made = Bent(port)
+        setattr(made, method, nothing)
+        return made
+
+    return bent
+
+
+class BendsChanges(Bent):
+    """A store that writes other changes than those it is given."""
+
+    async def apply(self, token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()) -> Any:
+        return await self.port.apply(token, [self.bent(change) for change in changes], history)
+
+    def bent(self, change: Change) -> Change:
+        raise NotImplementedError
+
+
+def bend(**bends: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Surroundings, or faces, with some ports bent: ``bend(emr=AddsTwice)``."""
+
+    def bent(around: Any) -> Any:
         return replace(around, **{name: by(getattr(around, name)) for name, by in bends.items()})
 
     return bent
@@ -169,21 +193,6 @@ def in_silence(around: Surroundings) -> Surroundings:
     return replace(around, host=FinishesInSilence(around.host, around))
 
 
-class ReadsNoOutcome(Bent):
-    """The executor never hears what became of its tries."""
-
-    async def take_outcomes(self, scheduler_job_id: int, limit: int) -> list[Any]:
-        del scheduler_job_id, limit
-        return []
-
-
-class SwallowsOver(Bent):
-    """The phase's last write gets lost on its way, and nobody hears of it."""
-
-    async def record_over(self, *_: Any) -> None:
-        return None
-
-
 # -- a step is submitted twice -----------------------------------------------------------------------------
 
 
@@ -225,17 +234,14 @@ def _over_already(cluster: ObservedCluster) -> ObservedCluster:
     return replace(cluster, state=ClusterState.TERMINATED)
 
 
-class RunsAgain(Bent):
+class RunsAgain(BendsChanges):
     """An outcome of success is put back to be run once more, the first time."""
 
     def __init__(self, port: Any) -> None:
         super().__init__(port)
         self._again: set[WorkloadId] = set()
 
-    async def apply(self, token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()) -> Any:
-        return await self.port.apply(token, [self._bent(change) for change in changes], history)
-
-    def _bent(self, change: Change) -> Change:
+    def bent(self, change: Change) -> Change:
         new = change.new
         if not isinstance(new, Workload) or new.outcome is None or new.workload_id in self._again:
             return change
@@ -256,7 +262,16 @@ class LaunchesTwice(Bent):
         return await self.port.run_job_flow(request, within_s=within_s)
 
 
-class LaunchesAndForgets(Bent):
+class LaunchesWithoutSwitch(Bent):
+    """RunJobFlow without AutoTerminationPolicy."""
+
+    async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
+        odd = {name: value for name, value in request.items() if name != "AutoTerminationPolicy"}
+        launched: ClusterId = await self.port.run_job_flow(odd, within_s=within_s)
+        return launched
+
+
+class LaunchesAndForgets(LaunchesWithoutSwitch):
     """Every launch is made twice, the first one without its switch, and never seen again."""
 
     def __init__(self, port: Any) -> None:
@@ -264,21 +279,12 @@ class LaunchesAndForgets(Bent):
         self._forgotten: set[ClusterId] = set()
 
     async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
-        odd = {name: value for name, value in request.items() if name != "AutoTerminationPolicy"}
-        self._forgotten.add(await self.port.run_job_flow(odd, within_s=within_s))
+        self._forgotten.add(await super().run_job_flow(request, within_s=within_s))
         return await self.port.run_job_flow(request, within_s=within_s)
 
     async def list_clusters(self, **asked: Any) -> tuple[ObservedCluster, ...]:
         found = await self.port.list_clusters(**asked)
         return tuple(cluster for cluster in found if cluster.cluster_id not in self._forgotten)
-
-
-class LaunchesWithoutSwitch(Bent):
-    """RunJobFlow without AutoTerminationPolicy."""
-
-    async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
-        odd = {name: value for name, value in request.items() if name != "AutoTerminationPolicy"}
-        return await self.port.run_job_flow(odd, within_s=within_s)
 
 
 class ForgetsRow(Bent):
@@ -334,37 +340,18 @@ class AddsElsewhere(Bent):
 # -- what Airflow is told ----------------------------------------------------------------------------------
 
 
-def lies(heard: Verdict, told: Verdict) -> Callable[[Any], Any]:
+class Lies(BendsChanges):
     """A store that keeps another verdict than the one it is given."""
 
-    class Lies(Bent):
-        async def apply(
-            self, token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()
-        ) -> Any:
-            return await self.port.apply(token, [self._bent(change) for change in changes], history)
+    def __init__(self, port: Any, heard: Verdict, told: Verdict) -> None:
+        super().__init__(port)
+        self._heard, self._told = heard, told
 
-        def _bent(self, change: Change) -> Change:
-            new = change.new
-            if not isinstance(new, Workload) or new.outcome is None or new.outcome.verdict is not heard:
-                return change
-            return replace(change, new=replace(new, outcome=replace(new.outcome, verdict=told)))
-
-    return Lies
-
-
-class BeatsNever(Bent):
-    """Parked tries are not heartbeaten."""
-
-    async def heartbeat(self, *_: Any) -> None:
-        return None
-
-
-class KnowsNoTry(Bent):
-    """A scheduler that adopts no try of a dead one."""
-
-    async def adopt(self, workload_ids: Collection[WorkloadId], scheduler_job_id: int) -> set[WorkloadId]:
-        del workload_ids, scheduler_job_id
-        return set()
+    def bent(self, change: Change) -> Change:
+        new = change.new
+        if not isinstance(new, Workload) or new.outcome is None or new.outcome.verdict is not self._heard:
+            return change
+        return replace(change, new=replace(new, outcome=replace(new.outcome, verdict=self._told)))
 
 
 class TakesCancelForDone(Bent):
@@ -385,10 +372,3 @@ class TakesCancelForDone(Bent):
             for step in page.steps
         )
         return replace(page, steps=tuple(bent))
-
-
-class CancelsNothing(Bent):
-    """What waits behind others stays there."""
-
-    async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
-        pass

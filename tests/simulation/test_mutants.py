@@ -10,11 +10,11 @@ import pytest
 
 from emr_executor.core.states import Verdict
 from tests.simulation import mutants
-from tests.simulation.mutants import Bug, bend
+from tests.simulation.mutants import Bug, bend, deaf
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.run import run_scenario
 from tests.simulator.scenario import Scenario, draw_scenario
-from tests.simulator.stores import Stores, in_memory
+from tests.simulator.stores import in_memory
 from tests.simulator.world import Outcome
 
 WORKLOADS = 30
@@ -22,23 +22,13 @@ SEEDS = range(3)
 """A bug must be found in one of these."""
 
 
-def _no_outcome_read(stores: Stores) -> Stores:
-    return replace(stores, scheduler=mutants.ReadsNoOutcome(stores.scheduler))
-
-
-def _no_try_adopted(stores: Stores) -> Stores:
-    return replace(stores, scheduler=mutants.KnowsNoTry(stores.scheduler))
-
-
-def _over_swallowed(stores: Stores) -> Stores:
-    return replace(stores, phase=mutants.SwallowsOver(stores.phase))
-
-
 BUGS = {
     "an outcome is never finished": Bug(promise="never_lost", around=bend(store=mutants.NeverFinishes)),
     "a result is stored, and never told": Bug(promise="no_try_spent", around=mutants.in_silence),
     "an outcome is never read by the executor": Bug(
-        promise="no_try_spent", profile=partial(FaultProfile, cleared_per_h=120), stores=_no_outcome_read
+        promise="no_try_spent",
+        profile=partial(FaultProfile, cleared_per_h=120),
+        stores=bend(scheduler=deaf("take_outcomes", [])),
     ),
     "a doubled step is not claimed": Bug(
         promise="never_doubled",
@@ -69,23 +59,25 @@ BUGS = {
         promise="others_untouched", plan=mutants.with_foreign_clusters, around=bend(emr=mutants.AddsElsewhere)
     ),
     "success is told of a failed step": Bug(
-        promise="truthful", around=bend(store=mutants.lies(Verdict.FAILED, Verdict.SUCCEEDED))
+        promise="truthful",
+        around=bend(store=partial(mutants.Lies, heard=Verdict.FAILED, told=Verdict.SUCCEEDED)),
     ),
     "failure is told of a completed step": Bug(
-        promise="truthful", around=bend(store=mutants.lies(Verdict.SUCCEEDED, Verdict.FAILED))
+        promise="truthful",
+        around=bend(store=partial(mutants.Lies, heard=Verdict.SUCCEEDED, told=Verdict.FAILED)),
     ),
     "parked tries are not heartbeaten": Bug(
-        promise="no_try_spent", plan=mutants.with_steps_of(400), around=bend(api=mutants.BeatsNever)
+        promise="no_try_spent", plan=mutants.with_steps_of(400), around=bend(api=deaf("heartbeat"))
     ),
     "a dead scheduler's tries are not adopted": Bug(
         promise="no_try_spent",
         profile=partial(FaultProfile, scheduler_killed_per_h=60),
-        stores=_no_try_adopted,
+        stores=bend(scheduler=deaf("adopt", set())),
     ),
     "a step is left behind others": Bug(
         promise="no_idle_slot",
         plan=mutants.both(mutants.crowded, mutants.with_steps_of(300, 300, 10, 10)),
-        around=bend(emr=mutants.CancelsNothing),
+        around=bend(emr=deaf("cancel_steps")),
     ),
     "a cancelled step is left alive beside the next try's": Bug(
         promise="never_twice_at_once",
@@ -144,7 +136,7 @@ def test_steps_that_are_added_twice_are_done_once() -> None:
 
 def test_what_heals_breaks_no_promise() -> None:
     """The last write of every phase gets lost: another one finds that Airflow was told already."""
-    bug = Bug(promise="", stores=_over_swallowed)
+    bug = Bug(promise="", stores=bend(phase=deaf("record_over")))
     outcome = _with(0, bug)
     assert outcome.violations == ()
     assert outcome.counts["airflow/run_refused"] > 0, "which is how the others find out"
