@@ -98,7 +98,7 @@ RULES: dict[str, Rule] = {
     ),
     "tests.simulator": Rule(
         ours=_names(
-            "core errors config ports store agent local aws parked_tries "
+            "core errors config ports store agent local aws parked_tries wrapper "
             "task.phase_result task.results task.ticker"
         ),
         theirs=_names("sqlalchemy botocore httpx structlog rich tests"),

@@ -10,9 +10,9 @@ import pytest
 
 from tests.simulator import campaign
 from tests.simulator.__main__ import main
-from tests.simulator.campaign import Result, Size, run_campaign
+from tests.simulator.campaign import Result, run_campaign
 
-SMALL = Size(workloads=3)
+SMALL = 3
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def memory(tmp_path: Path) -> Path:
     return tmp_path / "done.jsonl"
 
 
-def a_result(seed: int, size: Size = SMALL, *promises: str) -> Result:
+def a_result(seed: int, tasks: int = SMALL, *promises: str) -> Result:
     return Result(
         seed=seed,
-        size=size,
+        tasks=tasks,
         workloads=10,
         counts={"airflow/queued": 10},
         virtual_s=100.0,
@@ -32,10 +32,12 @@ def a_result(seed: int, size: Size = SMALL, *promises: str) -> Result:
     )
 
 
-def run(seeds: range, memory: Path | None = None, size: Size = SMALL) -> tuple[list[int], campaign.Total]:
+def run(seeds: range, memory: Path | None = None, tasks: int = SMALL) -> tuple[list[int], campaign.Total]:
     """The seeds that were really run, and the total."""
     ran: list[int] = []
-    total = run_campaign(seeds, size, jobs=1, memory=memory, on_result=lambda result: ran.append(result.seed))
+    total = run_campaign(
+        seeds, tasks, jobs=1, memory=memory, on_result=lambda result: ran.append(result.seed)
+    )
     return ran, total
 
 
@@ -56,7 +58,7 @@ def test_a_second_run_does_what_is_left(memory: Path) -> None:
 
 def test_another_size_is_another_world(memory: Path) -> None:
     run(range(1), memory)
-    assert run(range(1), memory, Size(workloads=4))[0] == [0]
+    assert run(range(1), memory, 4)[0] == [0]
     assert run(range(1), memory)[0] == []
 
 
@@ -128,7 +130,7 @@ def test_a_finding_ends_with_1_and_tells_how_to_replay_it(
 def test_a_finding_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(campaign, "run_one", lambda seed, size: a_result(seed, size, "never_lost"))
+    monkeypatch.setattr(campaign, "run_one", lambda seed, tasks: a_result(seed, tasks, "never_lost"))
     assert main(["--seeds", "7", "--workloads", "3", "--jobs", "1"]) == 1
     told = capsys.readouterr().out
     assert "seed 7: never_lost: a task: a text" in told

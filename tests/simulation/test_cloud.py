@@ -9,10 +9,11 @@ import pytest
 from emr_executor.core.states import StepState
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.requests import EmrApiError
+from emr_executor.wrapper.emr_step_wrapper import LIFE_SIGN_S
 from tests.simulation.cloud_world import CLUSTER, CloudWorld, in_world, sim_step
 from tests.simulator.cloud import StepScript
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.step_process import CLOSING_S, GRACE_S, LIFE_SIGN_S
+from tests.simulator.step_process import CLOSING_S, GRACE_S
 
 SLOW = ModelOptions(start_delay_s=60, bootstrap_delay_s=60, terminate_delay_s=20)
 

@@ -13,7 +13,6 @@ import pytest
 
 from tests.simulation.finished_world import live
 from tests.simulator.__main__ import replay_of
-from tests.simulator.campaign import Size
 from tests.simulator.chaos import KINDS
 from tests.simulator.run import run_seed
 from tests.simulator.world import Outcome
@@ -33,7 +32,7 @@ def _lived(seed: int, workloads: int) -> Outcome:
     """A world of the slice. Fails with what was broken and the command that lives it again."""
     outcome = run_seed(seed, workloads=workloads)
     told = "\n".join(f"{v.promise}: {v.subject}: {v.text}" for v in outcome.violations)
-    assert not told, f"{told}\n{replay_of(seed, Size(workloads=workloads))}"
+    assert not told, f"{told}\n{replay_of(seed, workloads)}"
     return outcome
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tests.simulator.campaign import Result, Size, Total, run_campaign
+from tests.simulator.campaign import Result, Total, run_campaign
 from tests.simulator.run import run_seed
 from tests.simulator.scenario import draw_scenario
 from tests.simulator.world import Outcome
@@ -35,6 +35,7 @@ _TOLD = (
     ("outages", "chaos/outage"),
     ("tries cleared, marked or timed out", "people"),
 )
+_TOLD_ALONE = ("never_lost", "never_twice_at_once", "done_once", "never_too_early", "never_leaked")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,16 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="remember finished seeds in this file")
     asked = parser.parse_args(arguments)
-    size = Size(workloads=asked.workloads)
     console = Console(highlight=False)
     if asked.seed is not None:
-        return _one(console, asked.seed, size)
-    return _many(console, asked.seeds, size, jobs=asked.jobs, memory=asked.resume)
+        return _one(console, asked.seed, asked.workloads)
+    return _many(console, asked.seeds, asked.workloads, jobs=asked.jobs, memory=asked.resume)
 
 
-def replay_of(seed: int, size: Size) -> str:
+def replay_of(seed: int, tasks: int) -> str:
     """The command that lives a seed's world again."""
-    return f"make simulate SEED={seed} WORKLOADS={size.workloads}"
+    return f"make simulate SEED={seed} WORKLOADS={tasks}"
 
 
 def _range(text: str) -> range:
@@ -67,10 +67,10 @@ def _range(text: str) -> range:
         raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds like 0:1000") from None
 
 
-def _one(console: Console, seed: int, size: Size) -> int:
-    profile = draw_scenario(seed, workloads=size.workloads).profile
-    console.print(f"seed {seed}, {size.workloads} tasks; faults: {profile.told()}")
-    outcome = run_seed(seed, workloads=size.workloads)
+def _one(console: Console, seed: int, tasks: int) -> int:
+    profile = draw_scenario(seed, workloads=tasks).profile
+    console.print(f"seed {seed}, {tasks} tasks; faults: {profile.told()}")
+    outcome = run_seed(seed, workloads=tasks)
     for subject, lines in outcome.stories.items():
         console.print(f"\nthe story of {subject}")
         for line in lines:
@@ -89,7 +89,7 @@ def _print_violations(console: Console, outcome: Outcome) -> None:
         console.print(text, style="red", markup=False)
 
 
-def _many(console: Console, seeds: range, size: Size, *, jobs: int, memory: Path | None) -> int:
+def _many(console: Console, seeds: range, tasks: int, *, jobs: int, memory: Path | None) -> int:
     began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -103,16 +103,16 @@ def _many(console: Console, seeds: range, size: Size, *, jobs: int, memory: Path
                 )
                 progress.console.print(text, style="red", markup=False)
             if result.violations:
-                progress.console.print(f"  replay: {replay_of(result.seed, size)}", markup=False)
+                progress.console.print(f"  replay: {replay_of(result.seed, tasks)}", markup=False)
 
-        total = run_campaign(seeds, size, jobs=jobs, memory=memory, on_result=told)
+        total = run_campaign(seeds, tasks, jobs=jobs, memory=memory, on_result=told)
         progress.update(bar, completed=len(seeds))
-    _print_total(console, total, size, time.monotonic() - began)
+    _print_total(console, total, tasks, time.monotonic() - began)
     return 1 if total.broken else 0
 
 
-def _print_total(console: Console, total: Total, size: Size, wall_s: float) -> None:
-    table = Table("what", "how many", title=f"{size.workloads} tasks a world")
+def _print_total(console: Console, total: Total, tasks: int, wall_s: float) -> None:
+    table = Table("what", "how many", title=f"{tasks} tasks a world")
     counts = total.counts
     counts["people"] = counts["airflow/cleared"] + counts["airflow/marked"] + counts["airflow/timed_out"]
     for place in range(8):
@@ -126,16 +126,13 @@ def _print_total(console: Console, total: Total, size: Size, wall_s: float) -> N
     rate = total.workloads / total.cpu_s if total.cpu_s else 0.0
     table.add_row("workloads a CPU second", f"{rate:,.0f}")
     table.add_row("wall seconds of this run", f"{wall_s:,.0f}")
-    for promise in ("never_lost", "never_twice_at_once", "done_once", "never_too_early", "never_leaked"):
+    for promise in _TOLD_ALONE:
         table.add_row(f"violations of {promise}", f"{total.promises[promise]:,}")
-    others = sum(total.promises.values()) - sum(
-        total.promises[p]
-        for p in ("never_lost", "never_twice_at_once", "done_once", "never_too_early", "never_leaked")
-    )
+    others = sum(total.promises.values()) - sum(total.promises[promise] for promise in _TOLD_ALONE)
     table.add_row("other violations", f"{others:,}")
     console.print(table)
     for seed in total.broken[:20]:
-        console.print(f"broken: {replay_of(seed, size)}", markup=False)
+        console.print(f"broken: {replay_of(seed, tasks)}", markup=False)
 
 
 if __name__ == "__main__":

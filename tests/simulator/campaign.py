@@ -1,6 +1,6 @@
 """Many seeds in several processes, with a file that remembers what was done: a campaign can be resumed.
 
-Each line of the file is one seed's result for one size, so that ranges may be run in any order,
+Each line of the file is one seed's result for one number of tasks, so that ranges may be run in any order,
 stopped at any moment, and summed up later. A seed that is in the file already is not run again.
 """
 
@@ -24,18 +24,11 @@ ASKED_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """What is simulated for each seed."""
-
-    workloads: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One seed's result, as the file keeps it. ``cpu_s`` is what its process took."""
+    """One seed's result, as the file keeps it: of a world of ``tasks``, which took ``cpu_s``."""
 
     seed: int
-    size: Size
+    tasks: int
     workloads: int
     counts: dict[str, int]
     virtual_s: float
@@ -69,7 +62,7 @@ class Total:
 
 def run_campaign(
     seeds: Iterable[int],
-    size: Size,
+    tasks: int,
     *,
     jobs: int,
     memory: Path | None = None,
@@ -79,11 +72,11 @@ def run_campaign(
     wanted = list(seeds)
     total = Total()
     _end_torn_line(memory)
-    known = {result.seed: result for result in _read(memory) if result.size == size}
+    known = {result.seed: result for result in _read(memory) if result.tasks == tasks}
     for seed in wanted:
         if seed in known:
             total.add(known[seed])
-    for result in _run([seed for seed in wanted if seed not in known], size, jobs):
+    for result in _run([seed for seed in wanted if seed not in known], tasks, jobs):
         if memory is not None:
             with memory.open("a") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
@@ -92,10 +85,10 @@ def run_campaign(
     return total
 
 
-def _run(seeds: list[int], size: Size, jobs: int) -> Iterator[Result]:
+def _run(seeds: list[int], tasks: int, jobs: int) -> Iterator[Result]:
     if jobs == 1:
         for seed in seeds:
-            yield run_one(seed, size)
+            yield run_one(seed, tasks)
         return
     left = iter(seeds)
     fresh = get_context("spawn")
@@ -103,7 +96,7 @@ def _run(seeds: list[int], size: Size, jobs: int) -> Iterator[Result]:
         running: set[Future[Result]] = set()
         while True:
             for next_seed in islice(left, jobs * ASKED_AHEAD - len(running)):
-                running.add(pool.submit(run_one, next_seed, size))
+                running.add(pool.submit(run_one, next_seed, tasks))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -111,24 +104,24 @@ def _run(seeds: list[int], size: Size, jobs: int) -> Iterator[Result]:
                 yield future.result()
 
 
-def run_one(seed: int, size: Size) -> Result:
+def run_one(seed: int, tasks: int) -> Result:
     """One seed in this process; an exception that escapes is a violation too."""
     began = time.process_time()
     try:
-        outcome = run_seed(seed, workloads=size.workloads)
+        outcome = run_seed(seed, workloads=tasks)
     except Exception as error:  # noqa: BLE001 - a campaign goes on, and tells
         crash = {"promise": "no_bug", "subject": "world", "text": f"{type(error).__name__}: {error}"}
         return Result(
-            seed=seed, size=size, workloads=0, counts={}, virtual_s=0.0, cpu_s=0.0, violations=[crash]
+            seed=seed, tasks=tasks, workloads=0, counts={}, virtual_s=0.0, cpu_s=0.0, violations=[crash]
         )
-    return _result_of(outcome, size, time.process_time() - began)
+    return _result_of(outcome, tasks, time.process_time() - began)
 
 
-def _result_of(outcome: Outcome, size: Size, cpu_s: float) -> Result:
+def _result_of(outcome: Outcome, tasks: int, cpu_s: float) -> Result:
     told = [{"promise": v.promise, "subject": v.subject, "text": v.text} for v in outcome.violations]
     return Result(
         seed=outcome.seed,
-        size=size,
+        tasks=tasks,
         workloads=outcome.counts["workloads"],
         counts=dict(outcome.counts),
         virtual_s=outcome.virtual_s,
@@ -150,8 +143,7 @@ def _read(memory: Path | None) -> Iterator[Result]:
     with memory.open() as file:
         for line in file:
             try:
-                values = json.loads(line)
-                yield Result(**{**values, "size": Size(**values["size"])})
+                yield Result(**json.loads(line))
             except (ValueError, TypeError, KeyError):
                 # The last line of a campaign that was killed while it wrote: that seed is run again.
                 continue

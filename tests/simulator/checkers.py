@@ -15,9 +15,9 @@ from emr_executor.aws.launch import cluster_name_prefix
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.states import TERMINAL_STEP_STATES
 from emr_executor.local.ledger import LedgerEntry, cluster_intervals, most_clusters_at_once
+from emr_executor.wrapper.emr_step_wrapper import CLAIMED_CODE, NO_SPEC_CODE
 from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.idle_slots import waited_in_vain
-from tests.simulator.step_process import EXIT_CLAIMED, EXIT_NOT_BEGUN
 
 ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "deleted", "killed_externally", "cleared"})
 """Events after which a try is over, whoever ended it."""
@@ -133,7 +133,7 @@ def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Te
             _read_step(entry, by_step, read)
     for step_id in by_step.keys() & (terms.stood_back | terms.not_begun):
         by_step[step_id].did_nothing = True
-        by_step[step_id].can_harm = by_step[step_id].exit_code not in (EXIT_CLAIMED, EXIT_NOT_BEGUN)
+        by_step[step_id].can_harm = by_step[step_id].exit_code not in (CLAIMED_CODE, NO_SPEC_CODE)
     for lives in read.steps.values():
         # What the network adds once more, however late, is no decision: it counts when it begins.
         for first, twin in combinations(lives, 2):

@@ -11,14 +11,12 @@ from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
 from emr_executor.local.requests import validation
+from emr_executor.wrapper.emr_step_wrapper import CLAIMED_CODE, NO_SPEC_CODE, TERMINATED_CODE
 from tests.simulator.clock import EPOCH, VirtualClock
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.records import Bucket
 from tests.simulator.step_process import (
-    EXIT_CLAIMED,
     EXIT_KILLED,
-    EXIT_NOT_BEGUN,
-    EXIT_TERMINATED,
     Machine,
     StepProcess,
     StepScript,
@@ -167,10 +165,10 @@ class Cloud:
 
     def _gone(self, process: StepProcess, exit_code: int) -> None:
         self._processes.pop(process.step_id, None)
-        if exit_code == EXIT_NOT_BEGUN and not process.ended_badly:
+        if exit_code == NO_SPEC_CODE and not process.ended_badly:
             self.not_begun.add(process.step_id)
-        was_early = not process.has_begun and exit_code in (EXIT_KILLED, EXIT_TERMINATED)
-        if exit_code == EXIT_CLAIMED or was_early:
+        was_early = not process.has_begun and exit_code in (EXIT_KILLED, TERMINATED_CODE)
+        if exit_code == CLAIMED_CODE or was_early:
             self.stood_back.add(process.step_id)
         if process.ended_well:
             self.ended_well.add(process.step_id)

@@ -18,17 +18,22 @@ from enum import Enum, auto
 
 from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.core.states import RecordPhase
+from emr_executor.wrapper.emr_step_wrapper import (
+    BUSY_S,
+    CLAIMED_CODE,
+    DEADLINE_CODE,
+    LIFE_SIGN_S,
+    NO_SPEC_CODE,
+    TERMINATED_CODE,
+)
 from tests.simulator.clock import VirtualClock
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.records import Bucket
 
-EXIT_CLAIMED, EXIT_TIMEOUT, EXIT_NOT_BEGUN, EXIT_TERMINATED, EXIT_KILLED = 123, 124, 125, 143, -9
-"""The wrapper's exit codes, and the end of a process that SIGKILL or the loss of its machine ends."""
+EXIT_KILLED = -9
+"""The end of a process that SIGKILL or the loss of its machine ends; the others are the wrapper's."""
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL of the command, by the wrapper."""
-LIFE_SIGN_S = 60.0
-BUSY_S = 55.0
-"""The wrapper touches EMR's busy marker so often."""
 CLOSING_S = 3.0
 """Longest time from the wrapper's final record to the end of its process."""
 SLOW_START_S = 20.0
@@ -149,9 +154,9 @@ class StepProcess:
             case _Phase.STARTING:
                 # It has no claim, so the record is not its own.
                 self._phase = _Phase.CLOSING
-                self._later(self._machine.rng.uniform(0.0, CLOSING_S), self._leave, EXIT_TERMINATED)
+                self._later(self._machine.rng.uniform(0.0, CLOSING_S), self._leave, TERMINATED_CODE)
             case _Phase.RUNNING:
-                self._stop(EXIT_TERMINATED, "terminated")
+                self._stop(TERMINATED_CODE, "terminated")
             case _Phase.STOPPING:
                 # Asked again, or asked at its deadline: the wrapper kills the command at once.
                 self._close(*self._end)
@@ -172,13 +177,13 @@ class StepProcess:
         if self.submission_id and self._machine.profile.happens(
             "claims_refused", "wrapper", self._machine.rng
         ):
-            self._leave(EXIT_NOT_BEGUN)
+            self._leave(NO_SPEC_CODE)
             return
         if (
             self.submission_id
             and self._machine.bucket.claim(self.submission_id, self.step_id) != self.step_id
         ):
-            self._leave(EXIT_CLAIMED)
+            self._leave(CLAIMED_CODE)
             return
         self.has_begun, self._phase = True, _Phase.RUNNING
         self._started_at, self._began_at = self._machine.loop.time(), self._machine.clock.now()
@@ -215,7 +220,7 @@ class StepProcess:
     def _come_to_end(self) -> None:
         script = self.script
         if script.timeout_s is not None and script.timeout_s < script.duration_s:
-            self._stop(EXIT_TIMEOUT, "timeout")
+            self._stop(DEADLINE_CODE, "timeout")
         else:
             while self._chunks < script.chunks:
                 self._put_chunk()
@@ -248,7 +253,7 @@ class StepProcess:
     @property
     def ended_badly(self) -> bool:
         """Whether its command ended by itself with another exit code, or at its deadline."""
-        return self._ended_with not in (None, 0, EXIT_TERMINATED)
+        return self._ended_with not in (None, 0, TERMINATED_CODE)
 
     def _later(self, delay_s: float, act: Callable[..., None], *args: object) -> None:
         self._cancel_timer()
