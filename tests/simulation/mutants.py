@@ -92,7 +92,7 @@ class BendsChanges(Bent):
 
 
 def bend(**bends: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Surroundings, or faces, with some ports bent: ``bend(emr=AddsTwice)``."""
+    """Surroundings, or stores, with some ports bent: ``bend(emr=AddsTwice)``."""
 
     def bent(around: Any) -> Any:
         return replace(around, **{name: by(getattr(around, name)) for name, by in bends.items()})

@@ -15,6 +15,7 @@ from emr_executor.errors import AwsUnavailable, StoreBusy, TryAgain
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.fault_proxy import Gate, through
 from tests.simulator.loop import run
+from tests.simulator.stores import in_memory
 
 
 @dataclass
@@ -111,6 +112,15 @@ def test_an_answer_of_the_store_is_lost_after_the_effect_and_no_other() -> None:
             await door.port.act("a")
         assert door.target.done == ["a"]
         assert await other.port.act("b") == "did b"
+
+    run(life(), seed=1)
+
+
+def test_what_a_phase_calls_of_the_store_passes_its_gate() -> None:
+    async def life() -> None:
+        gate = Door(refused=1.0).gate
+        with pytest.raises(StoreBusy, match=r"store\.renew_claim was refused"):
+            await through(gate, "store", in_memory().phase).renew_claim("w", "token")
 
     run(life(), seed=1)
 

@@ -27,8 +27,8 @@ class StoreFunctions:
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         function = getattr(self._module, name)
 
-        def call(*args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
-            return self._runner.run(partial(function, **named) if named else function, *args)
+        async def call(*args: Any, **named: Any) -> Any:
+            return await self._runner.run(partial(function, **named) if named else function, *args)
 
         return call
 
