@@ -70,6 +70,11 @@ class Ledgers:
         self.step(at, step, "process_started")
         self.step(at, step, "step_state", "RUNNING")
 
+    def began(self, at: float, step: str, submission: str, cluster: str = "c") -> None:
+        """Added, and started a second later."""
+        self.add(at, step, submission, cluster)
+        self.start(at + 1, step)
+
     def end(self, at: float, step: str, exit_code: int = 0, state: str = "") -> None:
         self.step(at, step, "process_ended", exit_code=exit_code)
         self.step(at, step, "step_state", state or ("FAILED" if exit_code else "COMPLETED"))
@@ -111,6 +116,11 @@ class Ledgers:
         self, at: float, state: str, ti_id: str = "w1", try_number: int = 1, by: str = "finish"
     ) -> None:
         self.airflow_event(at, "reported", ti_id, try_number, state=state, by=by)
+
+    def ends(self, at: float, state: str, ti_id: str = "w1", try_number: int = 1) -> None:
+        """Airflow hears the try's state, and soon the cluster is over."""
+        self.reported(at, state, ti_id, try_number)
+        self.cluster_ends(at + 10)
 
 
 def a_clean_life() -> Ledgers:

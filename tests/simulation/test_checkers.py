@@ -28,14 +28,12 @@ def test_nothing_at_all_breaks_nothing() -> None:
 
 
 def test_two_processes_of_one_try_at_once(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     # EMR shows it over, but its process lives on: the ledger knows.
     told.step(12, "s1", "step_state", "CANCELLED")
     told.ran(13, 30, "s2", "w1-2")
     told.step(20, "s1", "process_ended", exit_code=-9)
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     (violation,) = told.check()
     assert (violation.promise, violation.subject) == ("never_twice_at_once", TASK)
     assert "s2" in violation.text
@@ -43,30 +41,25 @@ def test_two_processes_of_one_try_at_once(told: Ledgers) -> None:
 
 
 def test_two_tries_of_one_task_at_once(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.airflow_event(12, "cleared")
     told.queued(13, "w2", 2)
     told.ran(14, 30, "s2", "w2-1")
     told.end(31, "s1", -9, "CANCELLED")
-    told.reported(40, "success", "w2", 2)
-    told.cluster_ends(50)
+    told.ends(40, "success", "w2", 2)
     assert told.broken() == {"never_twice_at_once"}
 
 
 def test_one_process_after_the_other_is_fine(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.end(20, "s1", -9, "CANCELLED")
     told.ran(20, 30, "s2", "w1-2")
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     assert told.broken() == set()
 
 
 def test_a_step_that_emr_refuses_is_a_reason_to_fail(told: Ledgers) -> None:
-    told.reported(40, "failed")
-    told.cluster_ends(50)
+    told.ends(40, "failed")
     assert told.broken() == {"truthful"}
     told.terms["refused"] = frozenset({"w1"})
     assert told.broken() == set()
@@ -76,8 +69,7 @@ def test_added_again_while_the_earlier_step_was_still_pending(told: Ledgers) -> 
     told.add(10, "s1", "w1-1")
     told.ran(12, 30, "s2", "w1-2")
     told.step(31, "s1", "step_state", "CANCELLED")
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     assert told.broken() == {"never_too_early"}
 
 
@@ -102,8 +94,7 @@ def test_two_steps_of_one_submission_do_its_work(told: Ledgers) -> None:
     told.end(20, "s1")
     told.start(21, "s2")
     told.end(30, "s2")
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     assert told.broken() == {"never_doubled"}
     told.terms["stood_back"] = frozenset({"s2"})
     assert told.broken() == set()
@@ -115,16 +106,14 @@ def test_a_twin_that_is_alive_counts(told: Ledgers) -> None:
     told.step(11, "s2", "step_state", "CANCELLED")
     told.ran(12, 30, "s3", "w1-2")
     told.step(31, "s1", "step_state", "CANCELLED")
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     assert told.broken() == {"never_too_early"}
 
 
 def test_a_completed_step_is_run_again(told: Ledgers) -> None:
     told.ran(10, 20, "s1", "w1-1")
     told.ran(21, 30, "s2", "w1-2")
-    told.reported(40, "success")
-    told.cluster_ends(50)
+    told.ends(40, "success")
     assert told.broken() == {"done_once"}
 
 
@@ -134,8 +123,7 @@ def test_a_completed_step_is_run_again(told: Ledgers) -> None:
 def test_a_try_that_ends_twice(told: Ledgers) -> None:
     told.ran(10, 20, "s1", "w1-1")
     told.reported(25, "success")
-    told.reported(26, "success")
-    told.cluster_ends(50)
+    told.ends(26, "success")
     assert told.broken() == {"ends_once"}
 
 
@@ -150,30 +138,26 @@ def test_a_try_that_is_still_open(told: Ledgers) -> None:
 # -- truthful ----------------------------------------------------------------------------------------------
 
 
-def test_success_without_any_step(told: Ledgers) -> None:
-    told.reported(25, "success")
-    told.cluster_ends(50)
-    assert told.broken() == {"truthful"}
-
-
-def test_success_of_a_failed_step(told: Ledgers) -> None:
-    told.ran(10, 20, "s1", "w1-1", exit_code=1)
-    told.reported(25, "success")
-    told.cluster_ends(50)
-    assert told.broken() == {"truthful"}
-
-
-@pytest.mark.parametrize("state", ["failed", "up_for_retry"])
-def test_failure_of_a_completed_step(told: Ledgers, state: str) -> None:
-    told.ran(10, 20, "s1", "w1-1")
-    told.reported(25, state)
-    told.cluster_ends(50)
+@pytest.mark.parametrize(
+    ("exit_code", "state"),
+    [
+        pytest.param(None, "success", id="success without any step"),
+        pytest.param(1, "success", id="success of a failed step"),
+        pytest.param(0, "failed", id="failure of a completed step"),
+        pytest.param(0, "up_for_retry", id="a retry of a completed step"),
+    ],
+)
+def test_a_state_that_is_not_what_the_step_ended_with(
+    told: Ledgers, exit_code: int | None, state: str
+) -> None:
+    if exit_code is not None:
+        told.ran(10, 20, "s1", "w1-1", exit_code=exit_code)
+    told.ends(25, state)
     assert told.broken() == {"truthful"}
 
 
 def test_failure_of_a_step_that_only_its_cluster_ended(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.cluster_is(20, "TERMINATING")
     told.end(20, "s1", -9, "CANCELLED")
     told.cluster_is(21, "TERMINATED")
@@ -184,11 +168,9 @@ def test_failure_of_a_step_that_only_its_cluster_ended(told: Ledgers) -> None:
 
 
 def test_failure_that_a_person_caused(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.end(20, "s1", -9, "CANCELLED")
-    told.reported(25, "failed")
-    told.cluster_ends(50)
+    told.ends(25, "failed")
     assert told.broken() == {"truthful"}
     told.terms["person_cancelled"] = frozenset({"s1"})
     assert told.broken() == set()
@@ -196,15 +178,13 @@ def test_failure_that_a_person_caused(told: Ledgers) -> None:
 
 def test_failure_of_user_code_after_a_good_step(told: Ledgers) -> None:
     told.ran(10, 20, "s1", "w1-1")
-    told.reported(25, "failed")
-    told.cluster_ends(50)
+    told.ends(25, "failed")
     told.terms["fails_after"] = frozenset({"w1"})
     assert told.broken() == set()
 
 
 def test_success_of_a_command_whose_end_emr_never_showed(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.cluster_is(20, "TERMINATING")
     told.end(20, "s1", 0, "CANCELLED")
     told.cluster_is(21, "TERMINATED")
@@ -273,8 +253,7 @@ def test_a_step_of_nobody(told: Ledgers) -> None:
 
 
 def test_a_process_that_outlives_everything(told: Ledgers) -> None:
-    told.add(10, "s1", "w1-1")
-    told.start(11, "s1")
+    told.began(10, "s1", "w1-1")
     told.step(20, "s1", "step_state", "CANCELLED")
     told.airflow_event(21, "cleared")
     told.cluster_ends(50)
@@ -352,8 +331,7 @@ def test_a_late_twin_that_does_nothing_was_not_added_by_us(told: Ledgers) -> Non
     told.step(15, "s1", "step_state", "CANCELLED")
     told.ran(20, 30, "s2", "w1-2")
     told.add(40, "s3", "w1-1")
-    told.reported(50, "success")
-    told.cluster_ends(60)
+    told.ends(50, "success")
     assert told.broken() == set()
     told.start(55, "s3")
     assert "done_once" in told.broken()
