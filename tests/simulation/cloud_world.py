@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from emr_executor.aws.launch import cluster_name
@@ -12,10 +12,10 @@ from emr_executor.core.model import ClusterUuid, StepRecord, SubmissionId
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.ledger import LedgerEntry
 from tests.local.world import launch_request
+from tests.simulation.virtual_time import Story, in_virtual_time
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.loop import run
 from tests.simulator.records import SimRecords
 
 CLUSTER = ClusterUuid("c1")
@@ -90,17 +90,10 @@ def sim_step(submission: str) -> dict[str, Any]:
 
 
 def in_world(
-    story: Callable[[CloudWorld], Coroutine[Any, Any, None]],
-    options: ModelOptions | None = None,
-    profile: FaultProfile | None = None,
-    seed: int = 1,
-) -> None:
-    """Live a story from the start of a world."""
-
-    async def live() -> None:
-        await story(CloudWorld(options, profile))
-
-    run(live(), seed=seed)
+    options: ModelOptions | None = None, profile: FaultProfile | None = None
+) -> Callable[[Story], Callable[..., None]]:
+    """A test of a story that is lived from the start of a world, its first argument."""
+    return in_virtual_time(lambda: CloudWorld(options, profile))
 
 
 def marks(record: StepRecord) -> dict[SubmissionId, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,11 @@ from emr_executor.errors import (
 from emr_executor.ports import NewStep
 from tests.local.world import launch_request
 from tests.simulation.cloud_world import CloudWorld
+from tests.simulation.virtual_time import Story, in_virtual_time
 from tests.simulator import client as fates
 from tests.simulator.client import CallLimits, CloudClient, Fate
 from tests.simulator.cloud import StepScript
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.loop import run
 
 NAME = "airflow-emr/d1/default/c1"
 PREFIX = "airflow-emr/d1/"
@@ -53,19 +54,19 @@ class Agent:
         return len(self.world.events("cluster_launched"))
 
 
-def with_agent(
-    story: Callable[[Agent], Coroutine[Any, Any, None]], profile: FaultProfile | None = None, seed: int = 1
-) -> None:
-    async def live() -> None:
-        world, planned = CloudWorld(profile=profile), []
-        script = StepScript(duration_s=30)
+def with_agent(profile: FaultProfile | None = None) -> Callable[[Story], Callable[..., None]]:
+    """A test whose first argument is an agent."""
+
+    def made() -> Agent:
+        planned: list[Fate] = []
+        world, script = CloudWorld(profile=profile), StepScript(duration_s=30)
         world.cloud._script_of = lambda _: script
         limits = CallLimits(world.cloud, world.profile, EMR_BUCKETS)
         fate_of = None if profile else lambda _: planned.pop(0) if planned else fates.GOOD
         client = CloudClient(world.cloud, world.profile, world.rng, limits, fate_of=fate_of)
-        await story(Agent(world, EmrClient(client, client, Budget(world.clock)), planned))
+        return Agent(world, EmrClient(client, client, Budget(world.clock)), planned)
 
-    run(live(), seed=seed)
+    return in_virtual_time(made)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +84,14 @@ def with_agent(
         (Fate(refusal=fates.BROKEN), OutcomeUnknown, 1),
     ],
 )
-def test_the_fates_of_a_launch(fate: Fate, error: type[Exception], launched: int) -> None:
-    async def story(agent: Agent) -> None:
-        agent.fates.append(fate)
-        with pytest.raises(error):
-            await agent.launch()
-        assert agent.clusters() == (0 if fate.act_late_s else launched)
-        await asyncio.sleep(20)
-        assert agent.clusters() == launched
-
-    with_agent(story)
+@with_agent()
+async def test_the_fates_of_a_launch(agent: Agent, fate: Fate, error: type[Exception], launched: int) -> None:
+    agent.fates.append(fate)
+    with pytest.raises(error):
+        await agent.launch()
+    assert agent.clusters() == (0 if fate.act_late_s else launched)
+    await asyncio.sleep(20)
+    assert agent.clusters() == launched
 
 
 @pytest.mark.parametrize(
@@ -104,98 +103,84 @@ def test_the_fates_of_a_launch(fate: Fate, error: type[Exception], launched: int
         (Fate(acts=0, refusal=fates.BROKEN), AwsUnavailable),
     ],
 )
-def test_the_fates_of_a_read(fate: Fate, error: type[Exception]) -> None:
-    async def story(agent: Agent) -> None:
-        cluster_id = await agent.launch()
-        agent.fates.append(fate)
-        with pytest.raises(error):
-            await agent.emr.list_steps(cluster_id)
-        assert (await agent.emr.list_steps(cluster_id)).steps == ()
-
-    with_agent(story)
+@with_agent()
+async def test_the_fates_of_a_read(agent: Agent, fate: Fate, error: type[Exception]) -> None:
+    cluster_id = await agent.launch()
+    agent.fates.append(fate)
+    with pytest.raises(error):
+        await agent.emr.list_steps(cluster_id)
+    assert (await agent.emr.list_steps(cluster_id)).steps == ()
 
 
-def test_a_request_may_be_doubled_on_its_way() -> None:
-    async def story(agent: Agent) -> None:
-        cluster_id = await agent.launch()
-        agent.fates.append(Fate(acts=2))
-        await agent.add(cluster_id, "w-1")
-        steps = (await agent.emr.list_steps(cluster_id)).steps
-        assert [step.name for step in steps] == ["airflow-emr/w-1/dag.task"] * 2
-
-    with_agent(story)
+@with_agent()
+async def test_a_request_may_be_doubled_on_its_way(agent: Agent) -> None:
+    cluster_id = await agent.launch()
+    agent.fates.append(Fate(acts=2))
+    await agent.add(cluster_id, "w-1")
+    steps = (await agent.emr.list_steps(cluster_id)).steps
+    assert [step.name for step in steps] == ["airflow-emr/w-1/dag.task"] * 2
 
 
-def test_a_step_may_live_before_its_answer_is_there() -> None:
-    async def story(agent: Agent) -> None:
-        cluster_id = await agent.launch()
-        agent.fates.append(Fate(silence=fates.read_timeout, silence_s=60))
-        adding = asyncio.ensure_future(agent.add(cluster_id, "w-1"))
-        await asyncio.sleep(40)
-        assert await agent.world.told("w-1") == ("ENDED", 0, "")
-        with pytest.raises(OutcomeUnknown):
-            await adding
-
-    with_agent(story)
+@with_agent()
+async def test_a_step_may_live_before_its_answer_is_there(agent: Agent) -> None:
+    cluster_id = await agent.launch()
+    agent.fates.append(Fate(silence=fates.read_timeout, silence_s=60))
+    adding = asyncio.ensure_future(agent.add(cluster_id, "w-1"))
+    await asyncio.sleep(40)
+    assert await agent.world.told("w-1") == ("ENDED", 0, "")
+    with pytest.raises(OutcomeUnknown):
+        await adding
 
 
-def test_a_read_that_lags_shows_the_state_of_then() -> None:
-    async def story(agent: Agent) -> None:
-        cluster_id = await agent.launch()
-        await asyncio.sleep(5)
-        await agent.add(cluster_id, "w-1")
-        agent.fates += [Fate(lag_s=1), Fate(lag_s=6), Fate(lag_s=6), Fate(lag_s=6)]
-        assert (await agent.emr.list_steps(cluster_id)).steps == ()
-        assert await agent.emr.describe_cluster(cluster_id) is None
-        assert await agent.emr.list_clusters(name_prefix=PREFIX) == ()
-        with pytest.raises(ClusterGone):
-            await agent.emr.list_steps(cluster_id)
-        assert len((await agent.emr.list_steps(cluster_id)).steps) == 1
-
-    with_agent(story)
+@with_agent()
+async def test_a_read_that_lags_shows_the_state_of_then(agent: Agent) -> None:
+    cluster_id = await agent.launch()
+    await asyncio.sleep(5)
+    await agent.add(cluster_id, "w-1")
+    agent.fates += [Fate(lag_s=1), Fate(lag_s=6), Fate(lag_s=6), Fate(lag_s=6)]
+    assert (await agent.emr.list_steps(cluster_id)).steps == ()
+    assert await agent.emr.describe_cluster(cluster_id) is None
+    assert await agent.emr.list_clusters(name_prefix=PREFIX) == ()
+    with pytest.raises(ClusterGone):
+        await agent.emr.list_steps(cluster_id)
+    assert len((await agent.emr.list_steps(cluster_id)).steps) == 1
 
 
-def test_bad_weather_brings_every_fate_and_a_calm_day_none() -> None:
-    profile = FaultProfile(
+@with_agent(
+    FaultProfile(
         throttled=0.1, emr_error=0.1, dropped_before=0.15, dropped_after=0.15, stale=0.3, stale_s=20.0
     )
-
-    async def story(agent: Agent) -> None:
-        heard: dict[str, int] = {}
-        for _ in range(400):
-            await asyncio.sleep(10)
-            try:
-                await agent.launch()
-                heard["launched"] = heard.get("launched", 0) + 1
-            except (AwsUnavailable, OutcomeUnknown) as error:
-                heard[type(error).__name__] = heard.get(type(error).__name__, 0) + 1
-        await asyncio.sleep(60)
-        assert min(heard["launched"], heard["AwsUnavailable"], heard["OutcomeUnknown"]) > 10
-        assert agent.clusters() > heard["launched"] + 10
-        profile.calm()
-        for _ in range(50):
-            await asyncio.sleep(10)
-            assert len(await agent.emr.list_clusters(name_prefix=PREFIX)) == agent.clusters()
-
-    with_agent(story, profile)
+)
+async def test_bad_weather_brings_every_fate_and_a_calm_day_none(agent: Agent) -> None:
+    heard: Counter[str] = Counter()
+    for _ in range(400):
+        await asyncio.sleep(10)
+        try:
+            await agent.launch()
+            heard["launched"] += 1
+        except (AwsUnavailable, OutcomeUnknown) as error:
+            heard[type(error).__name__] += 1
+    await asyncio.sleep(60)
+    assert min(heard["launched"], heard["AwsUnavailable"], heard["OutcomeUnknown"]) > 10
+    assert agent.clusters() > heard["launched"] + 10
+    agent.world.profile.calm()
+    for _ in range(50):
+        await asyncio.sleep(10)
+        assert len(await agent.emr.list_clusters(name_prefix=PREFIX)) == agent.clusters()
 
 
-def test_emrs_buckets_refuse_who_does_not_wait() -> None:
-    profile = FaultProfile(buckets=True)
-
-    async def story(agent: Agent) -> None:
-        cluster_id = await agent.launch()
-        impatient = agent.emr._client
-        refused = 0
-        for _ in range(15):
-            try:
-                await impatient.list_steps(ClusterId=cluster_id)
-            except Exception as error:  # noqa: BLE001
-                refused += "Rate exceeded" in str(error)
-        assert refused == 5
-        await asyncio.sleep(60)
-        # Production waits for its tokens instead.
-        for _ in range(30):
-            await agent.emr.list_steps(cluster_id)
-
-    with_agent(story, profile)
+@with_agent(FaultProfile(buckets=True))
+async def test_emrs_buckets_refuse_who_does_not_wait(agent: Agent) -> None:
+    cluster_id = await agent.launch()
+    impatient = agent.emr._client
+    refused = 0
+    for _ in range(15):
+        try:
+            await impatient.list_steps(ClusterId=cluster_id)
+        except Exception as error:  # noqa: BLE001
+            refused += "Rate exceeded" in str(error)
+    assert refused == 5
+    await asyncio.sleep(60)
+    # Production waits for its tokens instead.
+    for _ in range(30):
+        await agent.emr.list_steps(cluster_id)

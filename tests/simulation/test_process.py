@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
 
+from tests.simulation.virtual_time import in_virtual_time
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.loop import run
 from tests.simulator.process import SimProcess, task_factory
 
 
@@ -52,55 +50,40 @@ class Life:
             self.said.append("a last word")
 
 
-def in_a_life(story: Callable[[Life], Coroutine[Any, Any, None]]) -> None:
-    async def begin() -> None:
-        await story(Life())
-
-    run(begin(), seed=1)
-
-
-def test_a_killed_process_runs_nothing_any_more_children_included() -> None:
-    async def story(life: Life) -> None:
-        doomed, other = life.process("doomed"), life.process("other")
-        doomed.start(life.parent("doomed"))
-        other.start(life.parent("other"))
-        await asyncio.sleep(10.5)
-        doomed.kill("by hand")
-        assert doomed.is_dead
-        await asyncio.sleep(10)
-        counted = {
-            name: life.seconds[f"{name}/{n}"] for name in ("doomed", "other") for n in (0, 1, "nested")
-        }
-        assert counted == {"doomed": 10, "other": 20}
-        assert not other.is_dead
-
-    in_a_life(story)
+@in_virtual_time(Life)
+async def test_a_killed_process_runs_nothing_any_more_children_included(life: Life) -> None:
+    doomed, other = life.process("doomed"), life.process("other")
+    doomed.start(life.parent("doomed"))
+    other.start(life.parent("other"))
+    await asyncio.sleep(10.5)
+    doomed.kill("by hand")
+    assert doomed.is_dead
+    await asyncio.sleep(10)
+    counted = {name: life.seconds[f"{name}/{n}"] for name in ("doomed", "other") for n in (0, 1, "nested")}
+    assert counted == {"doomed": 10, "other": 20}
+    assert not other.is_dead
 
 
-def test_an_end_is_told_once() -> None:
-    async def story(life: Life) -> None:
-        process = life.process("p")
-        process.start(life.count("p"))
-        await asyncio.sleep(1.5)
-        process.kill("by hand")
-        process.kill("again")
-        assert life.ended == [], "not in the middle of whatever killed it"
-        await asyncio.sleep(1)
-        process.kill("and again")
-        await asyncio.sleep(1)
-        assert life.ended == [("p", "by hand")]
-
-    in_a_life(story)
+@in_virtual_time(Life)
+async def test_an_end_is_told_once(life: Life) -> None:
+    process = life.process("p")
+    process.start(life.count("p"))
+    await asyncio.sleep(1.5)
+    process.kill("by hand")
+    process.kill("again")
+    assert life.ended == [], "not in the middle of whatever killed it"
+    await asyncio.sleep(1)
+    process.kill("and again")
+    await asyncio.sleep(1)
+    assert life.ended == [("p", "by hand")]
 
 
-def test_no_finally_of_the_dead_reaches_the_world() -> None:
-    async def story(life: Life) -> None:
-        process = life.process("p")
-        process.start(life.patient(process))
-        await asyncio.sleep(1)
-        process.kill()
-        await asyncio.sleep(10)
-        assert life.said == []
-        assert life.ended == [("p", "from outside")]
-
-    in_a_life(story)
+@in_virtual_time(Life)
+async def test_no_finally_of_the_dead_reaches_the_world(life: Life) -> None:
+    process = life.process("p")
+    process.start(life.patient(process))
+    await asyncio.sleep(1)
+    process.kill()
+    await asyncio.sleep(10)
+    assert life.said == []
+    assert life.ended == [("p", "from outside")]
