@@ -69,9 +69,6 @@ class Mirror:
             del self.rows[old]
         self.rows[ti_id] = (key, state)
 
-    def remove(self, ti_id: str) -> None:
-        self.rows.pop(ti_id, None)
-
 
 @dataclass
 class Rows:

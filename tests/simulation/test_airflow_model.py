@@ -214,17 +214,6 @@ def test_a_timed_out_run_skips_what_is_unfinished(rows: Rows) -> None:
     assert rows.airflow.open_tries() == ()
 
 
-def test_a_deleted_run_leaves_nothing_not_even_history(rows: Rows) -> None:
-    """TIH: ondelete CASCADE."""
-    ti = rows.a_ti(S.RESTARTING)
-    past, present = ti.archived_ids[0], ti.ti_id
-    rows.airflow.delete_run("d", "r")
-    for ti_id in (past, present):
-        assert _refusal(rows.airflow.heartbeat, ti_id, rows.token(ti_id), HERE) == (404, "not_found")
-    assert rows.mirror.rows == {}
-    assert rows.airflow.task(ti.task) is None
-
-
 def test_marking_keeps_the_id(rows: Rows) -> None:
     ti = rows.a_ti(S.RUNNING)
     before = ti.ti_id

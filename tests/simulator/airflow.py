@@ -76,7 +76,7 @@ class AirflowModel(AirflowTables):
         if ti is None:
             # 410 where the history has it (API:868): cleared, retried or reset.
             former = self.owner_of(ti_id)
-            archived = former is not None and not former.is_deleted and ti_id in former.archived_ids
+            archived = former is not None and ti_id in former.archived_ids
             raise self._refused("heartbeat_refused", ti_id, 410 if archived else 404, "not_found")
         known = ti.identity
         if known is None or (known.hostname, known.pid) != (identity.hostname, identity.pid):
@@ -148,12 +148,6 @@ class AirflowModel(AirflowTables):
         before = ti.state
         self.set_state(ti, state)
         self.tell("marked", ti, detail={"was": before or ""})
-
-    def delete_run(self, dag_id: str, run_id: str) -> None:
-        """Delete a DAG run with its task instances and their history."""
-        for ti in self.of_run(dag_id, run_id):
-            self.remove(ti)
-            self.tell("deleted", ti)
 
     def time_out_run(self, dag_id: str, run_id: str) -> None:
         """``dagrun_timeout``: every unfinished task instance becomes SKIPPED (SJR:2853-2873)."""

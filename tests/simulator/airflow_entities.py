@@ -145,7 +145,6 @@ class SimTaskInstance:
     queued_by_job_id: int | None = None
     retry_at: float = 0.0
     times_stuck: int = 0
-    is_deleted: bool = False
     archived_ids: list[str] = field(default_factory=list)
     archived_tries: set[int] = field(default_factory=set)
 
@@ -153,11 +152,6 @@ class SimTaskInstance:
     def try_number(self) -> int:
         """0 before the first is scheduled."""
         return self.key.try_number
-
-    @property
-    def is_open(self) -> bool:
-        """Airflow still wants something of it."""
-        return not self.is_deleted and self.state not in FINISHED
 
 
 @dataclass(slots=True)

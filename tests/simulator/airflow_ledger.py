@@ -21,7 +21,7 @@ class AirflowEntry:
         SCHEDULED to RUNNING; detail: ``by``, the event's state), freed (RESTARTING, by the executor's
         SUCCESS), requeued and queued_too_long (stuck in queued: sent round again, or failed), reset (unknown
         to the adopting executor; detail: ``was``), adopted, scheduler_died (declared dead by another; no
-        task), cleared (detail: ``was``), marked, timed_out (its DAG run), deleted
+        task), cleared (detail: ``was``), marked, timed_out (its DAG run)
     task: ``dag.task@run[map_index]``, without the try; empty for a scheduler
     ti_id: as it was before the event
     state: the task instance's state after the event; empty for none

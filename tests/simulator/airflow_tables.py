@@ -62,10 +62,6 @@ class AirflowTables:
         """The row of a task, named ``dag.task@run[map_index]``."""
         return self._by_task.get(task)
 
-    def with_key(self, key: TaskKey) -> SimTaskInstance | None:
-        """The row of a key's task, whatever its try."""
-        return self._by_task.get(task_name(key))
-
     def in_state(self, *states: TaskState | None) -> list[SimTaskInstance]:
         """Rows in any of the states, by the time they got there."""
         return [ti for state in states for ti in self._in_state[state]]
@@ -111,13 +107,6 @@ class AirflowTables:
         self._in_state[None][ti] = None
         self.mirror(ti)
         return ti
-
-    def remove(self, ti: SimTaskInstance) -> None:
-        """The row is deleted, its history with it (TIH: ondelete CASCADE)."""
-        ti.is_deleted = True
-        del self._rows[ti.ti_id], self._by_task[ti.task], self._in_state[ti.state][ti]
-        self._former[ti.ti_id] = ti
-        self._mirror.remove(ti.ti_id)
 
     def set_state(self, ti: SimTaskInstance, state: TaskState | None) -> None:
         """Another state, mirrored."""

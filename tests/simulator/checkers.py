@@ -19,7 +19,7 @@ from emr_executor.wrapper.emr_step_wrapper import CLAIMED_CODE, NO_SPEC_CODE
 from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.idle_slots import waited_in_vain
 
-ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "deleted", "killed_externally", "cleared"})
+ENDINGS = frozenset({"reported", "purged", "marked", "timed_out", "killed_externally", "cleared"})
 """Events after which a try is over, whoever ended it."""
 SPENT = frozenset({"purged", "killed_externally", "reset"})
 """Ends of a try that only our silence or a wrong word of ours can cause."""
