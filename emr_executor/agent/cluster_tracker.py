@@ -22,12 +22,13 @@ from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
-from emr_executor.core.observe import forgotten, never_shown, observe_cluster
+from emr_executor.core.observe import gone, observe_cluster
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     USABLE_CLUSTER_STATES,
     ClusterState,
 )
+from emr_executor.core.transitions import ClusterEvent
 from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock, EmrApi
 from emr_executor.store.agent_store import AgentStore
@@ -184,7 +185,7 @@ class ClusterTracker:
             now = self._clock.now()
             reason = f"EMR has not known the cluster for {missing_s:.0f} s"
             with tick.confined(cluster):
-                over = forgotten(cluster, reason, now=now)
+                over = gone(cluster, ClusterEvent.FORGOTTEN, reason, now=now)
                 self._outcomes.cluster_seen(tick, cluster, over, now=now)
 
     def _give_up(self, tick: TickState, ages: Ages, cluster: Cluster) -> None:
@@ -198,8 +199,8 @@ class ClusterTracker:
         now = self._clock.now()
         reason = f"EMR showed no such cluster within launch_unknown ({patience_s:g} s)"
         with tick.confined(cluster):
-            gone = never_shown(cluster, reason, now=now)
-            self._outcomes.cluster_seen(tick, cluster, gone, now=now)
+            over = gone(cluster, ClusterEvent.NEVER_SHOWN, reason, now=now)
+            self._outcomes.cluster_seen(tick, cluster, over, now=now)
 
     # -- shown, but not expected -----------------------------------------------------------------
 

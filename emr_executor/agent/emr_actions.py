@@ -38,9 +38,9 @@ from emr_executor.core.model import (
     SubmissionId,
     Workload,
 )
-from emr_executor.core.observe import added, launched, not_added, refused
-from emr_executor.core.workload import never_added
-from emr_executor.core.workload import refused as refused_for_good
+from emr_executor.core.observe import added, gone, launched, not_added
+from emr_executor.core.transitions import ClusterEvent
+from emr_executor.core.workload import never_added, refused
 from emr_executor.errors import (
     BudgetSpent,
     EmrExecutorError,
@@ -188,7 +188,7 @@ class EmrActions:
                 self._holds.throttled(cluster.cluster_pool)
             return
         except (LaunchRefused, TryAgain) as error:
-            over = refused(cluster, str(error), now=now())
+            over = gone(cluster, ClusterEvent.REFUSED, str(error), now=now())
             if isinstance(error, TryAgain):
                 self._holds.not_sent(cluster.cluster_pool, str(error))
                 log.warning("launch_not_sent", cluster_pool=cluster.cluster_pool, error=str(error))
@@ -281,7 +281,7 @@ class EmrActions:
             except Exception as error:
                 log.exception("step_not_built", submission=submission.submission_id)
                 why = f"no step can be made of the task: {error}"
-                await self._refused_for_good(lease_token, cluster_id, (workload, submission), why)
+                await self._refused(lease_token, cluster_id, (workload, submission), why)
         return steps
 
     async def _added(
@@ -311,7 +311,7 @@ class EmrActions:
             return
         if refusals >= MOST_REFUSALS:
             text = f"EMR refused the step {refusals} times: {why}"
-            await self._refused_for_good(lease_token, cluster_id, pair, text)
+            await self._refused(lease_token, cluster_id, pair, text)
             return
         now = self._clock.now()
         again_at = now + timedelta(seconds=hold_after_s(refusals))
@@ -320,12 +320,12 @@ class EmrActions:
         line = agent_line(now, f"{text}; it is asked again at {again_at:%H:%M:%S} UTC", level="warning")
         await self._task_log.append({workload.log_path: [line]})
 
-    async def _refused_for_good(self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str) -> None:
+    async def _refused(self, lease_token: int, cluster_id: ClusterId, pair: Pair, why: str) -> None:
         now = self._clock.now()
         workload, submission = pair
         over = not_added(submission, why, now=now)
         self._refusals.over([workload.workload_id])
-        move = refused_for_good(workload, over, cluster_id=cluster_id, now=now)
+        move = refused(workload, over, cluster_id=cluster_id, now=now)
         changes = [Change(old=submission, new=over), Change(old=workload, new=move.workload)]
         told = HistoryEntry(
             at=now, subject="workload", subject_id=workload.workload_id, event=move.event, text=move.text

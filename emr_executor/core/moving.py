@@ -60,17 +60,17 @@ def moves(
     left = {cluster.cluster_uuid: count for cluster, count in spare}
     if not left:
         return (), frozenset()
-    rows = _rows(clusters, submissions, wanted, load, going=going)
+    queues = _queues(clusters, submissions, wanted, load, going=going)
     found: list[Move] = []
     look: set[ClusterUuid] = set()
     sources: set[ClusterUuid] = set()
     for target, _ in spare:
-        for row in rows:
-            if row.cluster.cluster_pool != target.cluster_pool or row.cluster.cluster_uuid in left:
+        for cluster, tail in queues:
+            source = cluster.cluster_uuid
+            if cluster.cluster_pool != target.cluster_pool or source in left:
                 continue
-            while row.tail and left[target.cluster_uuid]:
-                source = row.cluster.cluster_uuid
-                if row.tail[-1].submission_id not in shown:
+            while tail and left[target.cluster_uuid]:
+                if tail[-1].submission_id not in shown:
                     look.add(source)
                     break
                 if source not in sources and len(sources) == CALLS_A_TICK:
@@ -78,26 +78,19 @@ def moves(
                 sources.add(source)
                 left[target.cluster_uuid] -= 1
                 why = f"a slot is free on {target.cluster_id}"
-                found.append(Move(submission_id=row.tail.pop().submission_id, why=why))
+                found.append(Move(submission_id=tail.pop().submission_id, why=why))
     return tuple(found), frozenset(look)
 
 
-@dataclass(slots=True)
-class _Row:
-    """The steps of one cluster that would wait longer than a move takes; the last one last."""
-
-    cluster: Cluster
-    tail: list[Submission]
-
-
-def _rows(
+def _queues(
     clusters: Sequence[Cluster],
     submissions: Sequence[Submission],
     wanted: Mapping[WorkloadId, Workload],
     load: Load,
     *,
     going: AbstractSet[SubmissionId],
-) -> list[_Row]:
+) -> list[tuple[Cluster, list[Submission]]]:
+    """The steps of each cluster that would wait longer than a move takes; the last one last."""
     pending: dict[ClusterUuid, list[Submission]] = {}
     leaving: Counter[ClusterUuid] = Counter()
     for one in submissions:
@@ -107,27 +100,21 @@ def _rows(
             continue
         elif one.state is SubmissionState.PENDING and one.workload_id in wanted:
             pending.setdefault(one.cluster_uuid, []).append(one)
-    rows = []
+    queues = []
     for cluster in clusters:
         key = cluster.cluster_uuid
         if cluster.state not in USABLE_CLUSTER_STATES or cluster.quarantine is not None or key not in pending:
             continue
-        row = sorted(pending[key], key=lambda one: _added(one, wanted[one.workload_id]))
+        tail = sorted(pending[key], key=lambda one: _added(one, wanted[one.workload_id]))
         if cluster.state in UP_CLUSTER_STATES:
             behind = load.live[key] - leaving[key] - cluster.slots
             # So many are about to begin: half of what began in twice the time that a move takes.
             soon = load.begun.get(key, 0) // 2
-            row = row[max(0, len(row) - max(0, behind)) :][soon:]
-        if row:
-            rows.append(_Row(cluster=cluster, tail=row))
-    return sorted(
-        rows,
-        key=lambda one: (
-            one.cluster.state not in UP_CLUSTER_STATES,
-            -len(one.tail),
-            one.cluster.cluster_uuid,
-        ),
-    )
+            tail = tail[max(0, len(tail) - max(0, behind)) :][soon:]
+        if tail:
+            queues.append((cluster, tail))
+    # From clusters that are up first, and from the longest queue.
+    return sorted(queues, key=lambda q: (q[0].state not in UP_CLUSTER_STATES, -len(q[1]), q[0].cluster_uuid))
 
 
 def _added(

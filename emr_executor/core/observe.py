@@ -158,19 +158,9 @@ def launched(cluster: Cluster, cluster_id: ClusterId) -> Cluster:
     return replace(cluster, cluster_id=cluster_id, state=_move(cluster, ClusterEvent.LAUNCHED))
 
 
-def refused(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
-    """The cluster that EMR refused to launch."""
-    return replace(cluster, state=_move(cluster, ClusterEvent.REFUSED), ended_at=now, reason=why)
-
-
-def never_shown(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
-    """The launch without an answer, given up after ``launch_unknown_s``."""
-    return replace(cluster, state=_move(cluster, ClusterEvent.NEVER_SHOWN), ended_at=now, reason=why)
-
-
-def forgotten(cluster: Cluster, why: str, *, now: datetime) -> Cluster:
-    """The cluster whose id EMR does not know any more: over."""
-    return replace(cluster, state=_move(cluster, ClusterEvent.FORGOTTEN), ended_at=now, reason=why)
+def gone(cluster: Cluster, seen: ClusterEvent, why: str, *, now: datetime) -> Cluster:
+    """The cluster that EMR does not have: REFUSED, NEVER_SHOWN or FORGOTTEN."""
+    return replace(cluster, state=_move(cluster, seen), ended_at=now, reason=why)
 
 
 def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -> Cluster:

@@ -12,6 +12,7 @@ empty before the next call.
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -90,23 +91,33 @@ class Load:
 
 
 @dataclass(slots=True)
-class _Room:
+class _FreeSlots:
+    """What one cluster has left to give: slots, and behind them places in its queue.
+
+    left: slots that are free; below 0, as many steps wait
+    places: how many more steps it may get, with slots or behind others
+    """
+
     cluster: Cluster
-    live: int
+    left: int
+    places: int
     begun: int
-    slots: int
-    ceiling: int
-    up: bool
+    is_up: bool
     taken: list[WorkloadId]
 
     def take(self, workload: Workload) -> None:
         self.taken.append(workload.workload_id)
-        self.live += 1
+        self.left -= 1
+        self.places -= 1
 
     @property
     def may_wait(self) -> bool:
         """Whether its queue outlasts the time to the next call, and it gets none now."""
-        return not self.taken and self.live - self.slots > max(1, self.begun)
+        return not self.taken and -self.left > max(1, self.begun)
+
+    @property
+    def fit(self) -> tuple[bool, int, ClusterUuid]:
+        return not self.is_up, self.left, self.cluster.cluster_uuid
 
 
 def place(
@@ -117,59 +128,60 @@ def place(
     *,
     blocked: Mapping[WorkloadId, WaitKind],
     held: AbstractSet[ClusterUuid],
-    resting: AbstractSet[WorkloadId],
     coming: Mapping[str, int],
     moving: Sequence[Workload] = (),
 ) -> Placed:
     """Placements by cluster and the reason of every workload that is left.
 
     blocked: workloads that must not be placed now, and why
-    resting: workloads that must not be placed yet, since EMR refused their step just now
-    held: clusters that just took no steps: they have no room for a moment
+    held: clusters that just took no steps: they have nothing to give for a moment
     coming: slots that launches bring, by pool; no one is put behind others who will get one
     moving: workloads whose step is being taken back from behind others: each keeps a slot for itself
     """
-    usable = [cluster for cluster in clusters if _usable(cluster, limits)]
-    rooms = [_room(cluster, load, limits, held=cluster.cluster_uuid in held) for cluster in usable]
-    by_pool: dict[str, list[_Room]] = {}
-    for room in rooms:
-        by_pool.setdefault(room.cluster.cluster_pool, []).append(room)
+    slots = [
+        _free_slots(cluster, load, limits[cluster.cluster_pool], is_held=cluster.cluster_uuid in held)
+        for cluster in clusters
+        if cluster.cluster_id and cluster.cluster_pool in limits and cluster.state in USABLE_CLUSTER_STATES
+    ]
+    by_pool: defaultdict[str, list[_FreeSlots]] = defaultdict(list)
+    for one in slots:
+        by_pool[one.cluster.cluster_pool].append(one)
     waiting = []
     unserved: dict[str, list[Workload]] = {}
     kept = {workload.workload_id for workload in moving}
     for workload in sorted((*ready, *moving), key=turn):
         if workload.workload_id in kept:
-            if slot := _with_slot(by_pool.get(workload.cluster_pool, ())):
-                slot.live += 1
+            if slot := _with_slot(by_pool[workload.cluster_pool]):
+                slot.left -= 1
+                slot.places -= 1
         elif workload.workload_id in blocked:
             waiting.append(Waiting(workload_id=workload.workload_id, kind=blocked[workload.workload_id]))
-        elif workload.workload_id in resting:
-            waiting.append(Waiting(workload_id=workload.workload_id, kind=WaitKind.HELD_BACK))
         elif workload.cluster_pool in unserved:
             unserved[workload.cluster_pool].append(workload)
-        elif slot := _with_slot(by_pool.get(workload.cluster_pool, ())):
+        elif slot := _with_slot(by_pool[workload.cluster_pool]):
             slot.take(workload)
         else:
             unserved[workload.cluster_pool] = [workload]
     for pool, left in unserved.items():
-        pool_rooms = by_pool.get(pool, [])
-        queued = _queue(pool_rooms, left[: max(0, len(left) - coming.get(pool, 0))])
-        waiting += [
-            Waiting(workload_id=workload.workload_id, kind=WaitKind.FULL)
-            for workload in left
-            if workload.workload_id not in queued
-        ]
+        _queue(by_pool[pool], left[: max(0, len(left) - coming.get(pool, 0))])
+    placed = {workload_id for one in slots for workload_id in one.taken}
+    waiting += [
+        Waiting(workload_id=workload.workload_id, kind=WaitKind.FULL)
+        for left in unserved.values()
+        for workload in left
+        if workload.workload_id not in placed
+    ]
     return Placed(
         placements=tuple(
-            Placement(cluster_uuid=room.cluster.cluster_uuid, workload_ids=tuple(room.taken))
-            for room in rooms
-            if room.taken
+            Placement(cluster_uuid=one.cluster.cluster_uuid, workload_ids=tuple(one.taken))
+            for one in slots
+            if one.taken
         ),
         waiting=tuple(waiting),
         spare=tuple(
-            (room.cluster, room.slots - room.live)
-            for room in sorted(rooms, key=_fit)
-            if room.up and room.live < room.slots
+            (one.cluster, one.left)
+            for one in sorted(slots, key=lambda one: one.fit)
+            if one.is_up and one.left > 0
         ),
     )
 
@@ -179,50 +191,35 @@ def turn(workload: Workload) -> tuple[int, datetime, WorkloadId]:
     return -workload.priority_weight, workload.accepted_at, workload.workload_id
 
 
-def _usable(cluster: Cluster, limits: Mapping[str, ClusterPoolLimits]) -> bool:
-    known = cluster.cluster_id is not None and cluster.cluster_pool in limits
-    return known and cluster.state in USABLE_CLUSTER_STATES
-
-
-def _room(cluster: Cluster, load: Load, limits: Mapping[str, ClusterPoolLimits], *, held: bool) -> _Room:
-    up = cluster.state in UP_CLUSTER_STATES
-    prefetch = limits[cluster.cluster_pool].prefetch if up else 0
-    ceiling = 0 if held else min(cluster.slots + prefetch, EMR_ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
-    return _Room(
+def _free_slots(cluster: Cluster, load: Load, pool: ClusterPoolLimits, *, is_held: bool) -> _FreeSlots:
+    is_up, live = cluster.state in UP_CLUSTER_STATES, load.live.get(cluster.cluster_uuid, 0)
+    most = cluster.slots + (pool.prefetch if is_up else 0)
+    most = 0 if is_held else min(most, EMR_ACTIVE_STEP_LIMIT - ACTIVE_STEPS_KEPT_FREE)
+    return _FreeSlots(
         cluster=cluster,
-        live=load.live.get(cluster.cluster_uuid, 0),
+        left=min(cluster.slots, most) - live,
+        places=most - live,
         begun=load.begun.get(cluster.cluster_uuid, 0),
-        slots=min(cluster.slots, ceiling),
-        ceiling=ceiling,
-        up=up,
+        is_up=is_up,
         taken=[],
     )
 
 
-def _fit(room: _Room) -> tuple[bool, int, ClusterUuid]:
-    return not room.up, room.slots - room.live, room.cluster.cluster_uuid
+def _with_slot(slots: Iterable[_FreeSlots]) -> _FreeSlots | None:
+    return min((one for one in slots if one.left > 0), key=lambda one: one.fit, default=None)
 
 
-def _with_slot(rooms: Iterable[_Room]) -> _Room | None:
-    return min((room for room in rooms if room.live < room.slots), key=_fit, default=None)
-
-
-def _queue(rooms: Sequence[_Room], left: Sequence[Workload]) -> set[WorkloadId]:
-    """Put workloads behind others, in the order given; those that found a place."""
-    now = [room for room in rooms if room.live < room.ceiling and not room.may_wait]
-    later = [room for room in rooms if room.live < room.ceiling and room.may_wait]
-    turns = list(left)
-    found: set[WorkloadId] = set()
+def _queue(slots: Sequence[_FreeSlots], left: Sequence[Workload]) -> None:
+    """Put workloads behind others, in the order given, as far as there are places."""
+    now = [one for one in slots if one.places > 0 and not one.may_wait]
+    later = [one for one in slots if one.places > 0 and one.may_wait]
+    turns = deque(left)
     while turns and now:
-        best = min(now, key=lambda room: (room.live - room.slots, room.cluster.cluster_uuid))
-        best.take(turns[0])
-        found.add(turns.pop(0).workload_id)
-        now = [room for room in now if room.live < room.ceiling]
-    for room in later:
-        count = min(len(turns), room.ceiling - room.live)
+        shortest = min(now, key=lambda one: (-one.left, one.cluster.cluster_uuid))
+        shortest.take(turns.popleft())
+        now = [one for one in now if one.places > 0]
+    for one in later:
+        count = min(len(turns), one.places)
         if count >= STEPS_A_CALL:
-            for workload in turns[:count]:
-                room.take(workload)
-            found.update(workload.workload_id for workload in turns[:count])
-            del turns[:count]
-    return found
+            for _ in range(count):
+                one.take(turns.popleft())

@@ -124,15 +124,15 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
     blocked = _other_tries(snapshot, wanting)
     unblocked = [w for w in wanting if w.workload_id not in blocked]
     demand = Counter(workload.cluster_pool for workload in unblocked)
-    launch = tuple(launches_of(snapshot, limits, load, demand=demand, dying=dying, changed=changed))
+    resting = [w.workload_id for w in wanting if _rests(w, snapshot, ages)]
+    launch = tuple(launches_of(snapshot, limits, load, keep=keep, demand=demand, dying=dying))
     placed = place(
         wanting,
         keep,
         load,
         limits,
-        blocked=blocked,
+        blocked=dict.fromkeys(resting, WaitKind.HELD_BACK) | blocked,
         held=snapshot.place_held,
-        resting={w.workload_id for w in wanting if _rests(w, snapshot, ages)},
         coming=coming_slots(snapshot, limits, keep, launch),
         moving=moving,
     )

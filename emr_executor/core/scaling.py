@@ -7,7 +7,7 @@ whole is no demand, since a launch that was made for it may find it running.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -114,66 +114,42 @@ def retargets(
     )
     changes = []
     for cluster in sorted(snapshot.clusters, key=lambda c: (c.idle_since or snapshot.now, c.cluster_uuid)):
-        change = _retarget(
-            cluster,
-            ages=ages,
-            limits=limits,
-            busy=cluster.cluster_uuid in busy,
-            unfit=_unfit(cluster, quarantined, snapshot.stalled),
-            left=idle_left,
-            wanted_pools=wanted_pools,
-        )
-        if change is not None:
-            changes.append(change)
-            is_up = cluster.state in USABLE_CLUSTER_STATES
-            if change.target is ClusterTarget.END and cluster.target is ClusterTarget.KEEP and is_up:
-                idle_left[cluster.cluster_pool] -= 1
+        if cluster.target is ClusterTarget.END or not cluster.cluster_id or cluster.quarantine is not None:
+            continue
+        is_busy, pool = cluster.cluster_uuid in busy, limits.get(cluster.cluster_pool)
+        target, why = ClusterTarget.DRAIN, _unfit(cluster, pool, quarantined, snapshot.stalled)
+        if cluster.target is ClusterTarget.DRAIN:
+            target, why = ClusterTarget.END, "" if is_busy else "drained"
+        elif pool is not None and not (why or is_busy or cluster.cluster_pool in wanted_pools):
+            is_spare = idle_left[cluster.cluster_pool] > pool.min_clusters
+            target, why = ClusterTarget.END, _idle_too_long(cluster, pool, ages) if is_spare else ""
+            idle_left[cluster.cluster_pool] -= bool(why) and cluster.state in USABLE_CLUSTER_STATES
+        if why:
+            changes.append(Retarget(cluster_uuid=cluster.cluster_uuid, target=target, why=why))
     return changes
 
 
 def _unfit(
-    cluster: Cluster, quarantined: AbstractSet[ClusterUuid], stalled: AbstractSet[ClusterUuid]
-) -> str | None:
-    """Why a cluster takes no more steps for a fault of its own, or None."""
+    cluster: Cluster,
+    pool: ClusterPoolLimits | None,
+    quarantined: AbstractSet[ClusterUuid],
+    stalled: AbstractSet[ClusterUuid],
+) -> str:
+    """Why a cluster takes no more steps, or empty."""
     if cluster.cluster_uuid in quarantined:
         return "a step on it is in quarantine"
-    return "it starts none of its pending steps" if cluster.cluster_uuid in stalled else None
-
-
-def _retarget(
-    cluster: Cluster,
-    *,
-    ages: Ages,
-    limits: Mapping[str, ClusterPoolLimits],
-    busy: bool,
-    unfit: str | None,
-    left: Mapping[str, int],
-    wanted_pools: AbstractSet[str],
-) -> Retarget | None:
-    if cluster.target is ClusterTarget.END or cluster.cluster_id is None or cluster.quarantine is not None:
-        return None
-    if cluster.target is ClusterTarget.DRAIN:
-        if busy:
-            return None
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why="drained")
-    if unfit:
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=unfit)
-    pool = limits.get(cluster.cluster_pool)
+    if cluster.cluster_uuid in stalled:
+        return "it starts none of its pending steps"
     if pool is None:
-        why = f"cluster pool {cluster.cluster_pool!r} is no longer configured"
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
-    if cluster.template_hash != pool.template_hash:
-        why = "the cluster template changed"
-        return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.DRAIN, why=why)
-    if busy or cluster.idle_since is None or cluster.cluster_pool in wanted_pools:
-        return None
-    if left[cluster.cluster_pool] <= pool.min_clusters:
-        return None
-    if not ages.reached(Fact.IDLE, cluster.cluster_uuid, pool.idle_timeout_s):
-        return None
-    idle_s = ages.of(Fact.IDLE, cluster.cluster_uuid)
-    why = f"idle for {idle_s:.0f} s (idle_timeout {pool.idle_timeout_s:g} s)"
-    return Retarget(cluster_uuid=cluster.cluster_uuid, target=ClusterTarget.END, why=why)
+        return f"cluster pool {cluster.cluster_pool!r} is no longer configured"
+    return "the cluster template changed" if cluster.template_hash != pool.template_hash else ""
+
+
+def _idle_too_long(cluster: Cluster, pool: ClusterPoolLimits, ages: Ages) -> str:
+    idle_s, limit_s = ages.of(Fact.IDLE, cluster.cluster_uuid), pool.idle_timeout_s
+    if cluster.idle_since is None or not ages.passed(idle_s, limit_s):
+        return ""
+    return f"idle for {idle_s:.0f} s (idle_timeout {limit_s:g} s)"
 
 
 def _is_dead_in_quarantine(submission: Submission) -> bool:
@@ -199,29 +175,26 @@ def launches_of(
     limits: Mapping[str, ClusterPoolLimits],
     load: Load,
     *,
+    keep: Sequence[Cluster],
     demand: Counter[str],
     dying: Counter[str],
-    changed: AbstractSet[ClusterUuid],
 ) -> list[Launch]:
     """The clusters to launch for what is waiting (``demand``, by pool) and ``dying``.
 
-    changed: clusters that get another target now
+    keep: clusters that serve, and that get no other target now
     """
-    clusters: dict[str, list[Cluster]] = defaultdict(list)
-    for cluster in snapshot.clusters:
-        if cluster.state in CAPPED_CLUSTER_STATES:
-            clusters[cluster.cluster_pool].append(cluster)
+    capped = [cluster for cluster in snapshot.clusters if cluster.state in CAPPED_CLUSTER_STATES]
     launches = []
     for name in sorted(set(limits) - snapshot.launch_held):
         pool = limits[name]
-        keep = [c for c in clusters[name] if serves(c) and c.cluster_uuid not in changed]
-        free = sum(max(0, c.slots - load.live.get(c.cluster_uuid, 0)) for c in keep)
+        kept = [c for c in keep if c.cluster_pool == name and c.state in CAPPED_CLUSTER_STATES]
+        free = sum(max(0, c.slots - load.live.get(c.cluster_uuid, 0)) for c in kept)
         unserved = demand[name] + dying[name] + (snapshot.ready_beyond if len(limits) == 1 else 0) - free
-        wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(keep))
+        wanted = max(-(-unserved // pool.slots) if unserved > 0 else 0, pool.min_clusters - len(kept))
         # max_clusters counts every unresolved launch and every cluster that is not yet ending.
-        count = min(wanted, pool.max_clusters - len(clusters[name]))
+        count = min(wanted, pool.max_clusters - sum(c.cluster_pool == name for c in capped))
         if count > 0:
-            why = f"{demand[name]} waiting, {free} free slots on {len(keep)} clusters"
+            why = f"{demand[name]} waiting, {free} free slots on {len(kept)} clusters"
             why += f", {dying[name]} to leave a cluster that is ending" if dying[name] else ""
             launches.append(Launch(cluster_pool=name, count=count, why=why))
     return launches

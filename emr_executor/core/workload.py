@@ -47,46 +47,38 @@ def after_submission(
 ) -> WorkloadMove:
     """SUBMITTED -> READY, FINISHABLE or CANCELLED: its live submission is settled."""
     seen = _seen_of(workload, submission, max_submissions)
-    state = _after(workload, seen)
+    after = replace(workload, state=_after(workload, seen))
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
     its_step = f"step {submission.step_id}" if submission.step_id else "its step"
     its_step += f" on {cluster_id}" if cluster_id else ""
+    cause, losses = submission.cause, workload.losses + 1
     match seen:
         case WorkloadEvent.STEP_LOST_UNSTARTED:
-            text = f"{submission.cause}, before the step had begun; it will run elsewhere"
-            ready = replace(workload, state=state, ready_at=now)
-            return WorkloadMove(workload=ready, event="requeued", text=text)
+            text = f"{cause}, before the step had begun; it will run elsewhere"
+            return WorkloadMove(workload=replace(after, ready_at=now), event="requeued", text=text)
         case WorkloadEvent.STEP_LOST:
-            losses = workload.losses + 1
             # Its place in the queue is its age; queue_timeout bounds each wait.
-            ready = replace(workload, state=state, losses=losses, ready_at=now)
-            budget = f"loss {losses} of {max_submissions}"
-            text = f"{submission.cause}; the step will run again elsewhere ({budget})"
+            ready = replace(after, losses=losses, ready_at=now)
+            text = f"{cause}; the step will run again elsewhere (loss {losses} of {max_submissions})"
             return WorkloadMove(workload=ready, event="lost", text=text)
         case WorkloadEvent.STEP_LOST_TOO_OFTEN:
-            lost = replace(workload, state=state, losses=workload.losses + 1)
-            budget = f"max_submissions {max_submissions}"
-            cause = f"lost {lost.losses} times ({budget}), last: {submission.cause}"
-            return _finishable(lost, submission, cluster_id, verdict=Verdict.LOST, cause=cause, text=cause)
+            after = replace(after, losses=losses)
+            cause = f"lost {losses} times (max_submissions {max_submissions}), last: {cause}"
+            return _finishable(after, Verdict.LOST, cause, submission=submission, cluster_id=cluster_id)
         case WorkloadEvent.STEP_UNDONE:
-            why = f" ({submission.cause})" if submission.cause else ""
-            text = f"{its_step} was cancelled before it began{why}; the task waits again"
-            undone = replace(workload, state=state)
-            if submission.started_at is not None:
-                text = f"{its_step} had begun when it was cancelled{why}; it starts again at no cost"
-                # It had its slot, so queue_timeout begins anew.
-                undone = replace(undone, ready_at=now)
-            return WorkloadMove(workload=undone, event="requeued", text=text)
+            why = f" ({cause})" if cause else ""
+            if submission.started_at is None:
+                text = f"{its_step} was cancelled before it began{why}; the task waits again"
+                return WorkloadMove(workload=after, event="requeued", text=text)
+            text = f"{its_step} had begun when it was cancelled{why}; it starts again at no cost"
+            # It had its slot, so queue_timeout begins anew.
+            return WorkloadMove(workload=replace(after, ready_at=now), event="requeued", text=text)
         case _:
-            verdict = _VERDICTS[seen]
-            text = f"{its_step} {_WORDS[verdict]}{_ran_for(submission)}"
-            is_said = not submission.cause or verdict is Verdict.TIMED_OUT
-            text += "" if is_said else f": {submission.cause}"
-            ended = replace(workload, state=state)
-            return _finishable(
-                ended, submission, cluster_id, verdict=verdict, cause=submission.cause, text=text
-            )
+            verdict, words = _ENDS[seen]
+            text = f"{its_step} {words}{_ran_for(submission)}"
+            text += f": {cause}" if cause and verdict is not Verdict.TIMED_OUT else ""
+            return _finishable(after, verdict, cause, text, submission=submission, cluster_id=cluster_id)
 
 
 def never_added(
@@ -108,8 +100,7 @@ def refused(
     gone = replace(workload, state=_after(workload, WorkloadEvent.STEP_REFUSED))
     if workload.target is WorkloadTarget.CANCEL:
         return cancelled(workload, now=now)
-    cause = submission.cause
-    return _finishable(gone, submission, cluster_id, verdict=Verdict.FAILED, cause=cause, text=cause)
+    return _finishable(gone, Verdict.FAILED, submission.cause, submission=submission, cluster_id=cluster_id)
 
 
 def cancelled(workload: Workload, *, now: datetime) -> WorkloadMove:
@@ -123,7 +114,7 @@ def waited_too_long(workload: Workload, *, queue_timeout_s: float) -> WorkloadMo
     again = " again" if workload.losses else ""
     text = f"no cluster ran the step{again} within queue_timeout ({queue_timeout_s:g} s)"
     late = replace(workload, state=_after(workload, WorkloadEvent.WAITED_TOO_LONG))
-    return _finishable(late, None, None, verdict=Verdict.FAILED, cause=text, text=text)
+    return _finishable(late, Verdict.FAILED, text)
 
 
 def seen_in_refusal(*, intent: str | None, airflow_state: str | None, is_restarting: bool) -> WorkloadEvent:
@@ -180,25 +171,26 @@ def spoken_duration(seconds: float) -> str:
 
 def _finishable(
     workload: Workload,
-    submission: Submission | None,
-    cluster_id: ClusterId | None,
-    *,
     verdict: Verdict,
     cause: str,
-    text: str,
+    text: str = "",
+    *,
+    submission: Submission | None = None,
+    cluster_id: ClusterId | None = None,
 ) -> WorkloadMove:
     outcome = StepOutcome(
-        verdict=verdict,
-        cause=cause,
-        exit_code=submission.exit_code if submission else None,
-        cluster_id=cluster_id,
-        step_id=submission.step_id if submission else None,
-        submissions=workload.submissions,
-        started_at=submission.started_at if submission else None,
-        ended_at=submission.ended_at if submission else None,
+        verdict=verdict, cause=cause, cluster_id=cluster_id, submissions=workload.submissions
     )
+    if submission is not None:
+        outcome = replace(
+            outcome,
+            exit_code=submission.exit_code,
+            step_id=submission.step_id,
+            started_at=submission.started_at,
+            ended_at=submission.ended_at,
+        )
     moved = replace(workload, outcome=outcome, phase_attempts=0, not_before=None)
-    return WorkloadMove(workload=moved, event=f"step_{verdict.lower()}", text=text)
+    return WorkloadMove(workload=moved, event=f"step_{verdict.lower()}", text=text or cause)
 
 
 _SEEN = {
@@ -206,15 +198,9 @@ _SEEN = {
     SubmissionState.FAILED: WorkloadEvent.STEP_FAILED,
     SubmissionState.CANCELLED: WorkloadEvent.STEP_CANCELLED,
 }
-_VERDICTS = {
-    WorkloadEvent.STEP_COMPLETED: Verdict.SUCCEEDED,
-    WorkloadEvent.STEP_FAILED: Verdict.FAILED,
-    WorkloadEvent.STEP_CANCELLED: Verdict.CANCELLED,
-    WorkloadEvent.STEP_TIMED_OUT: Verdict.TIMED_OUT,
-}
-_WORDS = {
-    Verdict.SUCCEEDED: "completed",
-    Verdict.FAILED: "failed",
-    Verdict.CANCELLED: "was cancelled",
-    Verdict.TIMED_OUT: "reached its execution_timeout",
+_ENDS = {
+    WorkloadEvent.STEP_COMPLETED: (Verdict.SUCCEEDED, "completed"),
+    WorkloadEvent.STEP_FAILED: (Verdict.FAILED, "failed"),
+    WorkloadEvent.STEP_CANCELLED: (Verdict.CANCELLED, "was cancelled"),
+    WorkloadEvent.STEP_TIMED_OUT: (Verdict.TIMED_OUT, "reached its execution_timeout"),
 }

@@ -23,17 +23,8 @@ ENUMS = {
     "SubmissionState": (SUBMISSION, SubmissionState),
     "ClusterState": (CLUSTER, ClusterState),
 }
-CHECKED_BY_THE_TABLES = {
-    "core/observe.py: state",
-    "core/workload.py: state",
-    "core/observe.py: _transition(submission, SubmissionEvent.ADDED)",
-    "core/observe.py: _apply(submission, SubmissionEvent.SHOWN_OVER if over else begun)",
-    "core/observe.py: _move(cluster, ClusterEvent.LAUNCHED)",
-    "core/observe.py: _move(cluster, ClusterEvent.REFUSED)",
-    "core/observe.py: _move(cluster, ClusterEvent.NEVER_SHOWN)",
-    "core/observe.py: _move(cluster, ClusterEvent.FORGOTTEN)",
-}
-"""Names and helpers that hold what ``transition`` or ``apply_observation`` said, a few lines above."""
+CHECKED_BY_THE_TABLES = {"core/observe.py: state", "core/workload.py: state"}
+"""Names that hold what ``transition`` or ``apply_observation`` said, a few lines above."""
 ELSEWHERE = {
     "agent/outcomes.py: settled.state": "core.settle asked the table",
     "store/phase_store.py: kind": "a key of CLAIMED_FROM, which is made from the table",
