@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
@@ -20,6 +21,7 @@ from emr_executor.core.model import (
     WorkloadId,
     submission_id_of,
 )
+from emr_executor.core.plan import Plan, plan
 from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -104,3 +106,9 @@ def make_snapshot(*rows: Workload | Cluster | Submission, **changes: Any) -> Sna
         "workloads": workloads,
     }
     return Snapshot(**{**values, **changes})
+
+
+def decide(world: Snapshot, **limits: Any) -> Plan:
+    """The plan for a world of one cluster pool, by the rows' own times."""
+    ages = ages_by_rows(world.clusters, world.submissions, now=world.now)
+    return plan(world, {"default": make_limits(**limits)}, ages)

@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 
 from emr_executor.core.fact_ages import Ages, Fact, ages_by_rows
 from emr_executor.core.model import Cluster, Snapshot, Submission, Workload
-from emr_executor.core.plan import Plan, plan
+from emr_executor.core.plan import Plan
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
-from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
+from tests.builders import (
+    NOW,
+    ago,
+    decide,
+    make_cluster,
+    make_limits,
+    make_snapshot,
+    make_submission,
+    make_workload,
+)
 
 Row = Workload | Cluster | Submission
-
-
-def decide(snapshot: Snapshot, **limits: Any) -> Plan:
-    return plan(
-        snapshot,
-        {"default": make_limits(**{"max_clusters": 2, **limits})},
-        ages_by_rows(snapshot.clusters, snapshot.submissions, now=snapshot.now),
-    )
 
 
 def on(cluster: str, name: str, **changes: Any) -> list[Row]:

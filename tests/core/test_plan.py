@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import Snapshot, StepPlan, Workload
 from emr_executor.core.placement import WaitKind
-from emr_executor.core.plan import Plan, plan
+from emr_executor.core.plan import Plan
 from emr_executor.core.scaling import Launch
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
@@ -22,15 +21,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
-
-
-def decide(snapshot: Snapshot, **limits: Any) -> Plan:
-    return plan(
-        snapshot,
-        {"default": make_limits(**limits)},
-        ages_by_rows(snapshot.clusters, snapshot.submissions, now=snapshot.now),
-    )
+from tests.builders import NOW, ago, decide, make_cluster, make_snapshot, make_submission, make_workload
 
 
 def submitted(name: str, **changes: Any) -> Workload:

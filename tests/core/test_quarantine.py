@@ -8,28 +8,24 @@ from typing import Any
 import pytest
 
 from emr_executor.core.contradictions import contradictions
-from emr_executor.core.fact_ages import Ages, ages_by_rows
-from emr_executor.core.plan import Plan, culprit, plan
-from emr_executor.core.settle import Settled, settle
+from emr_executor.core.fact_ages import Ages
+from emr_executor.core.plan import Plan, culprit
 from emr_executor.core.states import (
-    ClusterState,
     ClusterTarget,
     StepState,
     SubmissionState,
     WorkloadState,
     WorkloadTarget,
 )
-from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
+from tests import builders
+from tests.builders import ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
 
 HELD: dict[str, Any] = {"quarantine": "why"}
 CANCEL = WorkloadTarget.CANCEL
-OVER = {"state": ClusterState.TERMINATED}
 
 
 def decide(*rows: Any, **limits: Any) -> Plan:
-    snapshot = make_snapshot(*rows)
-    ages = ages_by_rows(snapshot.clusters, snapshot.submissions, now=NOW)
-    return plan(snapshot, {"default": make_limits(**limits)}, ages)
+    return builders.decide(make_snapshot(*rows), **limits)
 
 
 def test_a_held_workload_is_neither_placed_nor_expired_nor_told_to_wait_nor_launched_for() -> None:
@@ -89,40 +85,6 @@ def test_a_held_cluster_counts_against_the_cap_and_is_left_alone() -> None:
 def test_a_held_cluster_is_none_of_the_clusters_that_are_kept() -> None:
     held, idle = make_cluster("c1", **HELD), make_cluster("c2", idle_since=ago(9999))
     assert decide(held, idle, min_clusters=1).retarget == ()
-
-
-@pytest.mark.parametrize(
-    ("submission", "cluster", "state"),
-    [
-        ({"wrapper_ended": True, "exit_code": 0}, {}, None),
-        ({"step_state": StepState.FAILED, "ended_at": ago(999)}, {}, None),
-        ({"cancel_asked_at": ago(5)}, OVER, SubmissionState.LOST),
-        ({"timed_out": True}, OVER, SubmissionState.LOST),
-        ({"exit_code": 1, "wrapper_ended": True}, OVER, SubmissionState.LOST),
-        ({"exit_code": 0, "wrapper_ended": True}, OVER, SubmissionState.COMPLETED),
-        ({"state": SubmissionState.INTENDED}, {"state": ClusterState.NEVER_LAUNCHED}, SubmissionState.LOST),
-    ],
-)
-def test_a_held_submission_is_settled_by_the_end_of_its_cluster_alone(
-    submission: dict[str, Any], cluster: dict[str, Any], state: SubmissionState | None
-) -> None:
-    one, its_cluster = make_submission(**submission, **HELD), make_cluster(**cluster)
-    ages = ages_by_rows([its_cluster], [one], now=NOW)
-
-    def judge(*, had_last_look: bool) -> Settled | None:
-        return settle(
-            one,
-            its_cluster,
-            ages=ages,
-            loss_hold_s=5.0,
-            had_last_look=had_last_look,
-            is_wanted=True,
-            is_closed=True,
-        )
-
-    settled = judge(had_last_look=True)
-    assert (settled.state if settled else None) is state
-    assert judge(had_last_look=False) is None
 
 
 @pytest.mark.parametrize(
