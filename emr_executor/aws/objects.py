@@ -22,7 +22,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """An object's bytes, with their ETag."""
 
     data: bytes
@@ -36,12 +36,12 @@ class S3Objects:
         self._client = client
         self._credentials_refused = credentials_refused
 
-    async def get(self, uri: S3Uri) -> Stored | None:
+    async def get(self, uri: S3Uri) -> StoredObject | None:
         """The object, or None when there is none."""
         try:
             answer = await self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             async with answer["Body"] as body:
-                return Stored(await body.read(), str(answer.get("ETag") or ""))
+                return StoredObject(await body.read(), str(answer.get("ETag") or ""))
         except ClientError as fault:
             if translate.is_missing_object(fault):
                 return None

@@ -44,7 +44,7 @@ from emr_executor.store import schema
 from emr_executor.store.unreadable import BROKEN, as_readable
 
 Columns = dict[str, Any]
-Row = Mapping[Any, Any]
+Fields = Mapping[Any, Any]
 """A row by the names of its columns."""
 Stored = Workload | Submission | Cluster
 
@@ -58,13 +58,13 @@ def as_dicts(result: Result[Any]) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, row, strict=True)) for row in result)
 
 
-def workload_from(row: Row) -> Workload:
+def workload_from(row: Fields) -> Workload:
     """A workload."""
     lean = lean_workload_from(row)
     return replace(lean, workload=row["workload"] or {}, executor_config=row["executor_config"] or {})
 
 
-def lean_workload_from(row: Row) -> Workload:
+def lean_workload_from(row: Fields) -> Workload:
     """A workload from a row without the bulky columns, whose fields are empty."""
     try:
         return _workload(row)
@@ -73,7 +73,7 @@ def lean_workload_from(row: Row) -> Workload:
         return _workload(as_readable("workload", row["workload_id"], row, jsons))
 
 
-def _workload(row: Row) -> Workload:
+def _workload(row: Fields) -> Workload:
     hostname = row["hostname"]
     return Workload(
         workload_id=WorkloadId(row["workload_id"]),
@@ -106,7 +106,7 @@ def _workload(row: Row) -> Workload:
     )
 
 
-def task_key_from(row: Row) -> TaskKey:
+def task_key_from(row: Fields) -> TaskKey:
     """Airflow's key of a workload's row."""
     return TaskKey(
         dag_id=row["dag_id"],
@@ -117,12 +117,12 @@ def task_key_from(row: Row) -> TaskKey:
     )
 
 
-def identity_from(row: Row) -> Identity:
+def identity_from(row: Fields) -> Identity:
     """The identity of a workload's row that has one."""
     return Identity(hostname=row["hostname"], unixname=row["unixname"], pid=row["pid"])
 
 
-def submission_from(row: Row) -> Submission:
+def submission_from(row: Fields) -> Submission:
     """A submission."""
     try:
         return _submission(row)
@@ -130,7 +130,7 @@ def submission_from(row: Row) -> Submission:
         return _submission(as_readable("submission", row["submission_id"], row, {}))
 
 
-def _submission(row: Row) -> Submission:
+def _submission(row: Fields) -> Submission:
     step_id, step_state = row["step_id"], row["step_state"]
     return Submission(
         submission_id=SubmissionId(row["submission_id"]),
@@ -157,7 +157,7 @@ def _submission(row: Row) -> Submission:
     )
 
 
-def cluster_from(row: Row) -> Cluster:
+def cluster_from(row: Fields) -> Cluster:
     """A cluster."""
     try:
         return _cluster(row)
@@ -165,7 +165,7 @@ def cluster_from(row: Row) -> Cluster:
         return _cluster(as_readable("cluster", row["cluster_uuid"], row, {}))
 
 
-def _cluster(row: Row) -> Cluster:
+def _cluster(row: Fields) -> Cluster:
     cluster_id = row["cluster_id"]
     return Cluster(
         cluster_uuid=ClusterUuid(row["cluster_uuid"]),
@@ -188,7 +188,7 @@ def _cluster(row: Row) -> Cluster:
     )
 
 
-def history_entry_from(row: Row) -> HistoryEntry:
+def history_entry_from(row: Fields) -> HistoryEntry:
     """One line of the story."""
     return HistoryEntry(
         at=row["at"],

@@ -98,8 +98,8 @@ def _refused_start(results: PhaseResults, error: httpx.HTTPError, delay_s: float
     if not isinstance(error, httpx.HTTPStatusError):
         return partial(results.retry, delay_s, f"no answer from the Execution API: {error!r}", spent=False)
     if is_not_wanted(error):
-        return partial(results.gone, f"Airflow no longer wants the try: {reason_of(error)}")
-    note = f"the Execution API refused to start the phase: {reason_of(error)}"
+        return partial(results.gone, f"Airflow no longer wants the try: {refusal_text(error)}")
+    note = f"the Execution API refused to start the phase: {refusal_text(error)}"
     return partial(results.retry, delay_s, note, spent=not is_outage(error))
 
 
@@ -110,7 +110,7 @@ def _result(
     if runner.is_refused:
         return partial(results.gone, "Airflow no longer wants the try (answer to a heartbeat)")
     if isinstance(failure, httpx.HTTPStatusError) and is_not_wanted(failure):
-        return partial(results.gone, f"Airflow no longer wants the try: {reason_of(failure)}")
+        return partial(results.gone, f"Airflow no longer wants the try: {refusal_text(failure)}")
     if failure is not None:
         note = f"Airflow was not told of the end: {failure!r}"
         return partial(results.retry, delay_s, note, spent=not is_outage(failure))
@@ -132,7 +132,7 @@ def is_outage(error: BaseException | None) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _REFUSED_TOKEN
 
 
-def reason_of(error: httpx.HTTPStatusError) -> str:
+def refusal_text(error: httpx.HTTPStatusError) -> str:
     """The server's own words for a refusal, for people."""
     detail = getattr(error, "detail", None)
     words = detail if isinstance(detail, dict) else {}
