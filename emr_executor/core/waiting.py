@@ -43,7 +43,6 @@ QUIET_S = 10.0
 """What goes on within this time is not called waiting."""
 SILENT_WRAPPER_S = 60.0
 """A wrapper writes its first record as soon as it begins."""
-SILENT = "silent"
 STARTING_S = 60.0
 """A step that stands on a cluster that is not up for so long says so again."""
 
@@ -139,28 +138,26 @@ def _of_ready(
     for one in decided.waiting:
         workload = workloads[one.workload_id]
         match one.kind:
-            case WaitKind.OTHER_TRY:
-                why: str = "another try of this task still has a live step; it starts when that is over"
-                yield Reason(workload_id=one.workload_id, why=why, news=one.kind)
-            case WaitKind.LATER_TRY:
-                why = "a later try of this task waits too, and only that one is started"
-                yield Reason(workload_id=one.workload_id, why=why, news=one.kind)
-            case WaitKind.HELD_BACK:
-                until = workload.not_before or snapshot.now
-                why = f"EMR refused its step; it is asked again at {at_clock(until)}"
-                yield Reason(workload_id=one.workload_id, why=why)
             case WaitKind.FULL:
                 pool = workload.cluster_pool
                 if pool not in pools:
                     pools[pool] = _why_full(pool, snapshot, launching, limits, holds)
                 why, news, is_trouble = pools[pool]
-                yield Reason(
-                    workload_id=one.workload_id,
-                    why=why,
-                    # Waiting again after a loss is news.
-                    news=(news, workload.losses),
-                    is_trouble=is_trouble,
-                )
+                # Waiting again after a loss is news.
+                told = (news, workload.losses)
+                yield Reason(workload_id=one.workload_id, why=why, news=told, is_trouble=is_trouble)
+            case WaitKind.HELD_BACK:
+                until = at_clock(workload.not_before or snapshot.now)
+                why = f"EMR refused its step; it is asked again at {until}"
+                yield Reason(workload_id=one.workload_id, why=why)
+            case _:
+                yield Reason(workload_id=one.workload_id, why=_FOR_ANOTHER_TRY[one.kind], news=one.kind)
+
+
+_FOR_ANOTHER_TRY = {
+    WaitKind.OTHER_TRY: "another try of this task still has a live step; it starts when that is over",
+    WaitKind.LATER_TRY: "a later try of this task waits too, and only that one is started",
+}
 
 
 def _why_full(
@@ -227,17 +224,11 @@ def _of_steps(
             continue
         held_s = max(0.0, loss_hold_s - ages.of(Fact.ENDED, submission.submission_id))
         held_until = snapshot.now + timedelta(seconds=held_s)
-        found = _why_step(submission, cluster, ages, now=snapshot.now, held_until=held_until, ahead=ahead)
-        if found is not None:
-            kind, why, is_trouble = found
-            if kind == SILENT and records_unseen_s >= SILENT_WRAPPER_S / 2:
-                continue
-            yield Reason(
-                workload_id=submission.workload_id,
-                why=why,
-                news=(kind, submission.submission_id),
-                is_trouble=is_trouble,
-            )
+        kind, why = _why_step(submission, cluster, ages, now=snapshot.now, held_until=held_until, ahead=ahead)
+        is_silent = kind == "silent"
+        if kind and not (is_silent and records_unseen_s >= SILENT_WRAPPER_S / 2):
+            news = (kind, submission.submission_id)
+            yield Reason(workload_id=submission.workload_id, why=why, news=news, is_trouble=is_silent)
 
 
 def _goes_on(submission: Submission) -> bool:
@@ -274,46 +265,37 @@ def _why_step(
     now: datetime,
     held_until: datetime,
     ahead: Ahead,
-) -> tuple[str, str, bool] | None:
-    """The kind, the sentence, and whether it is trouble."""
+) -> tuple[str, str]:
+    """The kind and the sentence; both empty when it does not wait."""
     on = f"cluster {cluster.cluster_id or '(launching)'}"
-    is_over = submission.ended_at is not None or submission.step_state in TERMINAL_STEP_STATES
     if cluster.state in OVER_CLUSTER_STATES:
-        return "last word", f"{on} is over; EMR's last list of its steps is awaited, then it goes on", False
+        return "last word", f"{on} is over; EMR's last list of its steps is awaited, then it goes on"
     if cluster.state is ClusterState.TERMINATING:
-        return (
-            "ending",
-            f"{on} is TERMINATING; the step runs elsewhere when it is over, unless it ended",
-            False,
-        )
-    if is_over:
+        return "ending", f"{on} is TERMINATING; the step runs elsewhere when it is over, unless it ended"
+    if submission.ended_at is not None or submission.step_state in TERMINAL_STEP_STATES:
         return _why_held(submission, on, held_until)
     if submission.cancel_asked_at is not None:
-        return "cancelling", f"CancelSteps was asked for its step on {on}", False
+        return "cancelling", f"CancelSteps was asked for its step on {on}"
     since_s = (now - (submission.submitted_at or submission.intended_at)).total_seconds()
     match submission.state:
         case SubmissionState.INTENDED if ages.passed(since_s, QUIET_S):
             text = f"no answer yet whether {on} has the step: it is looked for by its name, then added again"
-            return "unanswered", text, False
+            return "unanswered", text
         case SubmissionState.PENDING if cluster.state not in UP_CLUSTER_STATES:
-            if not ages.passed(since_s, STARTING_S):
-                return None
-            return "starting", f"queued on {on}, which is {cluster.state}", False
+            if ages.passed(since_s, STARTING_S):
+                return "starting", f"queued on {on}, which is {cluster.state}"
         case SubmissionState.PENDING if ages.passed(since_s, QUIET_S):
             before, first = ahead.get(submission.submission_id, (0, None))
             if not before:
-                return "not started", f"EMR has not started the step, which is first on {on}", False
-            text = f"behind {_counted(before, 'step')} on {on}"
-            if first is not None:
-                text += f"; the longest runs for {spoken_duration((now - first).total_seconds())}"
-            return "behind", text, False
+                return "not started", f"EMR has not started the step, which is first on {on}"
+            runs = f"; the longest runs for {spoken_duration((now - first).total_seconds())}" if first else ""
+            return "behind", f"behind {_counted(before, 'step')} on {on}{runs}"
         case SubmissionState.RUNNING if _is_silent(submission, now, ages):
-            text = (
+            return "silent", (
                 f"EMR shows the step RUNNING on {on} and its wrapper has written nothing for a minute: the "
                 "cluster's instance profile probably cannot write staging_uri"
             )
-            return SILENT, text, True
-    return None
+    return "", ""
 
 
 def _is_silent(submission: Submission, now: datetime, ages: Ages) -> bool:
@@ -323,15 +305,14 @@ def _is_silent(submission: Submission, now: datetime, ages: Ages) -> bool:
     return started_at is not None and ages.passed((now - started_at).total_seconds(), SILENT_WRAPPER_S)
 
 
-def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[str, str, bool] | None:
+def _why_held(submission: Submission, on: str, held_until: datetime) -> tuple[str, str]:
     if submission.wrapper_ended and submission.wrapper_reason != "terminated":
-        return None
-    text = (
+        return "", ""
+    return "held", (
         f"its step on {on} is {submission.step_state or 'over'} without its wrapper's final record, as steps "
         f"are of a cluster that is being lost: held at least until {at_clock(held_until)} (loss_hold), and "
         "run elsewhere if the cluster ends by then"
     )
-    return "held", text, False
 
 
 def _gist(text: str) -> str:
