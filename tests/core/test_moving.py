@@ -27,15 +27,16 @@ from tests.builders import (
 Row = Workload | Cluster | Submission
 
 
-def on(cluster: str, name: str, **changes: Any) -> list[Row]:
+def on(cluster: str, name: str, *, ran_s: float | None = None, weight: int = 1, **changes: Any) -> list[Row]:
     """A workload and its step: PENDING, or begun ``ran_s`` ago."""
-    ran_s = changes.pop("ran_s", None)
-    state = SubmissionState.PENDING if ran_s is None else SubmissionState.RUNNING
-    started_at = None if ran_s is None else ago(ran_s)
-    changes = {"intended_at": ago(600), **changes}
+    mine: dict[str, Any] = {
+        "intended_at": ago(600),
+        "state": SubmissionState.PENDING if ran_s is None else SubmissionState.RUNNING,
+        "started_at": None if ran_s is None else ago(ran_s),
+    }
     return [
-        make_workload(name, state=WorkloadState.SUBMITTED, submissions=1),
-        make_submission(name, cluster, state=state, started_at=started_at, **changes),
+        make_workload(name, state=WorkloadState.SUBMITTED, submissions=1, priority_weight=weight),
+        make_submission(name, cluster, **{**mine, **changes}),
     ]
 
 
@@ -49,148 +50,131 @@ def busy(name: str = "c1", slots: int = 1, **changes: Any) -> Cluster:
     return make_cluster(name, slots=slots, state=ClusterState.RUNNING, **changes)
 
 
-def moved(decided: Plan) -> list[tuple[str, str]]:
-    return [(move.submission_id, move.why) for move in decided.move]
+def taken(decided: Plan) -> list[str]:
+    return [move.submission_id for move in decided.move]
+
+
+FULL = [busy(), *on("c1", "w0", ran_s=100)]
+FREE = busy("c2")
+NOT_UP = {"state": ClusterState.STARTING, "ready_at": None}
+
+
+def behind(count: int, name: str = "w") -> list[Row]:
+    return [row for i in range(count) for row in on("c1", f"{name}{i + 1}", submitted_at=ago(50 - i))]
 
 
 # -- moves
 
 
-def test_the_last_step_behind_others_is_taken_back_when_a_slot_is_free_elsewhere() -> None:
-    rows = [
-        busy(),
-        busy("c2", slots=1),
-        *on("c1", "w0", ran_s=100),
-        *on("c1", "w1", submitted_at=ago(50)),
-        *on("c1", "w2", submitted_at=ago(40)),
-    ]
-    decided = decide(seen(*rows))
-    assert moved(decided) == [("w2-1", "a slot is free on j-c2")]
-    assert (decided.launch, decided.cancel) == ((), ())
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        pytest.param([*FULL, FREE, *behind(2)], ["w2-1"], id="the last step behind others"),
+        pytest.param(
+            [*FULL, FREE, *on("c1", "w1", weight=9), *on("c1", "w2")],
+            ["w2-1"],
+            id="of the steps of one call the last that was added",
+        ),
+        pytest.param(
+            [*FULL, busy("c2", slots=2), *behind(5)], ["w5-1", "w4-1"], id="as many as there are free slots"
+        ),
+        pytest.param(
+            # The next five will begin before they could be moved.
+            [
+                *(busy("c1", slots=10), busy("c2", slots=10), *behind(6)),
+                *(row for i in range(10) for row in on("c1", f"r{i}", ran_s=3)),
+            ],
+            ["w6-1"],
+            id="none that is about to begin where it is: ten began in the last ten seconds",
+        ),
+        pytest.param(
+            [make_cluster("c1", slots=1, **NOT_UP), FREE, *on("c1", "w1")],
+            ["w1-1"],
+            id="one on a cluster that is not up yet",
+        ),
+        pytest.param(
+            [*FULL, FREE, *on("c1", "w1", submitted_at=ago(50), intended_at=ago(40))],
+            [],
+            id="none that EMR may have twice",
+        ),
+        pytest.param([*FULL, FREE, *on("c1", "w1", quarantine="why")], [], id="none in quarantine"),
+        pytest.param(
+            [*FULL, FREE, *on("c1", "w1", state=SubmissionState.INTENDED, step_id=None)],
+            [],
+            id="none that EMR may not have",
+        ),
+        pytest.param([*FULL, FREE, *on("c1", "w1", state=SubmissionState.RUNNING)], [], id="none that runs"),
+        *(
+            pytest.param([*FULL, make_cluster("c2", **where), *behind(1)], [], id=f"none for a slot {name}")
+            for name, where in {
+                "of another pool": {"cluster_pool": "other"},
+                "that is not up yet": NOT_UP,
+                "that is going": {"state": ClusterState.TERMINATING},
+                "that drains": {"target": ClusterTarget.DRAIN},
+                "in quarantine": {"quarantine": "why"},
+                "of an old template": {"template_hash": "old"},
+            }.items()
+        ),
+    ],
+)
+def test_of_the_steps_that_wait_are_taken_back(rows: list[Row], names: list[str]) -> None:
+    assert taken(decide(seen(*rows))) == names
 
 
-def test_a_step_that_emr_may_have_twice_stays() -> None:
-    twice = on("c1", "w1", submitted_at=ago(50), intended_at=ago(40))
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *twice]
-    assert moved(decide(seen(*rows))) == []
-
-
-def test_steps_of_one_call_are_taken_back_in_the_reverse_of_the_order_of_the_call() -> None:
-    urgent, late = on("c1", "w1", submitted_at=ago(40)), on("c1", "w2", submitted_at=ago(40))
-    urgent[0] = replace(urgent[0], priority_weight=9)  # type: ignore[type-var]
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *urgent, *late]
-    assert [name for name, _ in moved(decide(seen(*rows)))] == ["w2-1"]
+def test_a_step_is_taken_back_with_the_reason_and_nothing_else_is_done() -> None:
+    decided = decide(seen(*FULL, FREE, *behind(2)))
+    assert [move.why for move in decided.move] == ["a slot is free on j-c2"]
+    assert (decided.launch, decided.cancel, decided.place) == ((), (), ())
 
 
 def test_a_step_that_emr_has_not_just_shown_pending_is_looked_at_first() -> None:
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *on("c1", "w1")]
-    decided = decide(seen(*rows, shown=False))
+    decided = decide(seen(*FULL, FREE, *behind(1), shown=False))
     assert (decided.move, decided.look) == ((), {"c1"})
     assert decided.is_empty, "looking is not doing"
 
 
-def test_never_more_is_taken_back_than_there_are_free_slots() -> None:
-    queue = [row for i in range(1, 6) for row in on("c1", f"w{i}", submitted_at=ago(50 - i))]
-    rows = [busy(), busy("c2", slots=2), *on("c1", "w0", ran_s=100), *queue]
-    assert [name for name, _ in moved(decide(seen(*rows)))] == ["w5-1", "w4-1"]
-
-
 def test_what_is_ready_goes_first() -> None:
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *on("c1", "w1"), make_workload("w9")]
-    decided = decide(seen(*rows))
+    decided = decide(seen(*FULL, FREE, *behind(1), make_workload("w9")))
     assert ([p.workload_ids for p in decided.place], decided.move) == ([("w9",)], ())
 
 
 def test_a_slot_is_kept_for_the_step_that_is_being_taken_back() -> None:
     """Neither another step is taken back for it, nor a younger workload placed on it."""
-    moving = on("c1", "w2", submitted_at=ago(40), cancel_asked_at=ago(5))
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *on("c1", "w1", submitted_at=ago(50)), *moving]
-    young = make_workload("young", accepted_at=ago(1))
-    decided = decide(seen(*rows, young), prefetch=0)
+    rows = [*FULL, FREE, *behind(1), *on("c1", "w2", submitted_at=ago(40), cancel_asked_at=ago(5))]
+    decided = decide(seen(*rows, make_workload("young", accepted_at=ago(1))), prefetch=0)
     assert (decided.move, decided.place) == ((), ())
     urgent = make_workload("urgent", priority_weight=9)
     assert [p.workload_ids for p in decide(seen(*rows, urgent), prefetch=0).place] == [("urgent",)]
 
 
 def test_a_slot_is_not_kept_for_ever_for_a_step_that_emr_does_not_cancel() -> None:
-    moving = on("c1", "w1", cancel_asked_at=ago(31))
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *moving]
     young = make_workload("young", accepted_at=ago(1))
-    assert [p.workload_ids for p in decide(seen(*rows, young)).place] == [("young",)]
-    asked_again = [*rows[:-1], replace(moving[1], cancel_asked_at=ago(61))]  # type: ignore[type-var]
-    assert [name for name, _ in moved(decide(seen(*asked_again)))] == ["w1-1"]
-
-
-@pytest.mark.parametrize(
-    "elsewhere",
-    [
-        make_cluster("c2", cluster_pool="other"),
-        make_cluster("c2", state=ClusterState.STARTING, ready_at=None),
-        make_cluster("c2", state=ClusterState.TERMINATING),
-        make_cluster("c2", target=ClusterTarget.DRAIN),
-        make_cluster("c2", quarantine="why"),
-        make_cluster("c2", template_hash="old"),
-    ],
-)
-def test_nothing_is_taken_back_for_a_slot_that_cannot_be_had(elsewhere: Cluster) -> None:
-    rows = [busy(), elsewhere, *on("c1", "w0", ran_s=100), *on("c1", "w1")]
-    assert decide(seen(*rows)).move == ()
+    decided = decide(seen(*FULL, FREE, *on("c1", "w1", cancel_asked_at=ago(31)), young))
+    assert [p.workload_ids for p in decided.place] == [("young",)]
+    assert taken(decide(seen(*FULL, FREE, *on("c1", "w1", cancel_asked_at=ago(61))))) == ["w1-1"]
 
 
 @pytest.mark.parametrize("held", ["place_held", "stalled"])
 def test_nothing_is_taken_back_for_a_cluster_that_takes_or_starts_no_steps(held: str) -> None:
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *on("c1", "w1")]
-    assert decide(seen(*rows, **{held: frozenset({"c2"})})).move == ()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"quarantine": "why"},
-        {"state": SubmissionState.INTENDED, "step_id": None},
-        {"state": SubmissionState.RUNNING},
-    ],
-)
-def test_only_a_step_that_waits_is_taken_back(changes: dict[str, Any]) -> None:
-    waits = on("c1", "w1")
-    waits[1] = replace(waits[1], **changes)  # type: ignore[type-var]
-    rows = [busy(), busy("c2"), *on("c1", "w0", ran_s=100), *waits]
-    assert decide(seen(*rows)).move == ()
-
-
-def test_what_is_about_to_begin_where_it_is_stays() -> None:
-    """Ten steps began in the last ten seconds: the next five will before they could be moved."""
-    running = [row for i in range(10) for row in on("c1", f"r{i}", ran_s=3)]
-    queue = [row for i in range(6) for row in on("c1", f"w{i}", submitted_at=ago(50 - i))]
-    decided = decide(seen(busy(slots=10), busy("c2", slots=10), *running, *queue))
-    assert [name for name, _ in moved(decided)] == ["w5-1"]
-
-
-def test_a_step_on_a_cluster_that_starts_moves_to_a_slot_that_is_free_now() -> None:
-    starting = make_cluster("c1", slots=1, state=ClusterState.STARTING, ready_at=None)
-    rows = [starting, busy("c2"), *on("c1", "w1")]
-    assert [name for name, _ in moved(decide(seen(*rows)))] == ["w1-1"]
+    assert decide(seen(*FULL, FREE, *behind(1), **{held: frozenset({"c2"})})).move == ()
 
 
 def test_an_idle_cluster_stays_while_a_step_is_being_taken_back_for_it() -> None:
     idle = make_cluster("c2", slots=1, idle_since=ago(9999))
-    rows = [busy(), idle, *on("c1", "w0", ran_s=100), *on("c1", "w1", cancel_asked_at=ago(5))]
-    assert decide(seen(*rows)).retarget == ()
+    assert decide(seen(*FULL, idle, *on("c1", "w1", cancel_asked_at=ago(5)))).retarget == ()
 
 
 def test_a_step_that_began_before_it_was_cancelled_runs_on_when_emr_lets_it() -> None:
-    began = on("c1", "w1", ran_s=100)
-    began[1] = replace(began[1], cancel_asked_at=ago(90), step_state=StepState.RUNNING)  # type: ignore[type-var]
+    asked: dict[str, Any] = {"ran_s": 100, "cancel_asked_at": ago(90)}
+    began = on("c1", "w1", **asked, step_state=StepState.RUNNING)
     assert decide(seen(busy(), *began)).runs_on == ("w1-1",)
     assert decide(seen(busy(), *began, shown=False)).runs_on == ()
-    pending = replace(began[1], step_state=StepState.CANCEL_PENDING)  # type: ignore[type-var]
-    assert decide(seen(busy(), began[0], pending)).runs_on == ()
+    leaving = on("c1", "w1", **asked, step_state=StepState.CANCEL_PENDING)
+    assert decide(seen(busy(), *leaving)).runs_on == ()
 
 
 def test_a_step_that_began_is_left_alone_by_queue_timeout() -> None:
-    began = on("c1", "w1", ran_s=5)
-    waits = on("c1", "w2")
-    decided = decide(seen(busy(), *began, *waits), queue_timeout_s=10.0)
+    decided = decide(seen(busy(), *on("c1", "w1", ran_s=5), *on("c1", "w2")), queue_timeout_s=10.0)
     assert [(c.submission_id, c.why) for c in decided.cancel] == [("w2-1", "queue_timeout")]
 
 
@@ -198,8 +182,7 @@ def test_a_step_that_began_is_left_alone_by_queue_timeout() -> None:
 
 
 def test_nobody_is_put_behind_others_whom_a_launch_of_this_plan_will_serve() -> None:
-    rows = [busy(), *on("c1", "w0", ran_s=100), make_workload("w1")]
-    decided = decide(seen(*rows), slots=1)
+    decided = decide(seen(*FULL, make_workload("w1")), slots=1)
     assert (decided.place, [launch.count for launch in decided.launch]) == ((), [1])
 
 
@@ -212,8 +195,7 @@ def test_nobody_is_put_behind_others_whom_a_launch_under_way_will_serve(state: C
         ready_at=None,
         cluster_id=None if state is ClusterState.INTENDED else "j-c2",
     )
-    rows = [busy(), coming, *on("c1", "w0", ran_s=100), make_workload("w1"), make_workload("w2")]
-    decided = decide(seen(*rows), slots=1, prefetch=1)
+    decided = decide(seen(*FULL, coming, make_workload("w1"), make_workload("w2")), slots=1, prefetch=1)
     placed = {p.cluster_uuid: p.workload_ids for p in decided.place}
     on_its_way = {} if state is ClusterState.INTENDED else {"c2": ("w1",)}
     behind = "w1" if state is ClusterState.INTENDED else "w2"
@@ -222,14 +204,13 @@ def test_nobody_is_put_behind_others_whom_a_launch_under_way_will_serve(state: C
 
 
 def test_when_launches_are_held_back_steps_are_put_behind_others() -> None:
-    rows = [busy(), *on("c1", "w0", ran_s=100), make_workload("w1")]
-    decided = decide(seen(*rows, launch_held=frozenset({"default"})), slots=1)
+    held = seen(*FULL, make_workload("w1"), launch_held=frozenset({"default"}))
+    decided = decide(held, slots=1)
     assert [p.workload_ids for p in decided.place] == [("w1",)]
 
 
 def test_what_was_placed_launches_nothing() -> None:
-    rows = [busy(), *on("c1", "w0", ran_s=100), *on("c1", "w1"), *on("c1", "w2")]
-    assert decide(seen(*rows), slots=1).launch == ()
+    assert decide(seen(*FULL, *behind(2)), slots=1).launch == ()
 
 
 @pytest.mark.parametrize("in_snapshot", [True, False])
