@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
     Cluster,
@@ -106,6 +108,11 @@ def make_snapshot(*rows: Workload | Cluster | Submission, **changes: Any) -> Sna
         "workloads": workloads,
     }
     return Snapshot(**{**values, **changes})
+
+
+def named(cases: dict[str, tuple[Any, ...]]) -> list[Any]:
+    """Values for ``pytest.mark.parametrize`` from the sentence that names each case."""
+    return [pytest.param(*values, id=name) for name, values in cases.items()]
 
 
 def decide(world: Snapshot, **limits: Any) -> Plan:

@@ -22,6 +22,7 @@ from tests.builders import (
     make_snapshot,
     make_submission,
     make_workload,
+    named,
 )
 
 Row = Workload | Cluster | Submission
@@ -67,58 +68,41 @@ def behind(count: int, name: str = "w") -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "names"),
-    [
-        pytest.param([*FULL, FREE, *behind(2)], ["w2-1"], id="the last step behind others"),
-        pytest.param(
-            [*FULL, FREE, *on("c1", "w1", weight=9), *on("c1", "w2")],
-            ["w2-1"],
-            id="of the steps of one call the last that was added",
-        ),
-        pytest.param(
-            [*FULL, busy("c2", slots=2), *behind(5)], ["w5-1", "w4-1"], id="as many as there are free slots"
-        ),
-        pytest.param(
-            # The next five will begin before they could be moved.
-            [
-                *(busy("c1", slots=10), busy("c2", slots=10), *behind(6)),
-                *(row for i in range(10) for row in on("c1", f"r{i}", ran_s=3)),
-            ],
-            ["w6-1"],
-            id="none that is about to begin where it is: ten began in the last ten seconds",
-        ),
-        pytest.param(
-            [make_cluster("c1", slots=1, **NOT_UP), FREE, *on("c1", "w1")],
-            ["w1-1"],
-            id="one on a cluster that is not up yet",
-        ),
-        pytest.param(
-            [*FULL, FREE, *on("c1", "w1", submitted_at=ago(50), intended_at=ago(40))],
-            [],
-            id="none that EMR may have twice",
-        ),
-        pytest.param([*FULL, FREE, *on("c1", "w1", quarantine="why")], [], id="none in quarantine"),
-        pytest.param(
-            [*FULL, FREE, *on("c1", "w1", state=SubmissionState.INTENDED, step_id=None)],
-            [],
-            id="none that EMR may not have",
-        ),
-        pytest.param([*FULL, FREE, *on("c1", "w1", state=SubmissionState.RUNNING)], [], id="none that runs"),
-        *(
-            pytest.param([*FULL, make_cluster("c2", **where), *behind(1)], [], id=f"none for a slot {name}")
-            for name, where in {
-                "of another pool": {"cluster_pool": "other"},
-                "that is not up yet": NOT_UP,
-                "that is going": {"state": ClusterState.TERMINATING},
-                "that drains": {"target": ClusterTarget.DRAIN},
-                "in quarantine": {"quarantine": "why"},
-                "of an old template": {"template_hash": "old"},
-            }.items()
-        ),
-    ],
+    ("waiting_rows", "elsewhere", "names"),
+    named(
+        {
+            "the last step behind others": (behind(2), FREE, ["w2-1"]),
+            "the last of a call": ([*on("c1", "w1", weight=9), *on("c1", "w2")], FREE, ["w2-1"]),
+            "as many as there are free slots": (behind(5), busy("c2", slots=2), ["w5-1", "w4-1"]),
+            "twice": (on("c1", "w1", submitted_at=ago(50), intended_at=ago(40)), FREE, []),
+            "in quarantine": (on("c1", "w1", quarantine="why"), FREE, []),
+            "not added yet": (on("c1", "w1", state=SubmissionState.INTENDED, step_id=None), FREE, []),
+            "running": (on("c1", "w1", state=SubmissionState.RUNNING), FREE, []),
+            "a slot of another pool": (behind(1), make_cluster("c2", cluster_pool="other"), []),
+            "a cluster that is not up": (behind(1), make_cluster("c2", **NOT_UP), []),
+            "a cluster that is going": (behind(1), make_cluster("c2", state=ClusterState.TERMINATING), []),
+            "a cluster that drains": (behind(1), make_cluster("c2", target=ClusterTarget.DRAIN), []),
+            "a cluster in quarantine": (behind(1), make_cluster("c2", quarantine="why"), []),
+            "a cluster of an old template": (behind(1), make_cluster("c2", template_hash="old"), []),
+        }
+    ),
 )
-def test_of_the_steps_that_wait_are_taken_back(rows: list[Row], names: list[str]) -> None:
-    assert taken(decide(seen(*rows))) == names
+def test_of_the_steps_that_wait_are_taken_back(
+    waiting_rows: list[Row], elsewhere: Cluster, names: list[str]
+) -> None:
+    assert taken(decide(seen(*FULL, elsewhere, *waiting_rows))) == names
+
+
+def test_what_is_about_to_begin_where_it_is_stays() -> None:
+    """Ten steps began in the last ten seconds: the next five will before they could be moved."""
+    begun = [row for i in range(10) for row in on("c1", f"r{i}", ran_s=3)]
+    rows = [busy(slots=10), busy("c2", slots=10), *begun, *behind(6)]
+    assert taken(decide(seen(*rows))) == ["w6-1"]
+
+
+def test_a_step_on_a_cluster_that_starts_moves_to_a_slot_that_is_free_now() -> None:
+    starting = make_cluster("c1", slots=1, **NOT_UP)
+    assert taken(decide(seen(starting, FREE, *behind(1)))) == ["w1-1"]
 
 
 def test_a_step_is_taken_back_with_the_reason_and_nothing_else_is_done() -> None:

@@ -21,7 +21,16 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
-from tests.builders import NOW, ago, decide, make_cluster, make_snapshot, make_submission, make_workload
+from tests.builders import (
+    NOW,
+    ago,
+    decide,
+    make_cluster,
+    make_snapshot,
+    make_submission,
+    make_workload,
+    named,
+)
 
 
 def submitted(name: str, **changes: Any) -> Workload:
@@ -81,15 +90,43 @@ def test_nothing_to_do_is_an_empty_plan() -> None:
     assert decide(make_snapshot()).is_empty
 
 
+def waiting(count: int) -> list[Workload]:
+    return [make_workload(f"w{i}") for i in range(count)]
+
+
 def test_waiting_work_launches_as_many_clusters_as_it_fills_within_the_cap() -> None:
-    waiting = [make_workload(f"w{i}") for i in range(9)]
-    assert decide(make_snapshot(*waiting)).launch == (
+    assert decide(make_snapshot(*waiting(9))).launch == (
         Launch(cluster_pool="default", count=2, why="9 waiting, 0 free slots on 0 clusters"),
     )
 
 
-def test_one_waiting_task_launches_one_cluster() -> None:
-    assert [launch.count for launch in decide(make_snapshot(make_workload())).launch] == [1]
+ENDING = make_cluster("c2", target=ClusterTarget.END, end_asked_at=ago(1))
+GOING = make_cluster("c1", state=ClusterState.TERMINATING, target=ClusterTarget.END)
+UNRESOLVED = make_cluster("c1", state=ClusterState.INTENDED, cluster_id=None)
+
+
+ONE = make_workload()
+
+
+@pytest.mark.parametrize(
+    ("world", "limits", "launched"),
+    named(
+        {
+            "one waiting task": (make_snapshot(ONE), {}, 1),
+            "what waits beyond the snapshot": (make_snapshot(ONE, ready_beyond=8), {}, 2),
+            "an unresolved launch and an ending cluster": (
+                make_snapshot(UNRESOLVED, ENDING, *waiting(9)),
+                {},
+                0,
+            ),
+            "a terminating cluster does not count": (make_snapshot(GOING, ONE), {"max_clusters": 1}, 1),
+            "a held pool": (make_snapshot(ONE, launch_held=frozenset({"default"})), {}, 0),
+            "min_clusters": (make_snapshot(), {"min_clusters": 1}, 1),
+        }
+    ),
+)
+def test_so_many_clusters_are_launched(world: Snapshot, limits: dict[str, Any], launched: int) -> None:
+    assert sum(launch.count for launch in decide(world, **limits).launch) == launched
 
 
 def test_what_waits_for_another_try_launches_nothing() -> None:
@@ -98,26 +135,6 @@ def test_what_waits_for_another_try_launches_nothing() -> None:
     rows = (make_cluster(slots=1), replace(older, submissions=1), make_submission("w1"), newer)
     assert decide(make_snapshot(*rows), prefetch=0).launch == ()
     assert len(decide(make_snapshot(*rows, make_workload("other")), prefetch=0).launch) == 1
-
-
-def test_what_waits_beyond_the_snapshot_is_launched_for() -> None:
-    assert decide(make_snapshot(make_workload(), ready_beyond=8)).launch[0].count == 2
-
-
-def test_an_unresolved_launch_and_an_ending_cluster_count_against_the_cap() -> None:
-    intended = make_cluster("c1", state=ClusterState.INTENDED, cluster_id=None, slots=2)
-    ending = make_cluster("c2", state=ClusterState.WAITING, target=ClusterTarget.END, end_asked_at=ago(1))
-    waiting = [make_workload(f"w{i}") for i in range(9)]
-    assert decide(make_snapshot(intended, ending, *waiting)).launch == ()
-
-
-def test_a_terminating_cluster_no_longer_counts() -> None:
-    going = make_cluster("c1", state=ClusterState.TERMINATING, target=ClusterTarget.END)
-    assert decide(make_snapshot(going, make_workload()), max_clusters=1).launch[0].count == 1
-
-
-def test_a_held_pool_does_not_launch() -> None:
-    assert decide(make_snapshot(make_workload(), launch_held=frozenset({"default"}))).launch == ()
 
 
 def test_priority_then_age_decide_who_goes_first() -> None:
@@ -137,8 +154,7 @@ def test_the_fullest_cluster_with_a_free_slot_is_taken() -> None:
 
 def test_steps_go_to_a_starting_cluster_up_to_its_slots_only() -> None:
     starting = make_cluster(state=ClusterState.STARTING, ready_at=None, slots=2)
-    waiting = [make_workload(f"w{i}") for i in range(3)]
-    placed = decide(make_snapshot(starting, *waiting), max_clusters=1, prefetch=5).place
+    placed = decide(make_snapshot(starting, *waiting(3)), max_clusters=1, prefetch=5).place
     assert [len(p.workload_ids) for p in placed] == [2]
 
 
@@ -166,15 +182,6 @@ def test_no_step_goes_to_a_cluster_that_is_not_to_be_used(unusable: dict[str, An
     busy = make_submission("w0")
     snapshot = make_snapshot(make_cluster(**unusable), submitted("w0"), busy, make_workload("w1"))
     assert decide(snapshot).place == ()
-
-
-def test_a_second_try_waits_until_the_first_ones_step_is_dead() -> None:
-    first = submitted("first", target=WorkloadTarget.CANCEL, cancel_reason="cleared")
-    second = make_workload("second", key=replace(first.key, try_number=2))
-    snapshot = make_snapshot(make_cluster(), first, make_submission("first", cancel_asked_at=ago(1)), second)
-    decided = decide(snapshot)
-    assert decided.place == ()
-    assert [w.kind for w in decided.waiting] == [WaitKind.OTHER_TRY]
 
 
 def test_an_unwanted_workload_without_a_step_is_dropped_and_one_with_a_step_is_cancelled() -> None:
@@ -207,24 +214,30 @@ def test_the_deadline_is_enforced_when_the_wrapper_did_not(ran_s: int, cancelled
     assert [cancel.timed_out for cancel in decide(snapshot).cancel] == [True] * cancelled
 
 
-@pytest.mark.parametrize(("idle_s", "ends"), [(299, 0), (301, 1)])
-def test_an_idle_cluster_ends_after_its_timeout(idle_s: int, ends: int) -> None:
-    decided = decide(make_snapshot(make_cluster(idle_since=ago(idle_s))))
-    assert [change.target for change in decided.retarget] == [ClusterTarget.END] * ends
+BUSY = (submitted("w1"), make_submission("w1"))
 
 
-def test_min_clusters_stay_and_are_launched() -> None:
-    idle = make_cluster(idle_since=ago(1000))
-    assert decide(make_snapshot(idle), min_clusters=1).retarget == ()
-    assert decide(make_snapshot(), min_clusters=1).launch[0].count == 1
+DRAINING = make_cluster(target=ClusterTarget.DRAIN)
 
 
-def test_a_changed_template_drains_and_a_drained_cluster_ends() -> None:
-    busy = make_cluster(template_hash="old")
-    snapshot = make_snapshot(busy, submitted("w1"), make_submission("w1"))
-    assert [change.target for change in decide(snapshot).retarget] == [ClusterTarget.DRAIN]
-    drained = make_snapshot(replace(busy, target=ClusterTarget.DRAIN))
-    assert [change.target for change in decide(drained).retarget] == [ClusterTarget.END]
+@pytest.mark.parametrize(
+    ("rows", "min_clusters", "targets"),
+    named(
+        {
+            "idle, not for idle_timeout": ([make_cluster(idle_since=ago(299))], 0, []),
+            "idle for too long": ([make_cluster(idle_since=ago(301))], 0, [ClusterTarget.END]),
+            "min_clusters": ([make_cluster(idle_since=ago(1000))], 1, []),
+            "a changed template": ([make_cluster(template_hash="old"), *BUSY], 0, [ClusterTarget.DRAIN]),
+            "drained": ([DRAINING], 0, [ClusterTarget.END]),
+            "draining and busy": ([DRAINING, *BUSY], 0, []),
+        }
+    ),
+)
+def test_a_cluster_stays_drains_or_ends(
+    rows: list[Any], min_clusters: int, targets: list[ClusterTarget]
+) -> None:
+    decided = decide(make_snapshot(*rows), min_clusters=min_clusters)
+    assert [change.target for change in decided.retarget] == targets
 
 
 def test_a_cluster_to_be_ended_is_terminated_once_and_again_when_nothing_happened() -> None:

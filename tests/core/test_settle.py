@@ -22,7 +22,7 @@ from emr_executor.core.workload import (
     waited_too_long,
 )
 from emr_executor.errors import InvalidTransition
-from tests.builders import NOW, ago, make_cluster, make_submission, make_workload
+from tests.builders import NOW, ago, make_cluster, make_submission, make_workload, named
 
 HOLD_S = 100.0
 FAILED, CANCELLED, INTERRUPTED = StepState.FAILED, StepState.CANCELLED, StepState.INTERRUPTED
@@ -67,96 +67,91 @@ def judge(submission: Values, cluster: Values | None = None, **known: bool) -> S
 
 @pytest.mark.parametrize(
     ("submission", "cluster", "known", "state"),
-    [
-        pytest.param(submission, cluster, known, state, id=name)
-        for name, submission, cluster, known, state in [
-            ("it runs", {}, UP, {}, None),
-            ("its wrapper saw it end well", WELL, UP, {}, S.COMPLETED),
-            ("EMR saw it end well", {"step_state": StepState.COMPLETED}, UP, {}, S.COMPLETED),
-            ("it ended well before its cluster was lost", WELL, LOST, {}, S.COMPLETED),
-            ("it ended well, and its cluster was not listed again", WELL, LOST, UNREAD, S.COMPLETED),
-            ("it failed by itself", BADLY, UP, {}, S.FAILED),
-            ("it failed on a cluster that is ending", BADLY, ENDING, {}, None),
-            ("its wrapper was terminated", TERMINATED, UP, {}, None),
-            ("its wrapper was terminated, its cluster lost", TERMINATED, LOST, {}, S.LOST),
-            ("its cluster was lost", {}, LOST, {}, S.LOST),
-            ("its cluster was lost and not listed again", {}, LOST, UNREAD, None),
-            ("its cluster ended", {}, OVER, {}, S.LOST),
-            ("its cluster is ending", {}, ENDING, {}, None),
-            ("cancelled by hand, held", shown(CANCELLED, 50), UP, {}, None),
-            ("cancelled by hand", shown(CANCELLED, 101), UP, {}, S.CANCELLED),
-            ("interrupted", shown(INTERRUPTED, 101), UP, {}, S.FAILED),
-            ("failed without a word, held", shown(FAILED, 50), UP, {}, None),
-            ("failed without a word", shown(FAILED, 101), UP, {}, S.FAILED),
-            ("failed without a word, cluster lost", shown(FAILED, 101), LOST, {}, S.LOST),
-            ("its cancel was asked for, and it runs", ASKED, UP, {}, None),
-            ("its cancel was asked for, cluster lost", ASKED, LOST, {}, S.LOST),
-            ("it is over already", {"state": S.LOST}, LOST, {}, None),
+    named(
+        {
+            "it runs": ({}, UP, {}, None),
+            "its wrapper saw it end well": (WELL, UP, {}, S.COMPLETED),
+            "EMR saw it end well": ({"step_state": StepState.COMPLETED}, UP, {}, S.COMPLETED),
+            "it ended well before its cluster was lost": (WELL, LOST, {}, S.COMPLETED),
+            "it ended well, and its cluster was not listed again": (WELL, LOST, UNREAD, S.COMPLETED),
+            "it failed by itself": (BADLY, UP, {}, S.FAILED),
+            "it failed on a cluster that is ending": (BADLY, ENDING, {}, None),
+            "its wrapper was terminated": (TERMINATED, UP, {}, None),
+            "its wrapper was terminated, its cluster lost": (TERMINATED, LOST, {}, S.LOST),
+            "its cluster was lost": ({}, LOST, {}, S.LOST),
+            "its cluster was lost and not listed again": ({}, LOST, UNREAD, None),
+            "its cluster ended": ({}, OVER, {}, S.LOST),
+            "its cluster is ending": ({}, ENDING, {}, None),
+            "cancelled by hand, held": (shown(CANCELLED, 50), UP, {}, None),
+            "cancelled by hand": (shown(CANCELLED, 101), UP, {}, S.CANCELLED),
+            "interrupted": (shown(INTERRUPTED, 101), UP, {}, S.FAILED),
+            "failed without a word, held": (shown(FAILED, 50), UP, {}, None),
+            "failed without a word": (shown(FAILED, 101), UP, {}, S.FAILED),
+            "failed without a word, cluster lost": (shown(FAILED, 101), LOST, {}, S.LOST),
+            "its cancel was asked for, and it runs": (ASKED, UP, {}, None),
+            "its cancel was asked for, cluster lost": (ASKED, LOST, {}, S.LOST),
+            "it is over already": ({"state": S.LOST}, LOST, {}, None),
             # What was taken back may have begun before: what it did then counts.
-            ("taken back before it began", {**TAKEN_BACK, **NEVER_BEGAN}, UP, {}, S.CANCELLED),
-            ("taken back, runs", {**TAKEN_BACK, "step_state": StepState.RUNNING}, UP, {}, None),
-            ("taken back, leaving", {**TAKEN_BACK, "step_state": StepState.CANCEL_PENDING}, UP, {}, None),
-            ("taken back", {**TAKEN_BACK, "step_state": CANCELLED}, UP, {}, S.CANCELLED),
-            (
-                "taken back, recorded",
+            "taken back before it began": ({**TAKEN_BACK, **NEVER_BEGAN}, UP, {}, S.CANCELLED),
+            "taken back, runs": ({**TAKEN_BACK, "step_state": StepState.RUNNING}, UP, {}, None),
+            "taken back, leaving": ({**TAKEN_BACK, "step_state": StepState.CANCEL_PENDING}, UP, {}, None),
+            "taken back": ({**TAKEN_BACK, "step_state": CANCELLED}, UP, {}, S.CANCELLED),
+            "taken back, recorded": (
                 {**TAKEN_BACK, **TERMINATED, "step_state": CANCELLED},
                 UP,
                 {},
                 S.CANCELLED,
             ),
-            ("taken back, ended well", {**TAKEN_BACK, **WELL}, UP, {}, S.COMPLETED),
-            ("taken back, failed", {**TAKEN_BACK, **BADLY}, UP, {}, S.FAILED),
-            ("taken back, failed silently", {**TAKEN_BACK, **shown(FAILED, 101)}, UP, {}, S.FAILED),
+            "taken back, ended well": ({**TAKEN_BACK, **WELL}, UP, {}, S.COMPLETED),
+            "taken back, failed": ({**TAKEN_BACK, **BADLY}, UP, {}, S.FAILED),
+            "taken back, failed silently": ({**TAKEN_BACK, **shown(FAILED, 101)}, UP, {}, S.FAILED),
             # A doubled call leaves two steps, and the other may begin, or have begun, what this one did not.
-            ("taken back, a second may begin", {**TAKEN_BACK, **NEVER_BEGAN}, UP, OPEN, None),
-            ("never began, a second may begin", NEVER_BEGAN, ENDING, OPEN, None),
-            (
-                "began, its wrapper is heard to its end",
+            "taken back, a second may begin": ({**TAKEN_BACK, **NEVER_BEGAN}, UP, OPEN, None),
+            "never began, a second may begin": (NEVER_BEGAN, ENDING, OPEN, None),
+            "began, its wrapper is heard to its end": (
                 {**TAKEN_BACK, **BEGAN, "ended_at": ago(1)},
                 UP,
                 OPEN,
                 None,
             ),
-            (
-                "began, its wrapper is silent",
+            "began, its wrapper is silent": (
                 {**TAKEN_BACK, **BEGAN, "ended_at": ago(101)},
                 UP,
                 OPEN,
                 S.CANCELLED,
             ),
-            ("unwanted, cancelled", {**ASKED, "step_state": CANCELLED}, UP, UNWANTED, S.CANCELLED),
-            ("unwanted, failed", {**ASKED, "step_state": FAILED}, UP, UNWANTED, S.CANCELLED),
-            ("unwanted, interrupted", {**ASKED, "step_state": INTERRUPTED}, UP, UNWANTED, S.CANCELLED),
-            ("unwanted, completed", {**ASKED, "step_state": StepState.COMPLETED}, UP, UNWANTED, S.COMPLETED),
-            ("never began, its cluster is ending", NEVER_BEGAN, ENDING, UNREAD, S.LOST),
-            ("never began, its cluster is over", NEVER_BEGAN, OVER, UNREAD, S.LOST),
-            ("began, its cluster is ending", BEGAN, ENDING, UNREAD, None),
-            ("began, its cluster is over", BEGAN, OVER, UNREAD, None),
-            ("never began, a person may have cancelled it", NEVER_BEGAN, UP, {}, None),
+            "unwanted, cancelled": ({**ASKED, "step_state": CANCELLED}, UP, UNWANTED, S.CANCELLED),
+            "unwanted, failed": ({**ASKED, "step_state": FAILED}, UP, UNWANTED, S.CANCELLED),
+            "unwanted, interrupted": ({**ASKED, "step_state": INTERRUPTED}, UP, UNWANTED, S.CANCELLED),
+            "unwanted, completed": ({**ASKED, "step_state": StepState.COMPLETED}, UP, UNWANTED, S.COMPLETED),
+            "never began, its cluster is ending": (NEVER_BEGAN, ENDING, UNREAD, S.LOST),
+            "never began, its cluster is over": (NEVER_BEGAN, OVER, UNREAD, S.LOST),
+            "began, its cluster is ending": (BEGAN, ENDING, UNREAD, None),
+            "began, its cluster is over": (BEGAN, OVER, UNREAD, None),
+            "never began, a person may have cancelled it": (NEVER_BEGAN, UP, {}, None),
             # A step that died with its cluster did not reach its deadline.
-            ("late, its cluster was lost", LATE, LOST, {}, S.LOST),
-            ("late, its cluster is ending", {**LATE, **shown(FAILED, 1)}, ENDING, {}, None),
-            ("its wrapper ended it in time, cluster lost", OVERTIME, LOST, {}, S.FAILED),
-            (
-                "late and silent: it may have died with its cluster",
+            "late, its cluster was lost": (LATE, LOST, {}, S.LOST),
+            "late, its cluster is ending": ({**LATE, **shown(FAILED, 1)}, ENDING, {}, None),
+            "its wrapper ended it in time, cluster lost": (OVERTIME, LOST, {}, S.FAILED),
+            "late and silent: it may have died with its cluster": (
                 {**LATE, **shown(FAILED, 0)},
                 UP,
                 {},
                 None,
             ),
-            ("late and silent for long", {**LATE, **shown(CANCELLED, HOLD_S + 1)}, UP, {}, S.FAILED),
+            "late and silent for long": ({**LATE, **shown(CANCELLED, HOLD_S + 1)}, UP, {}, S.FAILED),
             # In quarantine, the end of its cluster alone counts, and that it ended well.
-            ("held, ended well", {**HELD, **WELL}, UP, {}, None),
-            ("held, failed", {**HELD, **shown(FAILED, 999)}, UP, {}, None),
-            ("held, its cancel asked for, cluster over", {**HELD, **ASKED}, OVER, {}, S.LOST),
-            ("held, late, cluster over", {**HELD, "timed_out": True}, OVER, {}, S.LOST),
-            ("held, failed, cluster over", {**HELD, **BADLY}, OVER, {}, S.LOST),
-            ("held, ended well, cluster over", {**HELD, **WELL}, OVER, {}, S.COMPLETED),
-            ("held, ended well, cluster not listed again", {**HELD, **WELL}, OVER, UNREAD, None),
-            ("held, failed, cluster not listed again", {**HELD, **BADLY}, OVER, UNREAD, None),
-            ("held, never added, never launched", {**HELD, "state": S.INTENDED}, NEVER_UP, {}, S.LOST),
-        ]
-    ],
+            "held, ended well": ({**HELD, **WELL}, UP, {}, None),
+            "held, failed": ({**HELD, **shown(FAILED, 999)}, UP, {}, None),
+            "held, its cancel asked for, cluster over": ({**HELD, **ASKED}, OVER, {}, S.LOST),
+            "held, late, cluster over": ({**HELD, "timed_out": True}, OVER, {}, S.LOST),
+            "held, failed, cluster over": ({**HELD, **BADLY}, OVER, {}, S.LOST),
+            "held, ended well, cluster over": ({**HELD, **WELL}, OVER, {}, S.COMPLETED),
+            "held, ended well, cluster not listed again": ({**HELD, **WELL}, OVER, UNREAD, None),
+            "held, failed, cluster not listed again": ({**HELD, **BADLY}, OVER, UNREAD, None),
+            "held, never added, never launched": ({**HELD, "state": S.INTENDED}, NEVER_UP, {}, S.LOST),
+        }
+    ),
 )
 def test_the_failure_rule(
     submission: Values, cluster: Values, known: dict[str, bool], state: SubmissionState | None
