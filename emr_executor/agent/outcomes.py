@@ -81,7 +81,7 @@ class Outcomes:
                 continue
             with tick.confined(submission):
                 workload = tick.workloads.get(submission.workload_id)
-                settled = settle(
+                over = settle(
                     submission,
                     cluster,
                     ages=ages,
@@ -90,14 +90,8 @@ class Outcomes:
                     is_wanted=workload is not None and workload.target is WorkloadTarget.RUN,
                     is_closed=closed(submission),
                 )
-                if settled is not None:
-                    over = replace(
-                        submission,
-                        state=settled.state,
-                        cause=settled.cause,
-                        ended_at=submission.ended_at or now,
-                    )
-                    self._move(tick, over, cluster, now=now)
+                if over is not None:
+                    self._move(tick, replace(over, ended_at=over.ended_at or now), cluster, now=now)
 
     def never_added(self, tick: TickState, submission: Submission, why: str, *, now: datetime) -> None:
         """An INTENDED submission that EMR certainly does not have: the workload waits again."""

@@ -28,7 +28,7 @@ Durations are ``core.fact_ages``: no time that another host wrote is reckoned wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, Submission
@@ -37,21 +37,12 @@ from emr_executor.core.states import (
     TERMINAL_STEP_STATES,
     ClusterState,
     StepState,
-    SubmissionState,
 )
 from emr_executor.core.transitions import SUBMISSION, transition
 from emr_executor.core.transitions import SubmissionEvent as Event
 
 ENDED_BY_US = "the agent ended it"
 OVERTIME = "execution_timeout reached"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """The final state of a submission and the line that says why."""
-
-    state: SubmissionState
-    cause: str = ""
 
 
 def settle(
@@ -63,8 +54,8 @@ def settle(
     had_last_look: bool,
     is_wanted: bool,
     is_closed: bool,
-) -> Settled | None:
-    """The submission's final state, or None while it cannot be known yet.
+) -> Submission | None:
+    """The submission in its final state with the line that says why; None while it cannot be known yet.
 
     is_wanted: Airflow still wants the try
     is_closed: a step of it that is not over, such as the second one of a doubled call, can begin no more
@@ -74,10 +65,14 @@ def settle(
     if not submission.is_live:
         return None
     cluster_over = cluster.state in OVER_CLUSTER_STATES
-    if submission.quarantine is not None:
-        return _settle_quarantined(submission, cluster) if cluster_over and had_last_look else None
+    is_doubtful = submission.quarantine is not None
+    if is_doubtful and not (cluster_over and had_last_look):
+        return None
+    # Of a step in quarantine only why it failed is in doubt: what is done is not done again.
     if _ended_well(submission):
         return _settled(submission, Event.ENDED_WELL)
+    if is_doubtful:
+        return _settled(submission, Event.CLUSTER_OVER, lost_because(cluster))
     is_over = _step_over(submission)
     if cluster_over:
         is_over = had_last_look or (is_closed and _never_began(submission))
@@ -93,7 +88,7 @@ def settle(
 
 def _settle_badly(
     submission: Submission, cluster: Cluster, *, ages: Ages, loss_hold_s: float, is_closed: bool
-) -> Settled | None:
+) -> Submission | None:
     """Over, not well, and wanted: by whom."""
     is_ending = cluster.state is ClusterState.TERMINATING
     # The agent reckons with what it last saw: a step that died with its cluster seemed to run on.
@@ -113,7 +108,7 @@ def _settle_badly(
     return _settle_silent(submission, is_held=is_held, is_closed=is_closed)
 
 
-def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) -> Settled | None:
+def _settle_silent(submission: Submission, *, is_held: bool, is_closed: bool) -> Submission | None:
     """Over on a cluster that stays, without a word on why: by us, by a person, or by itself."""
     by_us = submission.cancel_asked_at is not None
     if submission.timed_out:
@@ -154,17 +149,9 @@ def why_ended(cluster: Cluster) -> str:
     return words if words.startswith(code) else ": ".join(part for part in (code, words) if part)
 
 
-def _settled(submission: Submission, seen: Event, cause: str = "") -> Settled:
-    return Settled(
-        state=transition(SUBMISSION, submission.state, seen, row=submission.submission_id), cause=cause
-    )
-
-
-def _settle_quarantined(submission: Submission, cluster: Cluster) -> Settled:
-    # Why it failed is in doubt, that it ended well is not: what is done is not done again.
-    if _ended_well(submission):
-        return _settled(submission, Event.ENDED_WELL)
-    return _settled(submission, Event.CLUSTER_OVER, lost_because(cluster))
+def _settled(submission: Submission, seen: Event, cause: str = "") -> Submission:
+    state = transition(SUBMISSION, submission.state, seen, row=submission.submission_id)
+    return replace(submission, state=state, cause=cause)
 
 
 def _ended_well(submission: Submission) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from emr_executor.core.fact_ages import ages_by_rows
-from emr_executor.core.model import ClusterId
-from emr_executor.core.settle import Settled, lost_because, settle
+from emr_executor.core.model import ClusterId, Submission
+from emr_executor.core.settle import lost_because, settle
 from emr_executor.core.states import ClusterState, StepState, SubmissionState, Verdict, WorkloadState
 from emr_executor.core.states import SubmissionState as S
 from emr_executor.core.states import WorkloadTarget as Target
@@ -58,7 +58,7 @@ def shown(state: StepState, ended_s: float) -> Values:
     return {"step_state": state, "ended_at": ago(ended_s)}
 
 
-def judge(submission: Values, cluster: Values | None = None, **known: bool) -> Settled | None:
+def judge(submission: Values, cluster: Values | None = None, **known: bool) -> Submission | None:
     one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
     ages = ages_by_rows([its_cluster], [one], now=NOW)
     facts = {"had_last_look": True, "is_wanted": True, "is_closed": True, **known}
@@ -160,34 +160,42 @@ def test_the_failure_rule(
     assert (settled.state if settled else None) is state
 
 
+LATE_TEXT = "execution_timeout reached"
+TOLD = {**LATE, **TERMINATED}
+
+
 @pytest.mark.parametrize(
-    ("submission", "cluster", "settled"),
-    [
-        pytest.param({}, LOST, Settled(state=S.LOST, cause=LOST_TEXT), id="a loss names its cluster and why"),
-        pytest.param(
-            {**TAKEN_BACK, **shown(FAILED, 101)},
-            UP,
-            Settled(
-                state=S.FAILED, cause="EMR reports the step FAILED and its wrapper wrote no final record"
+    ("submission", "cluster", "state", "cause"),
+    named(
+        {
+            "a loss names its cluster and why": ({}, LOST, S.LOST, LOST_TEXT),
+            "what failed by itself does not blame the move": (
+                {**TAKEN_BACK, **shown(FAILED, 101)},
+                UP,
+                S.FAILED,
+                "EMR reports the step FAILED and its wrapper wrote no final record",
             ),
-            id="what failed by itself does not blame the move",
-        ),
-        *(
-            pytest.param(late, UP, Settled(state=S.FAILED, cause="execution_timeout reached"), id=name)
-            for name, late in {
-                "its wrapper ended it": OVERTIME,
-                "we cancelled it, and its wrapper was terminated": {
-                    **LATE,
-                    **TERMINATED,
-                    **shown(CANCELLED, 0),
-                },
-                "we cancelled it, and it failed": {**LATE, **TERMINATED, **shown(FAILED, 0)},
-            }.items()
-        ),
-    ],
+            "its wrapper ended it": (OVERTIME, UP, S.FAILED, LATE_TEXT),
+            "late, recorded, cancelled": (
+                {**TOLD, **shown(CANCELLED, 0)},
+                UP,
+                S.FAILED,
+                LATE_TEXT,
+            ),
+            "late, recorded, failed": (
+                {**TOLD, **shown(FAILED, 0)},
+                UP,
+                S.FAILED,
+                LATE_TEXT,
+            ),
+            "it ended well": ({**TAKEN_BACK, **WELL}, UP, S.COMPLETED, ""),
+        }
+    ),
 )
-def test_an_end_says_why(submission: Values, cluster: Values, settled: Settled) -> None:
-    assert judge(submission, cluster) == settled
+def test_an_end_says_why(submission: Values, cluster: Values, state: SubmissionState, cause: str) -> None:
+    settled = judge(submission, cluster)
+    assert settled is not None
+    assert (settled.state, settled.cause) == (state, cause)
 
 
 # -- what the workload makes of it

@@ -133,7 +133,7 @@ class Life:
     def tick(self) -> None:
         one = self.submission
         if one is not None:
-            settled = settle(
+            over = settle(
                 one,
                 self.cluster,
                 ages=ages_by_rows([self.cluster], [one], now=NOW),
@@ -142,8 +142,7 @@ class Life:
                 is_wanted=True,
                 is_closed=True,
             )
-            if settled is not None:
-                over = replace(one, state=settled.state, cause=settled.cause)
+            if over is not None:
                 self.went(over)
                 move = after_submission(self.workload, over, cluster_id=None, max_submissions=3, now=NOW)
                 self.went(move.workload)

@@ -23,10 +23,9 @@ ENUMS = {
     "SubmissionState": (SUBMISSION, SubmissionState),
     "ClusterState": (CLUSTER, ClusterState),
 }
-CHECKED_BY_THE_TABLES = {"core/observe.py: state", "core/workload.py: state"}
+CHECKED_BY_THE_TABLES = {"core/observe.py: state", "core/settle.py: state", "core/workload.py: state"}
 """Names that hold what ``transition`` or ``apply_observation`` said, a few lines above."""
 ELSEWHERE = {
-    "agent/outcomes.py: settled.state": "core.settle asked the table",
     "store/phase_store.py: kind": "a key of CLAIMED_FROM, which is made from the table",
     "store/phase_store.py: case((_NO_STEP, _GONE[WorkloadState.PREPARING]), "
     "else_=_GONE[WorkloadState.FINISHING])": "_GONE is made from the table",
