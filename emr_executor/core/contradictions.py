@@ -11,10 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from emr_executor.core.model import Submission, Workload
-from emr_executor.core.states import WorkloadState
+from emr_executor.core.states import STEPLESS_WORKLOAD_STATES, WorkloadState
 from emr_executor.errors import Contradiction
-
-_WITHOUT_A_RIDE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
 
 
 def contradictions(
@@ -36,7 +34,7 @@ def contradictions(
 
 def _fits(workload: Workload, live: int) -> bool:
     if live:
-        return live == 1 and workload.state not in _WITHOUT_A_RIDE
+        return live == 1 and workload.state not in STEPLESS_WORKLOAD_STATES
     return workload.state is not WorkloadState.SUBMITTED
 
 

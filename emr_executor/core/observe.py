@@ -25,6 +25,7 @@ from emr_executor.core.model import (
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     TERMINAL_STEP_STATES,
+    UP_CLUSTER_STATES,
     ClusterState,
     ClusterTarget,
     RecordPhase,
@@ -184,7 +185,7 @@ def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -
     if given_up:
         known = replace(known, target=ClusterTarget.END, ended_at=None, reason=None)
     ready = seen.ready_at
-    if ready is None and state in (ClusterState.RUNNING, ClusterState.WAITING):
+    if ready is None and state in UP_CLUSTER_STATES:
         ready = now
     return replace(
         known,
@@ -198,7 +199,7 @@ def observe_cluster(cluster: Cluster, seen: ObservedCluster, *, now: datetime) -
 
 def observe_idleness(cluster: Cluster, *, live_submissions: int, now: datetime) -> Cluster:
     """The cluster with ``idle_since`` kept: set when it is up without a live submission, else cleared."""
-    up = cluster.state in (ClusterState.RUNNING, ClusterState.WAITING)
+    up = cluster.state in UP_CLUSTER_STATES
     if not up or live_submissions:
         return replace(cluster, idle_since=None) if cluster.idle_since else cluster
     return cluster if cluster.idle_since else replace(cluster, idle_since=now)

@@ -41,6 +41,7 @@ from emr_executor.core.scaling import (
     serves,
 )
 from emr_executor.core.states import (
+    STEPLESS_WORKLOAD_STATES,
     StepState,
     SubmissionState,
     WorkloadState,
@@ -53,9 +54,6 @@ KEEP_SLOT_S = 30.0
 """A slot is kept for a step that is being cancelled this long; EMR may not cancel it at all."""
 DEADLINE_GRACE_S = 60.0
 """The wrapper ends its step at the deadline; the agent steps in when it did not by then."""
-
-_NOTHING_ALIVE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
-"""No phase is alive in these states and no submission should be: a cancelled workload is over at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +211,7 @@ def _can_drop(workload: Workload) -> bool:
         return False
     # Whose submission has ended without a word to a quarantined workload, that is SUBMITTED still.
     quarantined = workload.quarantine is not None and workload.state is WorkloadState.SUBMITTED
-    return quarantined or workload.state in _NOTHING_ALIVE
+    return quarantined or workload.state in STEPLESS_WORKLOAD_STATES
 
 
 def _rests(workload: Workload, snapshot: Snapshot, ages: Ages) -> bool:

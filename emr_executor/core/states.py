@@ -31,6 +31,10 @@ class WorkloadState(StrEnum):
     """Airflow no longer wanted the try, and no submission of it is alive."""
 
 
+STEPLESS_WORKLOAD_STATES = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
+"""No phase of it is alive, and no submission may be."""
+
+
 class WorkloadTarget(StrEnum):
     """What should become of a workload."""
 
