@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import Snapshot, StepPlan, Workload
 from emr_executor.core.placement import WaitKind
-from emr_executor.core.plan import Plan
+from emr_executor.core.plan import Plan, plan
 from emr_executor.core.scaling import Launch
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
@@ -26,6 +28,7 @@ from tests.builders import (
     ago,
     decide,
     make_cluster,
+    make_limits,
     make_snapshot,
     make_submission,
     make_workload,
@@ -265,6 +268,48 @@ def test_queue_timeout_also_ends_the_wait_on_a_cluster_that_does_not_come_up() -
     assert [(c.submission_id, c.why, c.timed_out) for c in decided.cancel] == [
         ("late-1", "queue_timeout", False)
     ]
+
+
+UNWANTED = submitted("w1", target=WorkloadTarget.CANCEL)
+OVERDUE = submitted("w1", step=StepPlan(command=("x",), execution_timeout_s=100.0))
+
+
+@pytest.mark.parametrize(
+    ("world", "limits", "stands_s"),
+    named(
+        {
+            "nothing": (make_snapshot(make_cluster(), *BUSY), {}, math.inf),
+            "idle_timeout": (make_snapshot(make_cluster(idle_since=ago(299))), {}, 1.0),
+            "queue_timeout": (
+                make_snapshot(make_workload(ready_at=ago(50))),
+                {"queue_timeout_s": 60.0},
+                10.0,
+            ),
+            "the pause of a refused step": (make_snapshot(make_workload(not_before=ago(-5))), {}, 5.0),
+            "a cancel that is asked again": (
+                make_snapshot(make_cluster(), UNWANTED, make_submission(cancel_asked_at=ago(59))),
+                {},
+                1.0,
+            ),
+            "execution_timeout": (
+                make_snapshot(make_cluster(), OVERDUE, make_submission(started_at=ago(150))),
+                {},
+                10.0,
+            ),
+            "an end that is asked again": (
+                make_snapshot(make_cluster(target=ClusterTarget.END, end_asked_at=ago(100))),
+                {},
+                20.0,
+            ),
+        }
+    ),
+)
+def test_a_plan_stands_until_the_first_time_that_it_waits_for(
+    world: Snapshot, limits: dict[str, Any], stands_s: float
+) -> None:
+    ages = ages_by_rows(world.clusters, world.submissions, now=NOW)
+    plan(world, {"default": make_limits(**limits)}, ages)
+    assert ages.same_s == stands_s
 
 
 CLUSTERS = st.builds(
