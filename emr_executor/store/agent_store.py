@@ -38,7 +38,7 @@ class AgentStore:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._known: Snapshot | None = None
+        self._known = snapshot_store.Known()
 
     async def deployment_id(self) -> str:
         """The identity of this deployment, made by whoever asks first; the same for all who ask."""
@@ -115,12 +115,10 @@ class AgentStore:
 
         READY workloads come first and by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Of
         those with target RUN neither has the quarantined ones.
-        Other workloads are by turn, clusters and submissions in no order. ``workload`` and
-        ``executor_config`` of each workload are left empty.
+        Other workloads, clusters and submissions are in no order. ``workload`` and ``executor_config`` of
+        each workload are left empty.
         """
-        found = await self._runner.read(snapshot_store.snapshot, now, ready_limit, self._known)
-        self._known = found
-        return found
+        return await self._runner.read(snapshot_store.snapshot, now, ready_limit, self._known)
 
     async def apply(
         self, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()

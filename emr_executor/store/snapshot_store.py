@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import cache
-from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     CompoundSelect,
     Connection,
-    Row,
     ScalarSelect,
     Select,
-    Table,
     Uuid,
     and_,
     bindparam,
@@ -35,9 +31,9 @@ from emr_executor.core.states import (
 )
 from emr_executor.core.workload import HANDED_OVER_AGAIN
 from emr_executor.store.clauses import BY_TURN, LIVE_WORKLOAD_STATES, OVER_SUBMISSION_STATES, is_none_of
+from emr_executor.store.known_rows import KnownRows, stamps
 from emr_executor.store.rows import (
     BULKY_WORKLOAD_COLUMNS,
-    Stored,
     as_dicts,
     cluster_from,
     identity_from,
@@ -54,117 +50,91 @@ WANTED_BY_AIRFLOW = (RUNNING, *sorted(HANDED_OVER_AGAIN))
 """TaskInstanceState values of a try that should go on."""
 RESTARTING = "restarting"
 """TaskInstanceState.RESTARTING: cleared while RUNNING, waiting for the executor's SUCCESS."""
-S = TypeVar("S", bound=Stored)
-
-
+_LEAN_COLUMNS = tuple(column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS)
 _KNOWN_FOR = timedelta(minutes=1)
 """A row that is purged and handed over again may come back as it was counted before; that takes a day."""
-_FETCHED_AT_ONCE = 500
+
+_WORKLOAD_STAMP = select(
+    *(
+        WORKLOAD.c[name]
+        for name in ("workload_id", "version", "priority_weight", "scheduler_job_id", "claim_beat")
+    )
+)
+_IS_READY = and_(
+    WORKLOAD.c.state == WorkloadState.READY,
+    WORKLOAD.c.target == WorkloadTarget.RUN,
+    WORKLOAD.c.quarantine.is_(None),
+)
+_HOW_MANY_READY = select(func.count()).select_from(WORKLOAD).where(_IS_READY)
+_READY_BY_TURN = stamps(_WORKLOAD_STAMP.where(_IS_READY).order_by(*BY_TURN).limit(bindparam("at_most")))
+_ENGAGED = stamps(
+    union_all(
+        _WORKLOAD_STAMP.where(
+            WORKLOAD.c.state == WorkloadState.SUBMITTED, WORKLOAD.c.target == WorkloadTarget.RUN
+        ),
+        _WORKLOAD_STAMP.where(
+            WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES), WORKLOAD.c.target == WorkloadTarget.CANCEL
+        ),
+    )
+)
+_LIVE_SUBMISSIONS = stamps(
+    select(SUBMISSION.c.submission_id, SUBMISSION.c.version).where(
+        is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES)
+    )
+)
+_LIVE_CLUSTERS = stamps(
+    select(CLUSTER.c.cluster_uuid, CLUSTER.c.version).where(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES))
+)
 
 
-def snapshot(conn: Connection, now: datetime, ready_limit: int, known: Snapshot | None = None) -> Snapshot:
+class Known:
+    """What a reader of snapshots has read, so that its next one reads only what has changed."""
+
+    def __init__(self) -> None:
+        self.read_at: datetime | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Read everything again."""
+        self.clusters = KnownRows(_LIVE_CLUSTERS, tuple(CLUSTER.c), cluster_from)
+        self.submissions = KnownRows(_LIVE_SUBMISSIONS, tuple(SUBMISSION.c), submission_from)
+        self.ready = KnownRows(_READY_BY_TURN, _LEAN_COLUMNS, lean_workload_from)
+        self.engaged = KnownRows(_ENGAGED, _LEAN_COLUMNS, lean_workload_from)
+
+
+def snapshot(conn: Connection, now: datetime, ready_limit: int, known: Known | None = None) -> Snapshot:
     """All that lives: of one moment where the runner reads (``Runner.read``).
 
     READY workloads come by turn, at most ``ready_limit``; ``ready_beyond`` counts the rest. Quarantined ones
     take nobody's place there. ``workload`` and ``executor_config`` of each workload are left empty: only a
     phase needs them, and its claim brings them.
 
-    known: the last snapshot. Of a row that has not changed since, only its key and its counters are read, and
-        its value is the one in there.
+    known: by the reader's last snapshots; a row that has not changed since is not read
     """
-    if known is None or not timedelta() <= now - known.now <= _KNOWN_FOR:
-        known = Snapshot(now=now, clusters=(), submissions=(), workloads=())
-    live = _values(conn, _CLUSTER, conn.execute(_LIVE_CLUSTERS).all(), known.clusters)
-    submissions = _values(conn, _SUBMISSION, conn.execute(_LIVE_SUBMISSIONS).all(), known.submissions)
+    known = known or Known()
+    if known.read_at is not None and not timedelta() <= now - known.read_at <= _KNOWN_FOR:
+        known.forget()
+    live, submissions = known.clusters.read(conn), known.submissions.read(conn)
     # A cluster that is over still matters as long as a submission on it is not settled. As a condition of the
     # first statement this would make PostgreSQL read every cluster that ever was.
     unsettled = {s.cluster_uuid for s in submissions} - {c.cluster_uuid for c in live}
-    ready = conn.execute(_READY_BY_TURN, {"at_most": ready_limit}).all()
-    engaged = conn.execute(_ENGAGED).all()
-    workloads = _values(conn, _WORKLOAD, [*ready, *engaged], known.workloads)
+    ready, engaged = known.ready.read(conn, at_most=ready_limit), known.engaged.read(conn)
+    waiting = conn.execute(_HOW_MANY_READY).scalar_one() if len(ready) == ready_limit else len(ready)
+    known.read_at = now
     # One whose step is broken is in quarantine though its row is not.
-    placeable = (w for w in workloads[: len(ready)] if w.quarantine is None)
+    placeable = (one for one in ready if one.quarantine is None)
     return Snapshot(
         now=now,
         clusters=(*live, *clusters(conn, sorted(unsettled))) if unsettled else live,
         submissions=submissions,
-        workloads=(*placeable, *workloads[len(ready) :]),
-        ready_beyond=ready[0].how_many - len(ready) if ready else 0,
+        workloads=(*placeable, *engaged),
+        ready_beyond=waiting - len(ready),
     )
-
-
-class _Kind(Generic[S]):
-    """How the values of one table are read, those alone that changed.
-
-    counters: the columns of which one at least changes with each change of a row, and the fields of its value
-    """
-
-    def __init__(
-        self,
-        table: Table,
-        columns: Iterable[Column[Any]],
-        counters: Sequence[str],
-        value_from: Callable[[Any], S],
-    ) -> None:
-        (key,) = table.primary_key.columns
-        wanted = key.in_(bindparam("their_keys", expanding=True))
-        self.stamp: tuple[Column[Any], ...] = (key, *(table.c[name] for name in counters))
-        self.stamp_of: Callable[[S], tuple[Any, ...]] = attrgetter(key.name, *counters)
-        self.by_key = select(*columns).where(wanted)
-        self.value_from = value_from
-
-
-_CLUSTER = _Kind(CLUSTER, CLUSTER.c, ["version"], cluster_from)
-_SUBMISSION = _Kind(SUBMISSION, SUBMISSION.c, ["version"], submission_from)
-_WORKLOAD = _Kind(
-    WORKLOAD,
-    (column for column in WORKLOAD.c if column.name not in BULKY_WORKLOAD_COLUMNS),
-    ["version", "priority_weight", "scheduler_job_id", "claim_beat"],
-    lean_workload_from,
-)
-
-
-def _values(conn: Connection, kind: _Kind[S], rows: Sequence[Row[Any]], known: Iterable[S]) -> tuple[S, ...]:
-    """The value of each row, of which its stamp was read, in their order; known ones are not read again."""
-    width = len(kind.stamp)
-    stamps = [tuple(row[:width]) for row in rows]
-    value_of = {kind.stamp_of(value): value for value in known}
-    found = {stamp[0]: value_of[stamp] for stamp in stamps if stamp in value_of}
-    missing = [stamp[0] for stamp in stamps if stamp not in value_of]
-    for begin in range(0, len(missing), _FETCHED_AT_ONCE):
-        keys = {"their_keys": missing[begin : begin + _FETCHED_AT_ONCE]}
-        fetched = map(kind.value_from, as_dicts(conn.execute(kind.by_key, keys)))
-        found |= {kind.stamp_of(value)[0]: value for value in fetched}
-    return tuple(found[stamp[0]] for stamp in stamps if stamp[0] in found)
-
-
-def _ready_by_turn() -> Select[Any]:
-    ready = and_(
-        WORKLOAD.c.state == WorkloadState.READY,
-        WORKLOAD.c.target == WorkloadTarget.RUN,
-        WORKLOAD.c.quarantine.is_(None),
-    )
-    how_many = select(func.count()).select_from(WORKLOAD).where(ready).scalar_subquery().label("how_many")
-    return select(*_WORKLOAD.stamp, how_many).where(ready).order_by(*BY_TURN).limit(bindparam("at_most"))
-
-
-def _engaged() -> Select[Any]:
-    engaged = or_(
-        and_(WORKLOAD.c.state == WorkloadState.SUBMITTED, WORKLOAD.c.target == WorkloadTarget.RUN),
-        and_(WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES), WORKLOAD.c.target == WorkloadTarget.CANCEL),
-    )
-    return select(*_WORKLOAD.stamp).where(engaged).order_by(*BY_TURN)
-
-
-_LIVE_SUBMISSIONS = select(*_SUBMISSION.stamp).where(is_none_of(SUBMISSION.c.state, OVER_SUBMISSION_STATES))
-_LIVE_CLUSTERS = select(*_CLUSTER.stamp).where(is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES))
-_READY_BY_TURN = _ready_by_turn()
-_ENGAGED = _engaged()
 
 
 def clusters(conn: Connection, cluster_uuids: Collection[ClusterUuid]) -> tuple[Cluster, ...]:
     """Those of the clusters that have a row, over or not."""
-    found = conn.execute(_CLUSTER.by_key, {"their_keys": list(cluster_uuids)})
+    found = conn.execute(select(CLUSTER).where(CLUSTER.c.cluster_uuid.in_(list(cluster_uuids))))
     return tuple(map(cluster_from, as_dicts(found)))
 
 
