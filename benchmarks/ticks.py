@@ -1,6 +1,6 @@
 """CPU time of a tick of the steering agent, idle and with news, and what ten times the tasks change in it.
 
-    python -m benchmarks.ticks [--ticks 40] [--only sqlite]
+    python -m benchmarks.ticks [--ticks 15] [--only sqlite]
 
 Nine of ten parked tasks have a step that runs, 45 on each cluster, and the others wait for a slot. The agent,
 its store and its decisions are those of production; EMR and S3 answer from memory, ListSteps as often as the
@@ -124,7 +124,7 @@ async def measure(ticks: Ticks, rounds: int) -> Figures:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--ticks", type=int, default=40, help="counted ticks of each kind")
+    parser.add_argument("--ticks", type=int, default=15, help="counted ticks of each kind, at most 18")
     parser.add_argument("--only", choices=("postgresql", "sqlite"), action="append", help="one database only")
     parser.add_argument("--profile", choices=("idle", "busy"), help="show where the larger one's time goes")
     arguments = parser.parse_args()
