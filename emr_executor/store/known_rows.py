@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, SelectBase, String, cast, func, select
 
-from emr_executor.store.rows import Row, Stored, as_dicts
+from emr_executor.store.rows import Fields, Stored, as_dicts
 
 AT_ONCE = 500
 """Rows that one statement reads by their ids."""
@@ -38,7 +38,10 @@ class KnownRows(Generic[Value]):
     """
 
     def __init__(
-        self, stamped: Select[Any], columns: Sequence[Column[Any]], value_of: Callable[[Row], Value]
+        self,
+        stamped: Select[Any],
+        columns: Sequence[Column[Any]],
+        value_of: Callable[[Fields], Value],
     ) -> None:
         self._stamped, self._columns, self._value_of = stamped, columns, value_of
         self._text = ""
