@@ -46,7 +46,7 @@ def apply(
     updates: dict[type[Stored], list[_Update]] = defaultdict(list)
     written: dict[str, Stored] = {}
     # One order of tables and rows for all writers, so that no two wait for each other.
-    for key, change in sorted(merged(changes).items()):
+    for key, change in sorted(_merged(changes).items()):
         kind = type(change.new)
         written[key] = change.new
         if change.old is None:
@@ -67,11 +67,10 @@ def key_of(value: Stored) -> str:
     return str(getattr(value, mapping_of(type(value)).key))
 
 
-def merged(changes: Iterable[Change]) -> dict[str, Change]:
+def _merged(changes: Iterable[Change]) -> dict[str, Change]:
     """Each row once, by its key: from the first ``old`` to the last ``new`` of it.
 
-    The one gate of guarded writes, of every store: raises InvalidTransition for a change of state that is no
-    edge of its table.
+    Raises InvalidTransition for a change of state that is no edge of its table.
     """
     by_key: dict[str, Change] = {}
     for change in changes:

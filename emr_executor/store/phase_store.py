@@ -308,28 +308,18 @@ def record_gone(conn: Connection, workload_id: WorkloadId, token: str, reason: s
     match seen_in_refusal(intent=held.airflow_state, airflow_state=state, is_restarting=is_restarting):
         case WorkloadEvent.REPORTED:
             record_over(conn, workload_id, token, held.airflow_state, now)
-            append(conn, [_story(now, workload_id, "told_before", told_before(held.airflow_state))])
+            told = (
+                f"Airflow has the try as {held.airflow_state}: "
+                "it was told so before, and the answer was not heard"
+            )
+            append(conn, [_story(now, workload_id, "told_before", told)])
         case WorkloadEvent.TO_REPEAT:
-            not_before = now + refused_pause(held.phase_attempts)
-            record_retry(conn, workload_id, token, not_before, handed_over_again(reason), now=now)
+            pause_s = doubled_s(_REFUSED_PAUSE_S, _REFUSED_PAUSE_MAX_S, failures=held.phase_attempts)
+            note = f"Airflow took the try back (stuck in queued) and queues it again: {reason}"
+            record_retry(conn, workload_id, token, now + timedelta(seconds=pause_s), note, now=now)
         case _:
             _write(conn, _UNWANTED, workload_id, token, new_cancel_reason=reason, new_finished_at=now)
             append(conn, [_story(now, workload_id, "no_longer_wanted", reason)])
-
-
-def refused_pause(attempts: int) -> timedelta:
-    """How long a try rests that Airflow took back and hands over again, after so many attempts."""
-    return timedelta(seconds=doubled_s(_REFUSED_PAUSE_S, _REFUSED_PAUSE_MAX_S, failures=attempts))
-
-
-def told_before(airflow_state: str) -> str:
-    """The line on an end whose report had arrived though nobody had heard the answer."""
-    return f"Airflow has the try as {airflow_state}: it was told so before, and the answer was not heard"
-
-
-def handed_over_again(reason: str) -> str:
-    """The line on a phase that waits until the scheduler has queued the try again."""
-    return f"Airflow took the try back (stuck in queued) and queues it again: {reason}"
 
 
 _CLAIMS = select(WORKLOAD.c.workload_id, WORKLOAD.c.claim_token, WORKLOAD.c.claim_beat).where(

@@ -367,14 +367,6 @@ def history_of(
     return _last_lines(conn, named, limit)
 
 
-def story_of(conn: Connection, workload_id: WorkloadId, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
-    """The last lines on a workload, its submissions and the clusters that they were on, oldest first."""
-    subjects = {("workload", str(workload_id))}
-    for submission in submissions_of(conn, workload_id):
-        subjects |= {("submission", submission.submission_id), ("cluster", submission.cluster_uuid)}
-    return history_of(conn, sorted(subjects), limit=limit)
-
-
 def recent_history(conn: Connection, limit: int) -> tuple[HistoryEntry, ...]:
     """The last lines of all, oldest first."""
     return _last_lines(conn, None, limit)

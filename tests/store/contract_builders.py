@@ -1,4 +1,4 @@
-"""Rows that the contract of the stores is about."""
+"""Workloads in the states that the tests of the store are about, and what is said of them."""
 
 from __future__ import annotations
 

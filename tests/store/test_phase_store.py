@@ -313,7 +313,9 @@ async def test_a_refused_try_whose_report_had_arrived_is_finished(
         )
     else:
         assert (found.target, found.cancel_reason) == (WorkloadTarget.CANCEL, "409 invalid_state")
-    assert [line.event for line in store.rows().history] == ["told_before" if told else "no_longer_wanted"]
+    before = f"Airflow has the try as {intent}: it was told so before, and the answer was not heard"
+    line = ("told_before", before) if told else ("no_longer_wanted", "409 invalid_state")
+    assert [(entry.event, entry.text) for entry in store.rows().history] == [line]
 
 
 @pytest.mark.parametrize(("attempts", "pause_s"), [(1, 5), (3, 20), (9, 60)])
@@ -335,7 +337,8 @@ async def test_a_refused_try_that_airflow_queues_again_waits_where_it_stands(
         claim_beat=0,
         version=6,
     )
-    assert [line.event for line in store.rows().history] == ["phase_retried"]
+    note = "Airflow took the try back (stuck in queued) and queues it again: 409 invalid_state"
+    assert [(entry.event, entry.text) for entry in store.rows().history] == [("phase_retried", note)]
 
 
 def phase_writes(store: Store, workload_id: WorkloadId, token: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_submissions_come_in_their_order(conn: Connection) -> None:
     assert queries.submissions_of(conn, mine.workload_id) == (one, two)
 
 
-def test_a_workloads_story_tells_of_its_submissions_and_clusters(conn: Connection) -> None:
+def test_the_story_of_rows_is_theirs_alone_and_its_last_lines(conn: Connection) -> None:
     mine, cluster = a_parked(), a_cluster()
     submission = a_submission(mine, cluster)
     store(conn, submission)
@@ -144,8 +144,9 @@ def test_a_workloads_story_tells_of_its_submissions_and_clusters(conn: Connectio
         line("submission", submission.submission_id, 2),
     ]
     append(conn, [told[0], line("workload", "other"), *told[1:], line("submission", mine.workload_id)])
-    assert queries.story_of(conn, mine.workload_id) == tuple(told)
-    assert queries.story_of(conn, mine.workload_id, limit=2) == tuple(told[1:])
+    asked = [(entry.subject, entry.subject_id) for entry in told]
+    assert queries.history_of(conn, asked) == tuple(told)
+    assert queries.history_of(conn, asked, limit=2) == tuple(told[1:])
     assert queries.history_of(conn, [("cluster", cluster.cluster_uuid)]) == (told[0],)
     assert queries.history_of(conn, []) == ()
     assert [entry.at for entry in queries.recent_history(conn, 3)] == [at(1), at(2), NOW]
