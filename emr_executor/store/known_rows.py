@@ -44,20 +44,21 @@ class KnownRows(Generic[Value]):
         value_of: Callable[[Fields], Value],
     ) -> None:
         self._stamped, self._columns, self._value_of = stamped, columns, value_of
-        self._text = ""
-        self._by_stamp: dict[str, Value] = {}
-        self._values: tuple[Value, ...] = ()
+        # Replaced as a whole: a read that nobody waits for any more may still go on in a thread of its own.
+        self._known: tuple[str, dict[str, Value], tuple[Value, ...]] = ("", {}, ())
 
     def read(self, conn: Connection, **parameters: Any) -> tuple[Value, ...]:
         """The values as they stand; the same tuple as before where nothing changed."""
+        known_text, known, values = self._known
         text = conn.execute(self._stamped, parameters).scalar_one() or ""
-        if text != self._text:
+        if text != known_text:
             found = text.split(",") if text else []
-            unknown = {stamp.partition(":")[0]: stamp for stamp in found if stamp not in self._by_stamp}
-            known = self._by_stamp | self._fetch(conn, unknown)
-            self._by_stamp = {stamp: known[stamp] for stamp in found if stamp in known}
-            self._values, self._text = tuple(self._by_stamp.values()), text
-        return self._values
+            unknown = {stamp.partition(":")[0]: stamp for stamp in found if stamp not in known}
+            known = known | self._fetch(conn, unknown)
+            by_stamp = {stamp: known[stamp] for stamp in found if stamp in known}
+            values = tuple(by_stamp.values())
+            self._known = text, by_stamp, values
+        return values
 
     def _fetch(self, conn: Connection, unknown: Mapping[str, str]) -> dict[str, Value]:
         fetched, ids, key = {}, iter(unknown), self._columns[0]
