@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -136,4 +137,6 @@ def _print_total(console: Console, total: Total, tasks: int, wall_s: float) -> N
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: the worlds under way come to their end, and no process is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
