@@ -94,7 +94,7 @@ class Ticks:
     async def tick(self) -> float:
         """One tick; its CPU seconds, with those of the database's server."""
         self._ticks += 1
-        self.world.emr.sweeps_left = int(self._ticks * STEPS_PER_S) - int((self._ticks - 1) * STEPS_PER_S)
+        self.world.emr.polls_left = int(self._ticks * STEPS_PER_S) - int((self._ticks - 1) * STEPS_PER_S)
         self.world.clock.passed_s += 1.0
         began = cpu_s()
         await self.world.steering.tick(self.world.token)

@@ -291,7 +291,7 @@ class Settings(_Frozen):
             tuning=True,
         ),
     ] = 2.0
-    sweep_interval_s: Annotated[
+    step_poll_interval_s: Annotated[
         Seconds,
         Option("How often ListSteps is asked of a cluster with live steps.", example="60", tuning=True),
     ] = 60.0

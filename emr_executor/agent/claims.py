@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 class Claims:
     """What the claims of submissions told that seem to have ended badly.
 
-    unread: submissions whose end is not believed in this look: their claim could not be read, or has just
+    unread: submissions whose end is not believed in this poll: their claim could not be read, or has just
         shown that another step does their work
     """
 
@@ -48,15 +48,15 @@ class Claims:
         """Whether the agent holds the claim."""
         return self._holders.get(submission.submission_id, "") is None
 
-    async def look(self, tick: TickState, last_looked: Collection[ClusterUuid]) -> frozenset[ClusterUuid]:
+    async def poll(self, tick: TickState, last_polled: Collection[ClusterUuid]) -> frozenset[ClusterUuid]:
         """Read the claims that are in doubt; the clusters on which another step than the known one began.
 
-        last_looked: clusters that are over and whose steps were listed for the last time
+        last_polled: clusters that are over and whose steps were listed for the last time
         """
         wanted = {
             one.submission_id: one
             for one in tick.ending()
-            if _seems_over(tick, one, last_looked) and tick.claims_first(one)
+            if _seems_over(tick, one, last_polled) and tick.claims_first(one)
         }
         now = self._clock.monotonic()
         self._holders = {key: held for key, held in self._holders.items() if key in tick.submissions}
@@ -96,14 +96,14 @@ class Claims:
                 tick.put(replace(sent_again(submission, now=now), started_at=now, ended_at=now))
 
 
-def _seems_over(tick: TickState, submission: Submission, last_looked: Collection[ClusterUuid]) -> bool:
+def _seems_over(tick: TickState, submission: Submission, last_polled: Collection[ClusterUuid]) -> bool:
     """Whether its end, as known so far, is not a good one."""
     cluster = tick.clusters.get(submission.cluster_uuid)
     if cluster is None or submission.quarantine is not None or submission.wrapper_ended:
         return False
     if submission.step_state is StepState.COMPLETED:
         return False
-    if cluster.cluster_uuid in last_looked and (submission.started_at or cluster.ready_at):
+    if cluster.cluster_uuid in last_polled and (submission.started_at or cluster.ready_at):
         return True
     if submission.step_state not in TERMINAL_STEP_STATES:
         return False

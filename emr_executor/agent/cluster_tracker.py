@@ -33,8 +33,8 @@ from emr_executor.errors import BudgetSpent
 from emr_executor.ports import Clock, EmrApi
 from emr_executor.store.agent_store import AgentStore
 
-LOOK_WITHIN_S = 0.2
-"""A look for which the call budget has no token by then is left to a later tick, which waits for none."""
+POLL_WITHIN_S = 0.2
+"""A poll for which the call budget has no token by then is left to a later tick, which waits for none."""
 GONE_AFTER_S = 600.0
 """A cluster whose id EMR does not know for this long is over (EMR keeps ended ones for two months)."""
 STRAY_LOOK_S = 300.0
@@ -81,7 +81,7 @@ class ClusterTracker:
         """
         return self._clock.monotonic() - self._seen_at.get(cluster_uuid, -math.inf)
 
-    async def look(self, tick: TickState, ages: Ages) -> None:
+    async def poll(self, tick: TickState, ages: Ages) -> None:
         """ListClusters when it is due. Raises TryAgain: then what was applied so far stands."""
         self._seen_at = {key: at for key, at in self._seen_at.items() if key in tick.clusters}
         self.unshown.clear()
@@ -94,14 +94,14 @@ class ClusterTracker:
         ):
             return
         try:
-            await self._look(tick, ages, living)
+            await self._poll_living(tick, ages, living)
         except BudgetSpent:
             self._cadence.put_off("clusters", due_at)
             raise
 
-    async def _look(self, tick: TickState, ages: Ages, living: Sequence[Cluster]) -> None:
+    async def _poll_living(self, tick: TickState, ages: Ages, living: Sequence[Cluster]) -> None:
         prefix = cluster_name_prefix(self._deployment_id)
-        seen = await self._emr.list_clusters(name_prefix=prefix, within_s=LOOK_WITHIN_S)
+        seen = await self._emr.list_clusters(name_prefix=prefix, within_s=POLL_WITHIN_S)
         by_uuid = self._by_uuid(seen)
         vanished = []
         for cluster in living:
@@ -161,7 +161,7 @@ class ClusterTracker:
             await self._emr.list_clusters(
                 name_prefix=cluster_name_prefix(self._deployment_id),
                 over_since=min(cluster.intended_at for cluster in vanished) - OVER_MARGIN,
-                within_s=LOOK_WITHIN_S,
+                within_s=POLL_WITHIN_S,
             )
         )
         left = []
@@ -178,7 +178,7 @@ class ClusterTracker:
     async def _describe(self, tick: TickState, cluster: Cluster, missing_s: float) -> None:
         if cluster.cluster_id is None:
             return
-        observed = await self._emr.describe_cluster(cluster.cluster_id, within_s=LOOK_WITHIN_S)
+        observed = await self._emr.describe_cluster(cluster.cluster_id, within_s=POLL_WITHIN_S)
         if observed is not None:
             self._fold(tick, cluster, observed)
         elif missing_s >= GONE_AFTER_S:

@@ -61,7 +61,7 @@ class Outcomes:
         tick: TickState,
         ages: Ages,
         *,
-        last_looked: Collection[ClusterUuid],
+        last_polled: Collection[ClusterUuid],
         closed: Callable[[Submission], bool],
         now: datetime,
         blind_s: Mapping[ClusterUuid, float],
@@ -70,7 +70,7 @@ class Outcomes:
         """Settle every live submission that can be settled.
 
         closed: whether no step of a submission can begin any more
-        last_looked: clusters that are over and whose steps were listed for the last time
+        last_polled: clusters that are over and whose steps were listed for the last time
         blind_s: how long ago the cluster or the records were last seen: the hold goes on for that long
         unread: completed, and their output is not read to its end: they are settled later
         """
@@ -86,7 +86,7 @@ class Outcomes:
                     cluster,
                     ages=ages,
                     loss_hold_s=self._loss_hold_s + blind_s[cluster.cluster_uuid],
-                    had_last_look=cluster.cluster_id is None or cluster.cluster_uuid in last_looked,
+                    had_last_poll=cluster.cluster_id is None or cluster.cluster_uuid in last_polled,
                     is_wanted=workload is not None and workload.target is WorkloadTarget.RUN,
                     is_closed=closed(submission),
                 )

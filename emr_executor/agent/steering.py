@@ -1,4 +1,4 @@
-"""The tick of the one agent that steers: read, look, decide, write the intent, act."""
+"""The tick of the one agent that steers: read, poll, decide, write the intent, act."""
 
 from __future__ import annotations
 
@@ -173,13 +173,13 @@ class Steering:
         snapshot, decided = self._decide(tick, snapshot, ages)
         if ground.away:
             decided = without_new(decided)
-        self._tracker.look_soon(decided.look)
+        self._tracker.poll_soon(decided.poll)
         after = self._intents.write(tick, decided, now)
         if not ground.away:
             self._intend_again(tick, after, now)
         self._tell_waiting(tick, snapshot, decided, ages, ground.away)
         is_open = bool(
-            decided.look or self._tracker.is_waiting or self._actions.throttled_steps or tick.ending()
+            decided.poll or self._tracker.is_waiting or self._actions.throttled_steps or tick.ending()
         )
         is_open |= any(one.cancel_asked_at is not None for one in snapshot.submissions)
         intended_at = self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""One look at a cluster's steps: ListSteps, page by page, over as many ticks as the call budget takes."""
+"""One poll of a cluster's steps: ListSteps, page by page, over as many ticks as the call budget takes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ IDS_A_CALL = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPoll:
-    """What a look is to find out, and what it has shown so far. ListSteps gives the newest steps first.
+    """What a poll is to find out, and what it has shown so far. ListSteps gives the newest steps first.
 
-    All that may be concluded from a step's absence was fixed when the look began, since an act may add a step
+    All that may be concluded from a step's absence was fixed when the poll began, since an act may add a step
     between two pages.
 
     wanted: the submissions whose steps are looked for
     unheard: those of them whose call nobody heard the answer of
     twice: those of them that EMR may have several steps of
     silent: those of them without a record: a FAILED step may be the twin of an older one that does the work
-    overdue: those that were never added if the look ends and did not show them
+    overdue: those that were never added if the poll ends and did not show them
     is_last: the cluster had been over for so long that EMR's word is its last
     known: the steps of the wanted, as far as their ids are known
     asked: those of them that were asked for by id, since no page shows them
@@ -70,22 +70,22 @@ class StepPoll:
     failures: int = 0
 
     def after(self, page: StepPage) -> StepPoll:
-        """The look with one more page."""
+        """The poll with one more page."""
         pages, steps = self.pages + 1, (*self.steps, *page.steps)
         return replace(self, steps=steps, pages=pages, marker=page.marker, failures=0)
 
     def after_asking(self, step_ids: Sequence[StepId], page: StepPage) -> StepPoll:
-        """The look with the steps that were asked for by id."""
+        """The poll with the steps that were asked for by id."""
         return replace(self, steps=(*self.steps, *page.steps), asked=self.asked.union(step_ids), failures=0)
 
     def after_refusal(self, step_ids: Sequence[StepId]) -> StepPoll:
-        """The look after EMR refused ids: they are asked for one by one, and one that is to blame no more."""
+        """The poll after EMR refused ids: they are asked for one by one, and one that is to blame no more."""
         if len(step_ids) > 1:
             return replace(self, ids_a_call=1)
         return replace(self, asked=self.asked.union(step_ids), failures=0)
 
     def failed(self) -> StepPoll | None:
-        """The look after its next page was asked for in vain, or None where it has to begin anew."""
+        """The poll after its next page was asked for in vain, or None where it has to begin anew."""
         return replace(self, failures=self.failures + 1) if self.failures + 1 < MOST_FAILURES else None
 
     @property
@@ -154,8 +154,8 @@ def may_never_begin(cluster: Cluster, live: Sequence[Submission]) -> bool:
     return is_ending and any(one.started_at is None and one.step_id is not None for one in live)
 
 
-def needs_a_sweep(submission: Submission) -> bool:
-    """Whether only a look can tell how it goes on."""
+def needs_a_poll(submission: Submission) -> bool:
+    """Whether only a poll can tell how it goes on."""
     if submission.step_id is None or submission.cancel_asked_at is not None:
         return True
     return submission.wrapper_ended and submission.wrapper_reason == "terminated"

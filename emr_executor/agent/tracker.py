@@ -1,4 +1,4 @@
-"""What became of steps: step records and ListSteps sweeps.
+"""What became of steps: step records and ListSteps polls.
 
 Two truths: the wrapper's records in S3, seen within seconds and without any EMR call, and
 ListSteps under its tiny budget, for slots and for steps whose wrapper is silent; by id for those
@@ -19,10 +19,10 @@ import structlog
 
 from emr_executor.agent.cadence import Cadence
 from emr_executor.agent.claims import UNSEEN_S3_HOLD_S, Claims
-from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S, ClusterTracker
+from emr_executor.agent.cluster_tracker import POLL_WITHIN_S, ClusterTracker
 from emr_executor.agent.driver_output import DriverOutput
 from emr_executor.agent.outcomes import Outcomes
-from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_sweep, one_of
+from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_poll, one_of
 from emr_executor.agent.tick_state import TickState
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
@@ -46,8 +46,8 @@ from emr_executor.core.states import (
 from emr_executor.errors import BudgetSpent, ClusterGone, StepsRefused, Throttled, TryAgain
 from emr_executor.ports import Clock, EmrApi, StepRecords
 
-QUICK_LOOK_S = 5.0
-"""How soon ListSteps is asked again where a sweep is the only way to know more."""
+QUICK_POLL_S = 5.0
+"""How soon ListSteps is asked again where a poll is the only way to know more."""
 STEP_UNKNOWN_S = 60.0
 """A step that a complete ListSteps does not show after this was never added: longer than an act may wait
 before it calls (``emr_actions.ADD_WITHIN_S``), the connection takes, and EMR's reads lag, together."""
@@ -57,15 +57,15 @@ STALL_S = 300.0
 FRESH_S = 2.0
 """A step that EMR showed PENDING may have begun since; what is cancelled for another slot must not have."""
 UNWATCHED_S = STALL_S / 2
-"""After such a pause between two looks, as of an agent without the lease, nobody knows what was meanwhile."""
+"""After such a pause between two polls, as of an agent without the lease, nobody knows what was meanwhile."""
 
 log = structlog.get_logger(__name__)
 
 
 class Tracker:
-    """Brings a tick's state up to date with what S3 and EMR show. Each look keeps to its own cadence.
+    """Brings a tick's state up to date with what S3 and EMR show. Each poll keeps to its own cadence.
 
-    unshown: submissions whose call nobody heard the answer of, and which the last look does not show
+    unshown: submissions whose call nobody heard the answer of, and which the last poll does not show
     """
 
     def __init__(
@@ -84,21 +84,21 @@ class Tracker:
         self._clock, self._settings = clock, settings
         self.unshown: set[SubmissionId] = set()
         self._output = DriverOutput(records, clock, masks, records_uri)
-        self._cadence, self._sweeps = Cadence(clock), Cadence(clock)
-        self._looks: dict[ClusterUuid, StepPoll] = {}
-        self._last_looked: set[ClusterUuid] = set()
+        self._cadence, self._step_cadence = Cadence(clock), Cadence(clock)
+        self._polls: dict[ClusterUuid, StepPoll] = {}
+        self._last_polled: set[ClusterUuid] = set()
         self._claims = Claims(records, clock)
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._judged: dict[ClusterUuid, list[Submission]] | None = None
         self._urgent: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
-        self._looked_at = self._records_seen_at = clock.monotonic()
+        self._polled_at = self._records_seen_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
 
     @property
     def unshown_clusters(self) -> set[ClusterUuid]:
-        """Launches without an answer that EMR did not show in this tick's look, 30 s or more after them."""
+        """Launches without an answer that EMR did not show in this tick's poll, 30 s or more after them."""
         return self._clusters.unshown
 
     @property
@@ -108,17 +108,17 @@ class Tracker:
 
     @property
     def stalled(self) -> frozenset[ClusterUuid]:
-        """Clusters whose last sweeps showed pending steps, and none running, for ``STALL_S``."""
+        """Clusters whose last polls showed pending steps, and none running, for ``STALL_S``."""
         return frozenset(self._stalled)
 
     @property
     def shown(self) -> frozenset[SubmissionId]:
-        """Submissions whose step EMR has shown in this look, and not longer ago than ``FRESH_S``."""
+        """Submissions whose step EMR has shown in this poll, and not longer ago than ``FRESH_S``."""
         since = self._clock.monotonic() - FRESH_S
         return frozenset(key for key, at in self._shown_at.items() if at >= since)
 
-    def look_soon(self, clusters: frozenset[ClusterUuid]) -> None:
-        """The steps of these clusters are to be looked at in the next look, before others."""
+    def poll_soon(self, clusters: frozenset[ClusterUuid]) -> None:
+        """The steps of these clusters are to be polled first in the next tick, before others."""
         self._asked_for = clusters
 
     @property
@@ -129,29 +129,29 @@ class Tracker:
     async def poll(self, tick: TickState, ages: Ages) -> None:
         """Records, clusters and steps, each when due."""
         # Only what is applied to this tick counts: a tick that is dropped takes its news with it.
-        self._last_looked.clear()
+        self._last_polled.clear()
         self._shown_at.clear()
-        if self._clock.monotonic() - self._looked_at > UNWATCHED_S:
+        if self._clock.monotonic() - self._polled_at > UNWATCHED_S:
             self._idle_slots_since.clear()
             self._stalled.clear()
-            self._looks.clear()
-        self._looked_at = self._clock.monotonic()
+            self._polls.clear()
+        self._polled_at = self._clock.monotonic()
         self._stalled &= tick.clusters.keys()
         if self.unshown:
             live = tick.live()
             self.unshown &= {one.submission_id for one in live if one.state is SubmissionState.INTENDED}
         for gone in self._idle_slots_since.keys() - tick.clusters.keys():
             del self._idle_slots_since[gone]
-        for part in (self._look_at_records, self._clusters.look, self._look_at_steps):
+        for part in (self._poll_records, self._clusters.poll, self._poll_steps):
             await self._guarded(part, tick, ages)
 
     async def settle(self, tick: TickState, ages: Ages) -> None:
         """Read what is in doubt of steps that are over, and settle what can be settled."""
-        await self._guarded(self._look_at_claims, tick, ages)
+        await self._guarded(self._poll_claims, tick, ages)
         if self._output.awaits_records(tick, self._records_seen_at):
             self._cadence.hasten("records", 0.0)
             with suppress(TryAgain):
-                await self._look_at_records(tick, ages)
+                await self._poll_records(tick, ages)
         unread = await self._output.read_to_end(tick, self._records_seen_at)
         now = self._clock.now()
         live_on = Counter(one.cluster_uuid for one in tick.live())
@@ -168,7 +168,7 @@ class Tracker:
         self._outcomes.settle_all(
             tick,
             ages,
-            last_looked=self._last_looked,
+            last_polled=self._last_polled,
             now=now,
             blind_s=blind_s,
             closed=lambda one: self._claims.is_closed(one) or not tick.claims_first(one),
@@ -182,18 +182,18 @@ class Tracker:
         try:
             await part(tick, ages)
         except BudgetSpent as spent:
-            log.debug("look_put_off", part=name, why=str(spent))
+            log.debug("poll_put_off", part=name, why=str(spent))
         except Throttled as error:
-            log.warning("look_failed", part=name, error=str(error))
+            log.warning("poll_failed", part=name, error=str(error))
         except (TryAgain, StepsRefused) as error:
-            log.debug("look_failed", part=name, error=str(error))  # told by agent.dependencies
+            log.debug("poll_failed", part=name, error=str(error))  # told by agent.dependencies
         except Exception:
-            # One look that fails for ever must not blind the others.
-            log.exception("look_failed_unexpectedly", part=name)
+            # One poll that fails for ever must not blind the others.
+            log.exception("poll_failed_unexpectedly", part=name)
 
     # -- records ---------------------------------------------------------------------------------
 
-    async def _look_at_records(self, tick: TickState, _ages: Ages) -> None:
+    async def _poll_records(self, tick: TickState, _ages: Ages) -> None:
         live = {one.submission_id: one for one in tick.live()}
         if not live:
             self._records_seen_at = self._clock.monotonic()
@@ -226,22 +226,22 @@ class Tracker:
         self._outcomes.started(tick, submission, replace(seen, output_chunks=chunks), now=now)
         self._output.quote(tick, submission, output, missing)
 
-    async def _look_at_claims(self, tick: TickState, _ages: Ages) -> None:
-        for cluster_uuid in await self._claims.look(tick, self._last_looked):
-            # A look that began before does not ask for the step that does the work.
-            self._looks.pop(cluster_uuid, None)
+    async def _poll_claims(self, tick: TickState, _ages: Ages) -> None:
+        for cluster_uuid in await self._claims.poll(tick, self._last_polled):
+            # A poll that began before does not ask for the step that does the work.
+            self._polls.pop(cluster_uuid, None)
 
     # -- steps -----------------------------------------------------------------------------------
 
-    async def _look_at_steps(self, tick: TickState, ages: Ages) -> None:
-        """The sweeps that are due, as far as the call budget goes now: a tick waits for no token.
+    async def _poll_steps(self, tick: TickState, ages: Ages) -> None:
+        """The polls that are due, as far as the call budget goes now: a tick waits for no token.
 
-        Clusters that something waits for come first, then those that were not looked at for longest. A look
+        Clusters that something waits for come first, then those that were not polled for longest. A poll
         whose first page does not show enough goes on when all that were due by then had their turn.
         """
         live_on = tick.live_by_cluster()
-        self._sweeps.keep(live_on)
-        self._looks = {key: look for key, look in self._looks.items() if key in live_on}
+        self._step_cadence.keep(live_on)
+        self._polls = {key: poll for key, poll in self._polls.items() if key in live_on}
         if live_on is not self._judged:
             self._judged, self._urgent = live_on, _urgent(tick)
         wanted: list[tuple[bool, float, Cluster]] = []
@@ -251,8 +251,8 @@ class Tracker:
             is_asked_for = cluster.cluster_uuid in self._asked_for
             is_urgent = is_asked_for or cluster.cluster_uuid in self._urgent
             if is_urgent:
-                self._sweeps.hasten(cluster.cluster_uuid, 0.0 if is_asked_for else QUICK_LOOK_S)
-            wanted.append((is_urgent, self._sweeps.due_at(cluster.cluster_uuid), cluster))
+                self._step_cadence.hasten(cluster.cluster_uuid, 0.0 if is_asked_for else QUICK_POLL_S)
+            wanted.append((is_urgent, self._step_cadence.due_at(cluster.cluster_uuid), cluster))
         wanted.sort(key=lambda one: (not one[0], one[1]))
         now = self._clock.monotonic()
         for is_urgent, due_at, cluster in wanted:
@@ -268,10 +268,10 @@ class Tracker:
             is_early = cluster.state in OVER_CLUSTER_STATES and not is_last
             if cluster.cluster_id is None or (is_early and not may_never_begin(cluster, live)):
                 continue
-            interval_s = QUICK_LOOK_S if is_urgent else self._settings.sweep_interval_s
-            if not self._sweeps.is_due(cluster.cluster_uuid, interval_s):
+            interval_s = QUICK_POLL_S if is_urgent else self._settings.step_poll_interval_s
+            if not self._step_cadence.is_due(cluster.cluster_uuid, interval_s):
                 continue
-            look = self._looks.pop(cluster.cluster_uuid, None) or StepPoll(
+            poll = self._polls.pop(cluster.cluster_uuid, None) or StepPoll(
                 cluster_uuid=cluster.cluster_uuid,
                 cluster_id=cluster.cluster_id,
                 wanted=frozenset(s.submission_id for s in live),
@@ -283,16 +283,16 @@ class Tracker:
                 known=frozenset(s.step_id for s in live if s.step_id is not None),
             )
             try:
-                look = await self._read_on(look)
+                poll = await self._read_on(poll)
             except BudgetSpent:
-                self._sweeps.put_off(cluster.cluster_uuid, due_at)
+                self._step_cadence.put_off(cluster.cluster_uuid, due_at)
                 raise
-            self._fold_steps(tick, ages, look, live_on[cluster.cluster_uuid])
-            if look.is_through:
-                self._watch_stall(cluster, look.steps, live)
+            self._fold_steps(tick, ages, poll, live_on[cluster.cluster_uuid])
+            if poll.is_through:
+                self._watch_stall(cluster, poll.steps, live)
             else:
-                self._looks[cluster.cluster_uuid] = look
-                self._sweeps.put_off(cluster.cluster_uuid, self._clock.monotonic())
+                self._polls[cluster.cluster_uuid] = poll
+                self._step_cadence.put_off(cluster.cluster_uuid, self._clock.monotonic())
 
     def _watch_stall(
         self, cluster: Cluster, steps: Sequence[ObservedStep], live: Sequence[Submission]
@@ -311,34 +311,34 @@ class Tracker:
             self._idle_slots_since.pop(key, None)
             self._stalled.discard(key)
 
-    async def _read_on(self, look: StepPoll) -> StepPoll:
-        """The look with its next page; one that EMR cannot go on with begins anew."""
-        hidden = look.hidden
+    async def _read_on(self, poll: StepPoll) -> StepPoll:
+        """The poll with its next page; one that EMR cannot go on with begins anew."""
+        hidden = poll.hidden
         try:
             page = await self._emr.list_steps(
-                look.cluster_id,
-                marker=None if hidden else look.marker,
+                poll.cluster_id,
+                marker=None if hidden else poll.marker,
                 step_ids=hidden,
-                within_s=LOOK_WITHIN_S,
+                within_s=POLL_WITHIN_S,
             )
         except ClusterGone:
             nothing: frozenset[Any] = frozenset()
-            return replace(look, marker=None, pages=1, unheard=nothing, overdue=nothing, known=nothing)
+            return replace(poll, marker=None, pages=1, unheard=nothing, overdue=nothing, known=nothing)
         except Throttled:
-            self._looks[look.cluster_uuid] = look
+            self._polls[poll.cluster_uuid] = poll
             raise
         except (TryAgain, StepsRefused) as error:
             if hidden and isinstance(error, StepsRefused):
-                return look.after_refusal(hidden)
-            if (left := look.failed()) is not None:
-                self._looks[look.cluster_uuid] = left
+                return poll.after_refusal(hidden)
+            if (left := poll.failed()) is not None:
+                self._polls[poll.cluster_uuid] = left
             raise
         self._shown_at |= dict.fromkeys(by_submission(page.steps), self._clock.monotonic())
-        return look.after_asking(hidden, page) if hidden else look.after(page)
+        return poll.after_asking(hidden, page) if hidden else poll.after(page)
 
-    def _fold_steps(self, tick: TickState, ages: Ages, look: StepPoll, live: Sequence[Submission]) -> None:
-        """Fold what a look has shown. Earlier pages too: a tick that was dropped took their news with it."""
-        shown = by_submission(look.steps)
+    def _fold_steps(self, tick: TickState, ages: Ages, poll: StepPoll, live: Sequence[Submission]) -> None:
+        """Fold what a poll has shown. Earlier pages too: a tick that was dropped took their news with it."""
+        shown = by_submission(poll.steps)
         now = self._clock.now()
         for submission in live:
             submission_id = submission.submission_id
@@ -347,12 +347,12 @@ class Tracker:
                 if its_steps:
                     step = one_of(its_steps, submission.step_id)
                     self._outcomes.started(tick, submission, observe_step(submission, step, now=now), now=now)
-                elif look.is_through and submission_id in look.overdue and _was_never_added(submission, ages):
+                elif poll.is_through and submission_id in poll.overdue and _was_never_added(submission, ages):
                     self._outcomes.never_added(tick, submission, "EMR never showed the step", now=now)
-                elif look.is_through and submission_id in look.unheard:
+                elif poll.is_through and submission_id in poll.unheard:
                     self.unshown.add(submission_id)
-        if look.is_through and look.is_last and look.wanted.issuperset(s.submission_id for s in live):
-            self._last_looked.add(look.cluster_uuid)
+        if poll.is_through and poll.is_last and poll.wanted.issuperset(s.submission_id for s in live):
+            self._last_polled.add(poll.cluster_uuid)
 
 
 def _urgent(tick: TickState) -> frozenset[ClusterUuid]:
@@ -365,7 +365,7 @@ def _urgent(tick: TickState) -> frozenset[ClusterUuid]:
         and (
             cluster.state in OVER_CLUSTER_STATES
             or may_never_begin(cluster, live)
-            or any(map(needs_a_sweep, live))
+            or any(map(needs_a_poll, live))
         )
     )
 

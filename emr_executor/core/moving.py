@@ -3,7 +3,7 @@
 EMR starts a cluster's steps in the order in which they were added, so the last ones wait longest: they are
 cancelled, and placed again when EMR shows them over. CancelSteps ends a step that runs as well as one that
 waits, and what began is not to be touched: a step is moved only while EMR shows, in this very tick, that it
-is PENDING. Where the last look is older, a new one is asked for first.
+is PENDING. Where the last poll is older, a new one is asked for first.
 
 A slot is promised to one step only (``placement.place``: moving), so nothing is taken back for a slot that
 another gets, and what will begin where it is before it could be moved stays.
@@ -50,7 +50,7 @@ def moves(
     going: AbstractSet[SubmissionId],
     shown: AbstractSet[SubmissionId],
 ) -> tuple[tuple[Move, ...], frozenset[ClusterUuid]]:
-    """The steps to take back now, and the clusters whose steps must be looked at before more are.
+    """The steps to take back now, and the clusters whose steps must be polled before more are.
 
     wanted: SUBMITTED workloads that are to run
     spare: slots that nobody takes
@@ -62,7 +62,7 @@ def moves(
         return (), frozenset()
     queues = _queues(clusters, submissions, wanted, load, going=going)
     found: list[Move] = []
-    look: set[ClusterUuid] = set()
+    poll: set[ClusterUuid] = set()
     sources: set[ClusterUuid] = set()
     for target, _ in spare:
         for cluster, tail in queues:
@@ -71,7 +71,7 @@ def moves(
                 continue
             while tail and left[target.cluster_uuid]:
                 if tail[-1].submission_id not in shown:
-                    look.add(source)
+                    poll.add(source)
                     break
                 if source not in sources and len(sources) == CALLS_A_TICK:
                     break
@@ -79,7 +79,7 @@ def moves(
                 left[target.cluster_uuid] -= 1
                 why = f"a slot is free on {target.cluster_id}"
                 found.append(Move(submission_id=tail.pop().submission_id, why=why))
-    return tuple(found), frozenset(look)
+    return tuple(found), frozenset(poll)
 
 
 def _queues(

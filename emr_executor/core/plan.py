@@ -73,7 +73,7 @@ class Plan:
     place: workloads to put on clusters
     cancel: steps to cancel
     move: steps to be taken back from behind others, since a slot is free elsewhere
-    look: clusters whose steps have to be looked at before one of them can be taken back
+    poll: clusters whose steps have to be polled before one of them can be taken back
     runs_on: submissions that began before they could be cancelled, and that go on
     retarget: clusters to drain or end
     end: clusters to terminate in EMR (target END, nothing alive that must be waited for)
@@ -86,7 +86,7 @@ class Plan:
     place: tuple[Placement, ...] = ()
     cancel: tuple[Cancel, ...] = ()
     move: tuple[Move, ...] = ()
-    look: frozenset[ClusterUuid] = frozenset()
+    poll: frozenset[ClusterUuid] = frozenset()
     runs_on: tuple[SubmissionId, ...] = ()
     retarget: tuple[Retarget, ...] = ()
     end: tuple[ClusterUuid, ...] = ()
@@ -96,8 +96,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be done; waiting and looking is not doing."""
-        return self == Plan(waiting=self.waiting, look=self.look)
+        """Whether nothing is to be done; waiting and polling is not doing."""
+        return self == Plan(waiting=self.waiting, poll=self.poll)
 
 
 def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages) -> Plan:
@@ -134,9 +134,9 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         coming=coming_slots(snapshot, limits, keep, launch),
         moving=moving,
     )
-    cancel, look = _cancels(snapshot, limits, ages)
+    cancel, poll = _cancels(snapshot, limits, ages)
     going = {one.submission_id for one in snapshot.submissions if _is_leaving(one, ages, CANCEL_AGAIN_S)}
-    move, look_too = moves(
+    move, poll_too = moves(
         snapshot.clusters,
         snapshot.submissions,
         wanted,
@@ -150,7 +150,7 @@ def plan(snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
         place=placed.placements,
         cancel=cancel,
         move=move,
-        look=look | look_too,
+        poll=poll | poll_too,
         runs_on=tuple(s.submission_id for s in snapshot.submissions if _runs_on(s, snapshot, wanted, ages)),
         retarget=retarget,
         end=tuple(ends_of(snapshot, ages)),
@@ -266,10 +266,10 @@ def _try_order(workload: Workload) -> tuple[int, datetime, WorkloadId]:
 def _cancels(
     snapshot: Snapshot, limits: Mapping[str, ClusterPoolLimits], ages: Ages
 ) -> tuple[tuple[Cancel, ...], frozenset[ClusterUuid]]:
-    """What to cancel, and the clusters to look at first: what began meanwhile is not to be touched."""
+    """What to cancel, and the clusters to poll first: what began meanwhile is not to be touched."""
     workloads = {workload.workload_id: workload for workload in snapshot.workloads}
     cancels = []
-    look = set()
+    poll = set()
     for submission in snapshot.submissions:
         if submission.step_id is None or not _may_ask(submission, ages):
             continue
@@ -291,8 +291,8 @@ def _cancels(
             if submission.submission_id in snapshot.shown:
                 cancels.append(Cancel(submission_id=submission.submission_id, why=why))
             else:
-                look.add(submission.cluster_uuid)
-    return tuple(cancels), frozenset(look)
+                poll.add(submission.cluster_uuid)
+    return tuple(cancels), frozenset(poll)
 
 
 def _waits_in_vain(

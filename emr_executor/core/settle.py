@@ -51,7 +51,7 @@ def settle(
     *,
     ages: Ages,
     loss_hold_s: float,
-    had_last_look: bool,
+    had_last_poll: bool,
     is_wanted: bool,
     is_closed: bool,
 ) -> Submission | None:
@@ -59,14 +59,14 @@ def settle(
 
     is_wanted: Airflow still wants the try
     is_closed: a step of it that is not over, such as the second one of a doubled call, can begin no more
-    had_last_look: EMR's list of the cluster's steps was read when the cluster had been over for a while, or
+    had_last_poll: EMR's list of the cluster's steps was read when the cluster had been over for a while, or
         was over and had never been up
     """
     if not submission.is_live:
         return None
     cluster_over = cluster.state in OVER_CLUSTER_STATES
     is_doubtful = submission.quarantine is not None
-    if is_doubtful and not (cluster_over and had_last_look):
+    if is_doubtful and not (cluster_over and had_last_poll):
         return None
     # Of a step in quarantine only why it failed is in doubt: what is done is not done again.
     if _ended_well(submission):
@@ -75,7 +75,7 @@ def settle(
         return _settled(submission, Event.CLUSTER_OVER, lost_because(cluster))
     is_over = _step_over(submission)
     if cluster_over:
-        is_over = had_last_look or (is_closed and _never_began(submission))
+        is_over = had_last_poll or (is_closed and _never_began(submission))
     if not is_over or (not cluster_over and _may_have_a_twin(submission, ages)):
         return None
     if submission.cancel_asked_at is not None and not is_wanted:

@@ -16,7 +16,7 @@ lets it change nothing. An end that was seen is never unseen: no state that is o
 with two exceptions. A workload that the scheduler hands over again starts anew, and a launch that
 was given up and shows after all is ours and must be ended.
 
-**Skipped states.** We look every few seconds and miss some. The first news of a submission may be
+**Skipped states.** We poll every few seconds and miss some. The first news of a submission may be
 its end, and a cluster may be WAITING when we last knew it STARTING. Such an edge stands in the
 table by itself, so that every *written* change, from the state as read to the state as written,
 is one edge. ``check_change`` holds each guarded write of the steering agent to that.

@@ -10,7 +10,7 @@ from emr_executor.core.states import WorkloadState
 from emr_executor.core.waiting import Reason, at_clock, clause
 
 IN_LINE_S = 30.0
-"""What no task runner has taken, or no look has reached, for so long says so."""
+"""What no task runner has taken, or no tick has reached, for so long says so."""
 
 
 def for_task_runner(what: str, at_once: int | None) -> str:
@@ -20,7 +20,7 @@ def for_task_runner(what: str, at_once: int | None) -> str:
 
 
 def beyond(ready_limit: int) -> str:
-    """A parked task that no look at what waits has reached."""
+    """A parked task that no tick has reached."""
     return f"{ready_limit} tasks or more have their turn before it, and so many are looked at for a slot"
 
 

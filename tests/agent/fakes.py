@@ -52,7 +52,7 @@ class FakeEmr:
     hang: calls that act and answer when the event is set
     markers: that ListSteps was asked for
     refuse_steps: by workload, why EMR refuses every call with its step
-    sweeps_left: how many calls of ListSteps the budget still has; None: any number
+    polls_left: how many calls of ListSteps the budget still has; None: any number
     """
 
     clusters: dict[ClusterId, ObservedCluster] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class FakeEmr:
     hang: dict[str, asyncio.Event] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
     refuse_steps: dict[str, str] = field(default_factory=dict)
-    sweeps_left: int | None = None
+    polls_left: int | None = None
     visible_steps: int = 1000
     asked_for: list[StepId] = field(default_factory=list)
     refused_ids: set[StepId] = field(default_factory=set)
-    swept: list[ClusterId] = field(default_factory=list)
+    polled: list[ClusterId] = field(default_factory=list)
     markers: defaultdict[ClusterId, list[str | None]] = field(default_factory=lambda: defaultdict(list))
 
     def _called(self, operation: str) -> None:
@@ -125,13 +125,13 @@ class FakeEmr:
         step_ids: Sequence[StepId] = (),
         within_s: float | None = None,
     ) -> StepPage:
-        if within_s is not None and self.sweeps_left is not None:
-            if self.sweeps_left == 0:
+        if within_s is not None and self.polls_left is not None:
+            if self.polls_left == 0:
                 raise BudgetSpent("no token")
-            self.sweeps_left -= 1
+            self.polls_left -= 1
         self.markers[cluster_id].append(marker)
         self._called("list_steps")
-        self.swept.append(cluster_id)
+        self.polled.append(cluster_id)
         if cluster_id not in self.steps:
             raise ClusterGone("unknown", cluster_id=cluster_id)
         if self.refused_ids.intersection(step_ids):
@@ -205,7 +205,7 @@ SETTINGS = Settings(
     ),
     records_interval_s=1.0,
     cluster_poll_interval_s=1.0,
-    sweep_interval_s=1.0,
+    step_poll_interval_s=1.0,
     loss_hold_s=30.0,
 )
 

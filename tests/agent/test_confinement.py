@@ -106,7 +106,7 @@ async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) 
     with capture_logs() as logs:
         await world.tick(times=2)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
-    assert "look_failed_unexpectedly" in [line["event"] for line in logs]
+    assert "poll_failed_unexpectedly" in [line["event"] for line in logs]
 
 
 class Meddling(FakeRecords):

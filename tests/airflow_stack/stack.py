@@ -324,7 +324,7 @@ class LocalStack:
                 "idle_timeout": "120",
                 "output_interval": "1",
                 "records_interval": "1",
-                "sweep_interval": "10",
+                "step_poll_interval": "10",
                 "cluster_poll_interval": "2",
                 "loss_hold": "10",
             }

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from emr_executor.agent.cluster_tracker import LOOK_WITHIN_S
+from emr_executor.agent.cluster_tracker import POLL_WITHIN_S
 from emr_executor.aws.budget import EMR_BUCKETS, RECOVER_S, Budget
 from emr_executor.errors import BudgetSpent
 from tests.aws.clock import VirtualClock
@@ -115,7 +115,7 @@ async def test_a_look_takes_the_tokens_that_are_there_and_waits_for_none() -> No
     clock = CreepingClock()
     budget = Budget(clock)
     for _ in range(10):
-        await budget.take("ListSteps", within_s=LOOK_WITHIN_S)
+        await budget.take("ListSteps", within_s=POLL_WITHIN_S)
     with pytest.raises(BudgetSpent):
-        await budget.take("ListSteps", within_s=LOOK_WITHIN_S)
+        await budget.take("ListSteps", within_s=POLL_WITHIN_S)
     assert clock.time < 1.0

@@ -113,7 +113,7 @@ def test_a_step_is_taken_back_with_the_reason_and_nothing_else_is_done() -> None
 
 def test_a_step_that_emr_has_not_just_shown_pending_is_looked_at_first() -> None:
     decided = decide(seen(*FULL, FREE, *behind(1), shown=False))
-    assert (decided.move, decided.look) == ((), {"c1"})
+    assert (decided.move, decided.poll) == ((), {"c1"})
     assert decided.is_empty, "looking is not doing"
 
 

@@ -216,7 +216,7 @@ def test_queue_timeout_also_ends_the_wait_on_a_cluster_that_does_not_come_up() -
         make_submission(name, state=SubmissionState.PENDING, started_at=None) for name in ("late", "fresh")
     ]
     unseen = decide(make_snapshot(starting, late, fresh, *pending), queue_timeout_s=60.0)
-    assert (unseen.cancel, unseen.look) == ((), {"c1"}), "it may have begun since EMR was asked"
+    assert (unseen.cancel, unseen.poll) == ((), {"c1"}), "it may have begun since EMR was asked"
     shown = frozenset(one.submission_id for one in pending)
     decided = decide(make_snapshot(starting, late, fresh, *pending, shown=shown), queue_timeout_s=60.0)
     assert [(c.submission_id, c.why, c.timed_out) for c in decided.cancel] == [

@@ -49,7 +49,7 @@ LATE: Values = {**ASKED, "timed_out": True}
 NEVER_BEGAN: Values = {"started_at": None, "step_state": CANCELLED, "ended_at": ago(1)}
 BEGAN: Values = {**NEVER_BEGAN, "started_at": ago(9)}
 HELD: Values = {"quarantine": "why"}
-UNREAD: Values = {"had_last_look": False}
+UNREAD: Values = {"had_last_poll": False}
 UNWANTED: Values = {"is_wanted": False}
 OPEN: Values = {"is_closed": False}
 
@@ -61,7 +61,7 @@ def shown(state: StepState, ended_s: float) -> Values:
 def judge(submission: Values, cluster: Values | None = None, **known: bool) -> Submission | None:
     one, its_cluster = make_submission(**submission), make_cluster(**cluster or {})
     ages = ages_by_rows([its_cluster], [one], now=NOW)
-    facts = {"had_last_look": True, "is_wanted": True, "is_closed": True, **known}
+    facts = {"had_last_poll": True, "is_wanted": True, "is_closed": True, **known}
     return settle(one, its_cluster, ages=ages, loss_hold_s=HOLD_S, **facts)
 
 

@@ -138,7 +138,7 @@ class Life:
                 self.cluster,
                 ages=ages_by_rows([self.cluster], [one], now=NOW),
                 loss_hold_s=5.0,
-                had_last_look=True,
+                had_last_poll=True,
                 is_wanted=True,
                 is_closed=True,
             )

@@ -133,7 +133,7 @@ def _settings(rng: random.Random, workloads: int, *, keep_history_s: float) -> S
         ),
         task_runner_parallelism=rng.choice((4, 16, 64)),
         records_interval_s=2.0,
-        sweep_interval_s=rng.choice((20.0, 60.0)),
+        step_poll_interval_s=rng.choice((20.0, 60.0)),
         cluster_poll_interval_s=rng.choice((5.0, 15.0, 30.0)),
         tick_interval_s=rng.choice((1.0, 2.0, 4.0)),
         keep_history_s=keep_history_s,

@@ -25,7 +25,7 @@ RUN_FAST = {
     "task_heartbeat_interval": "10",
     "idle_timeout": "3",
     "cluster_poll_interval": "1",
-    "sweep_interval": "4",
+    "step_poll_interval": "4",
     "loss_hold": "4",
     "tick_interval": "0.3",
     "launch_unknown_timeout": "10",

@@ -1,4 +1,4 @@
-"""The last look at a cluster that is over counts for the tick that takes it, and for no other."""
+"""The last poll at a cluster that is over counts for the tick that takes it, and for no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.agent.fakes import World
 from tests.builders import NOW, make_workload
 
 
-async def test_a_last_look_that_was_not_saved_is_taken_again(
+async def test_a_last_poll_that_was_not_saved_is_taken_again(
     engine: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     world = World(engine, tmp_path_factory.mktemp("logs"))

@@ -75,17 +75,17 @@ class Watched:
             records_uri="s3://bucket/emr/dep/",
         )
 
-    async def look(self, tokens: int | None = A_TICK) -> list[ClusterId]:
-        """One tick's look; the clusters that were swept in it."""
-        self.clock.passed_s += SETTINGS.sweep_interval_s
-        self.emr.sweeps_left, self.emr.swept = tokens, []
+    async def poll(self, tokens: int | None = A_TICK) -> list[ClusterId]:
+        """One tick's poll; the clusters that were polled in it."""
+        self.clock.passed_s += SETTINGS.step_poll_interval_s
+        self.emr.polls_left, self.emr.polled = tokens, []
         before = self.clock.passed_s
         rows = (*self.workloads, *self.clusters, *self.submissions)
         self.tick = TickState(make_snapshot(*rows))
         await self.tracker.poll(self.tick, Ages(self.ages))
         await self.tracker.settle(self.tick, Ages(self.ages))
         assert self.clock.passed_s == before, "it waited"
-        return self.emr.swept
+        return self.emr.polled
 
 
 @pytest.fixture
@@ -94,38 +94,38 @@ def watched() -> Watched:
 
 
 async def test_with_tokens_for_all_each_is_swept(watched: Watched) -> None:
-    assert sorted(await watched.look(tokens=None)) == sorted(watched.emr.steps)
+    assert sorted(await watched.poll(tokens=None)) == sorted(watched.emr.steps)
 
 
 async def test_each_has_its_turn_before_any_has_another(watched: Watched) -> None:
-    swept: list[ClusterId] = []
+    polled: list[ClusterId] = []
     for _ in range(2 * CLUSTERS // A_TICK):
-        swept += await watched.look()
-    assert set(Counter(swept[:CLUSTERS]).values()) == {1}
-    assert set(Counter(swept).values()) == {2}
+        polled += await watched.poll()
+    assert set(Counter(polled[:CLUSTERS]).values()) == {1}
+    assert set(Counter(polled).values()) == {2}
 
 
 async def test_what_something_waits_for_comes_first(watched: Watched) -> None:
     for _ in range(CLUSTERS // A_TICK):
-        await watched.look()
+        await watched.poll()
     unsure = make_submission("w11", "c11", state=SubmissionState.INTENDED, step_id=None, started_at=None)
     watched.submissions[11] = unsure
     watched.clock.passed_s += 10
-    assert (await watched.look())[0] == watched.clusters[11].cluster_id
+    assert (await watched.poll())[0] == watched.clusters[11].cluster_id
 
 
 async def test_without_a_token_nothing_is_forgotten(watched: Watched) -> None:
-    assert await watched.look(tokens=0) == []
-    assert len(await watched.look(tokens=None)) == CLUSTERS
+    assert await watched.poll(tokens=0) == []
+    assert len(await watched.poll(tokens=None)) == CLUSTERS
 
 
 async def test_a_cluster_list_without_a_token_is_asked_for_by_the_next_tick(watched: Watched) -> None:
     watched.emr.refuse["list_clusters"] = BudgetSpent("no token")
-    await watched.look()
+    await watched.poll()
     del watched.emr.refuse["list_clusters"]
     watched.clock.passed_s -= SETTINGS.cluster_poll_interval_s
     asked_before = watched.emr.calls.count("list_clusters")
-    await watched.look()
+    await watched.poll()
     assert watched.emr.calls.count("list_clusters") == asked_before + 1
 
 
@@ -140,20 +140,20 @@ def bury(watched: Watched, *, newer: int) -> ClusterId:
     return cluster_id
 
 
-async def test_a_look_beyond_the_first_page_goes_on_when_the_others_had_their_turn(watched: Watched) -> None:
+async def test_a_poll_beyond_the_first_page_goes_on_when_the_others_had_their_turn(watched: Watched) -> None:
     cluster_id = bury(watched, newer=120)
     watched.emr.set_step(StepId(watched.submissions[0].step_id or ""), StepState.COMPLETED)
     own = watched.submissions[0].submission_id
-    swept = await watched.look()
+    polled = await watched.poll()
     while watched.tick.submissions[own].step_state is not StepState.COMPLETED:
-        swept += await watched.look()
+        polled += await watched.poll()
     assert watched.emr.markers[cluster_id] == [None, "50", "100"]
-    assert set(Counter(swept[:CLUSTERS]).values()) == {1}, "each has its turn before any has another"
-    assert len(swept) <= 3 * CLUSTERS
+    assert set(Counter(polled[:CLUSTERS]).values()) == {1}, "each has its turn before any has another"
+    assert len(polled) <= 3 * CLUSTERS
 
 
 async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched) -> None:
-    """And only that: what began while the look went on may have been added since."""
+    """And only that: what began while the poll went on may have been added since."""
     cluster_id = bury(watched, newer=120)
     watched.emr.steps[cluster_id].pop()
     overdue = make_submission("w00", "c00", state=SubmissionState.INTENDED, step_id=None, started_at=None)
@@ -163,7 +163,7 @@ async def test_what_the_last_page_does_not_show_was_never_added(watched: Watched
     states = []
     for _ in range(3):
         watched.clock.passed_s += 10
-        await watched.look(tokens=None)
+        await watched.poll(tokens=None)
         states.append(watched.tick.submissions[overdue.submission_id].state)
         watched.submissions[1] = fresh
         watched.ages[Fact.INTENDED, fresh.submission_id] = STEP_UNKNOWN_S + 1
@@ -184,7 +184,7 @@ async def test_the_end_of_a_newer_twin_is_no_end_while_the_older_is_on_another_p
     seen = set()
     for _ in range(3):
         watched.clock.passed_s += 10
-        await watched.look(tokens=None)
+        await watched.poll(tokens=None)
         seen.add(watched.tick.submissions[own.submission_id].step_state)
     assert StepState.FAILED not in seen
     assert watched.tick.submissions[own.submission_id].step_id == older.step_id
@@ -199,39 +199,39 @@ async def test_a_step_that_no_page_shows_is_asked_for_by_id(watched: Watched) ->
     watched.emr.set_step(StepId(own.step_id or ""), StepState.COMPLETED)
     for _ in range(3):
         watched.clock.passed_s += 10
-        await watched.look(tokens=None)
+        await watched.poll(tokens=None)
     assert watched.tick.submissions[own.submission_id].step_state is StepState.COMPLETED
     assert watched.emr.markers[cluster_id] == [None, "50", None]
     assert watched.emr.asked_for == [own.step_id]
 
 
-async def test_a_look_that_emr_cannot_go_on_with_begins_anew(watched: Watched) -> None:
+async def test_a_poll_that_emr_cannot_go_on_with_begins_anew(watched: Watched) -> None:
     cluster_id = bury(watched, newer=60)
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     watched.emr.refuse["list_steps"] = AwsUnavailable("no such marker")
     while watched.emr.markers[cluster_id][1:].count("50") < MOST_FAILURES:
-        await watched.look(tokens=None)
+        await watched.poll(tokens=None)
     del watched.emr.refuse["list_steps"]
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     assert watched.emr.markers[cluster_id] == [None, *["50"] * MOST_FAILURES, None]
 
 
-async def test_an_answer_that_got_lost_costs_a_look_one_page(watched: Watched) -> None:
+async def test_an_answer_that_got_lost_costs_a_poll_one_page(watched: Watched) -> None:
     cluster_id = bury(watched, newer=60)
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     watched.emr.refuse["list_steps"] = AwsUnavailable("no answer")
     while len(watched.emr.markers[cluster_id]) < MOST_FAILURES:
-        await watched.look(tokens=None)
+        await watched.poll(tokens=None)
     del watched.emr.refuse["list_steps"]
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     assert watched.emr.markers[cluster_id] == [None, *["50"] * MOST_FAILURES]
 
 
-async def test_a_look_at_a_cluster_that_is_gone_is_over(watched: Watched) -> None:
+async def test_a_poll_at_a_cluster_that_is_gone_is_over(watched: Watched) -> None:
     cluster_id = bury(watched, newer=60)
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     watched.emr.refuse["list_steps"] = ClusterGone("unknown", cluster_id=cluster_id)
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     del watched.emr.refuse["list_steps"]
-    await watched.look(tokens=None)
+    await watched.poll(tokens=None)
     assert watched.emr.markers[cluster_id] == [None, "50", None]
