@@ -42,10 +42,10 @@ down: $(STAMP) ## Stop what `make up` started
 	@$(BIN)/python -m tests.demo_run.commands down
 
 test: lint types ## Lint, types, all tests but the slow matrices (under 20 minutes)
-	@$(BIN)/python -m pytest -m "not matrix" -n 2 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -m "not matrix" -n 3 --no-loadscope-reorder $(ARGS)
 
 test-all: lint types ## The same with the slow matrices
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 check: lint types ## Lint, types, and the tests without real processes
 	@$(BIN)/python -m pytest -m "not matrix and not processes" $(ARGS)

@@ -20,9 +20,15 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 
 AIRFLOW_FOLDERS = ("with_airflow", "stack", "demo")
-"""Tests on a whole Airflow: mostly they wait, so two chains of them fit on two cores, and no more."""
+"""Tests on a whole Airflow: mostly they wait, so two chains of them fit on two cores, and no more.
+
+A third worker uses the time in which they wait, and gives way to them.
+"""
 SECOND_CHAIN = ("test_kill_points.py", "test_two_of_each.py")
 """About as long as all the others together, in both suites."""
+CHAINS = ("airflow", "airflow-2")
+YIELDING = 5
+"""Niceness: a third of the CPU time that a chain gets, while it wants any."""
 
 
 def pytest_unconfigure() -> None:
@@ -37,9 +43,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two chains go first, one to each worker; whoever is through takes the other files."""
-    order = ("airflow", "airflow-2")
-    items.sort(key=lambda item: order.index(scope) if (scope := _scope(item.nodeid)) in order else len(order))
+    """The two chains go first, to a worker each; the third, and whoever is through, takes the other files."""
+    items.sort(
+        key=lambda item: CHAINS.index(scope) if (scope := _scope(item.nodeid)) in CHAINS else len(CHAINS)
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What has no whole Airflow to wait for takes the CPU time that the two chains leave."""
+    if "PYTEST_XDIST_WORKER" in os.environ and _scope(item.nodeid) not in CHAINS and not os.nice(0):
+        os.nice(YIELDING)
 
 
 @pytest.hookimpl(optionalhook=True)
