@@ -97,7 +97,9 @@ class AirflowClient:
 
     def has_dag(self, dag_id: str) -> bool:
         """Whether the DAG has been parsed and can be triggered."""
-        return self.call("GET", f"/dags/{dag_id}").status_code != _NOT_FOUND
+        answer = self.call("GET", f"/dags/{dag_id}")
+        # Of a DAG whose file went away the row stays.
+        return answer.status_code != _NOT_FOUND and not answer.json().get("is_stale")
 
     def import_errors(self) -> list[str]:
         """``file: last line`` of every DAG file that could not be imported."""
