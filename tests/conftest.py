@@ -24,8 +24,11 @@ AIRFLOW_FOLDERS = ("with_airflow", "stack", "demo")
 
 A third worker uses the time in which they wait, and gives way to them.
 """
-SECOND_CHAIN = ("test_kill_points.py", "test_two_of_each.py")
-"""About as long as all the others together, in both suites."""
+SECOND_CHAIN = (
+    *("test_kill_points.py", "test_two_of_each.py"),
+    *("test_waiting.py", "test_refusal.py", "test_two_schedulers.py", "test_demo.py"),
+)
+"""Each has a stack of its own. In the gate they take about as long as all the others together."""
 CHAINS = ("airflow", "airflow-2")
 YIELDING = 5
 """Niceness: a third of the CPU time that a chain gets, while it wants any."""
