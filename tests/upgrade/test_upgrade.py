@@ -149,7 +149,10 @@ def test_every_try_that_a_release_left_ends_well(
         assert [line for line in lines if line in ("two", f"one of {name}")] == ["two"], "its output goes on"
     parked = {WorkloadState.READY, WorkloadState.SUBMITTED}
     rows = [row for row in left.rows["emr_workload"] if row["state"] in parked and row["target"] == "RUN"]
-    assert {row["workload_id"] for row in rows} <= world.api.heard
+    unheard = {row["workload_id"] for row in rows} - world.api.heard
+    first_beat_at = left.at + timedelta(seconds=DOWN_S + SETTINGS.task_heartbeat_interval_s)
+    ended = {one.workload_id: one.finished_at for one in workloads.values()}
+    assert {ended[one] > first_beat_at for one in unheard} <= {False}, "who lives on is heard of"
     assert [entry for entry in logs if entry["log_level"] in ("error", "critical")] == []
     assert [key for key in s3.objects if "/state/" in key] == [], "records that served are deleted"
     with migrated.begin() as connection:
