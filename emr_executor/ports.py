@@ -140,8 +140,8 @@ class StepRecords(Protocol):
         """How many bytes of driver output stand behind the first so many chunks."""
         ...
 
-    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
-        """Delete the state record of a submission that is over; absent is fine."""
+    async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
+        """Delete the state records of submissions that are over; absent is fine."""
         ...
 
 

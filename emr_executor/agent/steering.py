@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -202,14 +201,17 @@ class Steering:
     async def _consume_records(self, tick: TickState) -> None:
         """Those whose end was saved: one that is live still, after a dropped tick, needs its record."""
         live = {submission.submission_id for submission in tick.live()}
-        over = [one for one in self._outcomes.take_over() if one.submission_id not in live]
-        await asyncio.gather(*map(self._consume_record, over))
-
-    async def _consume_record(self, submission: Submission) -> None:
+        over = {
+            one.submission_id: one.cluster_uuid
+            for one in self._outcomes.take_over()
+            if one.submission_id not in live
+        }
+        if not over:
+            return
         try:
-            await self._records.consume(submission.cluster_uuid, submission.submission_id)
+            await self._records.consume(over)
         except TryAgain as error:
-            log.warning("record_not_deleted", submission=submission.submission_id, error=str(error))
+            log.warning("records_not_deleted", how_many=len(over), error=str(error))
 
     def _tell_waiting(
         self, tick: TickState, snapshot: Snapshot, decided: Plan, ages: Ages, away: str | None

@@ -77,10 +77,6 @@ class S3Objects:
             raise self._judged(fault, "PutObject") from fault
         return True
 
-    async def delete(self, uri: S3Uri) -> None:
-        """Delete the object; absent is fine."""
-        await self._do("DeleteObject", self._client.delete_object, Bucket=uri.bucket, Key=uri.key)
-
     async def list(self, prefix: S3Uri) -> AsyncIterator[Listed]:
         """Every key below a prefix, 1,000 to a call."""
         token: str | None = None

@@ -19,6 +19,8 @@ from emr_executor.core.states import RecordPhase
 
 RECORD_VERSION = 1
 GETS_AT_ONCE = 16
+MOST_DELETED = 1000
+"""Keys of one DeleteObjects (Amazon S3 API Reference)."""
 TAIL_CHARACTERS = 4096
 REASON_CHARACTERS = 200
 
@@ -88,11 +90,16 @@ class S3StepRecords:
             left += sum([entry.size async for entry in self._objects.list(folder) if entry.key > last.key])
         return left
 
-    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
-        """Delete a record that has served; absent is fine."""
-        await self._objects.delete(
-            self._at(layout.state_key(self._deployment_id, cluster_uuid, submission_id))
-        )
+    async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
+        """Delete the records that have served, a thousand in one call; absent is fine."""
+        keys = [
+            self._at(layout.state_key(self._deployment_id, cluster_uuid, submission_id)).key
+            for submission_id, cluster_uuid in over.items()
+        ]
+        while keys:
+            for refused in await self._objects.delete_many(self._staging.bucket, keys[:MOST_DELETED]):
+                _log.warning("record_not_deleted", why=refused)
+            del keys[:MOST_DELETED]
 
     def _output_keys(
         self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int

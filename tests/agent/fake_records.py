@@ -43,9 +43,10 @@ class FakeRecords:
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
         return sum(len(data) for (key, n), data in self.chunks.items() if key == submission_id and n > chunks)
 
-    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
-        self.consumed.append(submission_id)
-        self.written.pop(submission_id, None)
+    async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
+        self.consumed += over
+        for submission_id in over:
+            self.written.pop(submission_id, None)
 
     def write(
         self, submission: Submission, phase: RecordPhase, *, exit_code: int | None = None, **changes: Any

@@ -124,7 +124,7 @@ async def test_a_step_that_an_older_release_added_is_read_to_its_end(bucket: Buc
     assert chunks == [b"one\n", b"two\n"]
     assert await bucket.records.unread(C, ended.submission_id, 1) == len(b"two\n")
     assert {layout.submission_of_key("dep", key.removeprefix("af/")) for key in golden} == {"w-1"}
-    await bucket.records.consume(ended.cluster_uuid, ended.submission_id)
+    await bucket.records.consume({ended.submission_id: ended.cluster_uuid})
     assert await bucket.records.changed({}) == ()
 
 
@@ -149,7 +149,7 @@ async def test_a_claim_that_names_no_step_is_told_as_such(bucket: Bucket, claim:
 async def test_consume_twice_is_fine(bucket: Bucket) -> None:
     await bucket.write("w-1")
     for _ in range(2):
-        await bucket.records.consume(C, SubmissionId("w-1"))
+        await bucket.records.consume({SubmissionId("w-1"): C})
     assert await bucket.records.changed({}) == ()
 
 

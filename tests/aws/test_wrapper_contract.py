@@ -53,5 +53,5 @@ async def test_wrappers_words_are_read_back(aws: Aws, moto_url: str, tmp_path: P
     assert (record.phase, record.exit_code, record.chunks) == (RecordPhase.ENDED, 3, 1)
     assert record.tail == "grüezi\n"
     assert await records.output(record.cluster_uuid, record.submission_id, 1) == "grüezi\n".encode()
-    await records.consume(record.cluster_uuid, record.submission_id)
+    await records.consume({record.submission_id: record.cluster_uuid})
     assert await records.changed({}) == ()

@@ -32,14 +32,14 @@ async def test_a_consumed_record_is_gone_until_its_wrapper_writes_again_and_outp
     cluster_id = world.launch()
     world.add(cluster_id, "w-1", StepScript(duration_s=10, chunks=1))
     await asyncio.sleep(6)
-    await world.records.consume(CLUSTER, SubmissionId("w-1"))
-    await world.records.consume(CLUSTER, SubmissionId("w-1"))
+    await world.records.consume({SubmissionId("w-1"): CLUSTER})
+    await world.records.consume({SubmissionId("w-1"): CLUSTER})
     assert await world.records.changed({}) == ()
     assert await world.records.output(CLUSTER, SubmissionId("w-1"), 1) is not None
     assert await world.records.output(CLUSTER, SubmissionId("w-1"), 2) is None
     await asyncio.sleep(5)
     assert await world.told("w-1") == ("ENDED", 0, "")
-    await world.records.consume(CLUSTER, SubmissionId("w-1"))
+    await world.records.consume({SubmissionId("w-1"): CLUSTER})
     assert len(world.cloud.bucket) == 0
 
 

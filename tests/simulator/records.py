@@ -130,7 +130,7 @@ class SimRecords:
         del cluster_uuid
         return self._bucket.unread(submission_id, chunks)
 
-    async def consume(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> None:
-        """Delete a record that has served."""
-        del cluster_uuid
-        self._bucket.consume(submission_id)
+    async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
+        """Delete records that have served."""
+        for submission_id in over:
+            self._bucket.consume(submission_id)
