@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +29,10 @@ class Bucket:
     async def put_new(self, uri: S3Uri, data: bytes) -> bool:
         return self.objects.setdefault(f"/{uri.bucket}/{uri.key}", data) is data
 
-    async def delete(self, uri: S3Uri) -> None:
-        self.objects.pop(f"/{uri.bucket}/{uri.key}", None)
+    async def delete_many(self, bucket: str, keys: Sequence[str]) -> tuple[str, ...]:
+        for key in keys:
+            self.objects.pop(f"/{bucket}/{key}", None)
+        return ()
 
     async def list(self, prefix: S3Uri) -> AsyncIterator[Listed]:
         for path in sorted(self.objects):
