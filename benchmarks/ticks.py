@@ -97,6 +97,7 @@ class Ticks:
         self.world.emr.polls_left = int(self._ticks * STEPS_PER_S) - int((self._ticks - 1) * STEPS_PER_S)
         self.world.clock.passed_s += 1.0
         began = cpu_s()
+        await self.world.record_poll.round()
         await self.world.steering.tick(self.world.token)
         spent_s = cpu_s() - began
         await self.world.actions.settle()

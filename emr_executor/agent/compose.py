@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from emr_executor.agent.claims import Claims
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.dependencies import Dependencies, watched
 from emr_executor.agent.emr_actions import EmrActions
@@ -17,6 +18,7 @@ from emr_executor.agent.loops import Agent
 from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.phases import Phases
 from emr_executor.agent.placement_backoff import PlacementBackoff
+from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.retention_db import DatabaseRetention
 from emr_executor.agent.retention_s3 import S3Retention
 from emr_executor.agent.steering import READY_LIMIT, Steering, limits_of
@@ -104,9 +106,19 @@ def compose(around: Surroundings) -> Agent:
         region=around.region,
         wake=wake_steering.set,
     )
+    record_poll = RecordPoll(
+        records,
+        clock,
+        outcomes,
+        interval_s=settings.records_interval_s,
+        masks=phases.masks,
+        records_uri=around.records_uri,
+        wake=wake_steering.set,
+    )
     tracker = Tracker(
         emr=emr,
-        records=records,
+        records=record_poll,
+        claims=Claims(records, clock),
         clusters=ClusterTracker(
             emr=emr,
             store=store,
@@ -119,8 +131,6 @@ def compose(around: Surroundings) -> Agent:
         outcomes=outcomes,
         clock=clock,
         settings=settings,
-        masks=phases.masks,
-        records_uri=around.records_uri,
     )
     waiting_lines, limits = WaitingLines(), limits_of(settings)
     steering = Steering(
@@ -130,7 +140,7 @@ def compose(around: Surroundings) -> Agent:
         actions=actions,
         holds=holds,
         placing=placing,
-        records=records,
+        records=record_poll,
         task_log=task_log,
         clock=clock,
         limits=limits,
@@ -149,6 +159,7 @@ def compose(around: Surroundings) -> Agent:
         clock=clock,
         lease=lease,
         steering=steering,
+        records=record_poll,
         actions=actions,
         phases=phases,
         heartbeats=Heartbeats(

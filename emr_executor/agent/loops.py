@@ -12,6 +12,7 @@ from emr_executor.agent.emr_actions import EmrActions
 from emr_executor.agent.heartbeats import Heartbeats
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.phases import Phases
+from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.retention_db import ROUND_INTERVAL_S, DatabaseRetention
 from emr_executor.agent.steering import Steering
 from emr_executor.agent.waiting_lines import ROUND_S, LinesBetweenTicks
@@ -38,6 +39,7 @@ class Agent:
         clock: Clock,
         lease: LeaseKeeper,
         steering: Steering,
+        records: RecordPoll,
         actions: EmrActions,
         phases: Phases,
         heartbeats: Heartbeats,
@@ -47,7 +49,7 @@ class Agent:
         wake_phases: asyncio.Event,
     ) -> None:
         self._settings, self._clock, self._lease = settings, clock, lease
-        self.steering, self.actions, self.phases = steering, actions, phases
+        self.steering, self.records, self.actions, self.phases = steering, records, actions, phases
         self._heartbeats, self._housekeeping, self._between_ticks = heartbeats, housekeeping, between_ticks
         self._wake_steering, self._wake_phases = wake_steering, wake_phases
         self._stopping = asyncio.Event()
@@ -73,6 +75,7 @@ class Agent:
         self._stopping.set()
         self._wake_steering.set()
         self._wake_phases.set()
+        self.records.wanted.set()
 
     async def run(self, also: Sequence[tuple[Callable[[], Awaitable[None]], float]] = ()) -> None:
         """Run every loop until ``stop``. also: more work, each with its pause in seconds."""
@@ -80,6 +83,7 @@ class Agent:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._every(self._lease.step, self._lease.beat_interval_s))
             loops.create_task(self._steer())
+            loops.create_task(self._poll_records())
             loops.create_task(self._fill_phases())
             loops.create_task(self._beat())
             loops.create_task(self._every(self._look, UNWANTED_INTERVAL_S))
@@ -123,6 +127,12 @@ class Agent:
                     await self._clock.sleep(ERROR_PAUSE_S)
                 self._wake_phases.set()
             await self._pause(self._wake_steering, interval_s if alive else interval_s * IDLE_TICKS)
+
+    async def _poll_records(self) -> None:
+        while not self._stopping.is_set():
+            if self._lease.token is not None:
+                await self._guarded(self.records.round)
+            await self._pause(self.records.wanted, self._settings.records_interval_s)
 
     async def _fill_phases(self) -> None:
         while not self._stopping.is_set():

@@ -16,6 +16,7 @@ from emr_executor.agent.launch_backoff import LaunchBackoff
 from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.placement_backoff import PlacementBackoff
 from emr_executor.agent.quarantine import is_free
+from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.tracker import Tracker
@@ -40,8 +41,7 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.core.waiting import Holds, reasons
-from emr_executor.errors import TryAgain
-from emr_executor.ports import Clock, StepRecords, TaskLog
+from emr_executor.ports import Clock, TaskLog
 from emr_executor.store.agent_store import AgentStore
 
 DECIDE_AGAIN_S = 30.0
@@ -87,7 +87,7 @@ class Steering:
         actions: EmrActions,
         holds: LaunchBackoff,
         placing: PlacementBackoff,
-        records: StepRecords,
+        records: RecordPoll,
         task_log: TaskLog,
         clock: Clock,
         limits: Mapping[str, ClusterPoolLimits],
@@ -160,7 +160,9 @@ class Steering:
         for workload, found in contradictions(tick.workloads.values(), tick.live()):
             tick.quarantine(workload, found)
         await tick.save(self._store, lease_token, self._task_log)
-        await self._consume_records(tick)
+        # One that is live still, after a tick that was dropped, needs its record.
+        live = {submission.submission_id for submission in tick.live()}
+        self._records.consume(one for one in self._outcomes.take_over() if one.submission_id not in live)
         now, ground = self._clock.now(), self._ground(tick)
         snapshot = tick.snapshot(
             now,
@@ -197,21 +199,6 @@ class Steering:
             tick.quarantine(bad, error)
             rest = replace(snapshot, workloads=tuple(one for one in snapshot.workloads if one is not bad))
             return rest, plan(rest, self._limits, ages)
-
-    async def _consume_records(self, tick: TickState) -> None:
-        """Those whose end was saved: one that is live still, after a dropped tick, needs its record."""
-        live = {submission.submission_id for submission in tick.live()}
-        over = {
-            one.submission_id: one.cluster_uuid
-            for one in self._outcomes.take_over()
-            if one.submission_id not in live
-        }
-        if not over:
-            return
-        try:
-            await self._records.consume(over)
-        except TryAgain as error:
-            log.warning("records_not_deleted", how_many=len(over), error=str(error))
 
     def _tell_waiting(
         self, tick: TickState, snapshot: Snapshot, decided: Plan, ages: Ages, away: str | None
@@ -281,17 +268,6 @@ class Steering:
             and cluster.cluster_uuid not in held
             and self._actions.may_send_again(submission)
         )
-
-
-def _awaited(tick: TickState) -> list[Submission]:
-    """Submissions whose end is near, so that more than rows, acts and time tells how they go on."""
-    ending = [one for one in tick.ending() if one.quarantine is None or not _is_usable(tick, one)]
-    return ending + [one for one in tick.live() if one.cancel_asked_at is not None]
-
-
-def _is_usable(tick: TickState, submission: Submission) -> bool:
-    cluster = tick.clusters.get(submission.cluster_uuid)
-    return cluster is not None and cluster.state in USABLE_CLUSTER_STATES
 
 
 def without_new(decided: Plan) -> Plan:

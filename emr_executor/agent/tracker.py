@@ -8,10 +8,8 @@ that no page shows. Never DescribeStep. News is applied to the tick's state (``c
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +18,8 @@ import structlog
 from emr_executor.agent.cadence import Cadence
 from emr_executor.agent.claims import UNSEEN_S3_HOLD_S, Claims
 from emr_executor.agent.cluster_tracker import POLL_WITHIN_S, ClusterTracker
-from emr_executor.agent.driver_output import DriverOutput
 from emr_executor.agent.outcomes import Outcomes
+from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_poll, one_of
 from emr_executor.agent.tick_state import TickState
 from emr_executor.config import Settings
@@ -30,21 +28,18 @@ from emr_executor.core.model import (
     Cluster,
     ClusterUuid,
     ObservedStep,
-    StepRecord,
     Submission,
     SubmissionId,
-    WorkloadId,
 )
-from emr_executor.core.observe import observe_idleness, observe_record, observe_step
+from emr_executor.core.observe import observe_idleness, observe_step
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
     ClusterState,
-    RecordPhase,
     StepState,
     SubmissionState,
 )
 from emr_executor.errors import BudgetSpent, ClusterGone, StepsRefused, Throttled, TryAgain
-from emr_executor.ports import Clock, EmrApi, StepRecords
+from emr_executor.ports import Clock, EmrApi
 
 QUICK_POLL_S = 5.0
 """How soon ListSteps is asked again where a poll is the only way to know more."""
@@ -72,27 +67,25 @@ class Tracker:
         self,
         *,
         emr: EmrApi,
-        records: StepRecords,
+        records: RecordPoll,
+        claims: Claims,
         clusters: ClusterTracker,
         outcomes: Outcomes,
         clock: Clock,
         settings: Settings,
-        masks: Mapping[WorkloadId, tuple[str, ...]],
-        records_uri: str,
     ) -> None:
-        self._emr, self._records, self._clusters, self._outcomes = emr, records, clusters, outcomes
+        self._emr, self._records, self._claims = emr, records, claims
+        self._clusters, self._outcomes = clusters, outcomes
         self._clock, self._settings = clock, settings
         self.unshown: set[SubmissionId] = set()
-        self._output = DriverOutput(records, clock, masks, records_uri)
-        self._cadence, self._step_cadence = Cadence(clock), Cadence(clock)
+        self._step_cadence = Cadence(clock)
         self._polls: dict[ClusterUuid, StepPoll] = {}
         self._last_polled: set[ClusterUuid] = set()
-        self._claims = Claims(records, clock)
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._judged: dict[ClusterUuid, list[Submission]] | None = None
         self._urgent: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
-        self._polled_at = self._records_seen_at = clock.monotonic()
+        self._polled_at = clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
 
@@ -104,7 +97,7 @@ class Tracker:
     @property
     def records_unseen_s(self) -> float:
         """How long ago the records could last be read."""
-        return self._clock.monotonic() - self._records_seen_at
+        return self._records.unseen_s
 
     @property
     def stalled(self) -> frozenset[ClusterUuid]:
@@ -127,7 +120,7 @@ class Tracker:
         return bool(self.unshown or self._clusters.unshown)
 
     async def poll(self, tick: TickState, ages: Ages) -> None:
-        """Records, clusters and steps, each when due."""
+        """What was read of records, and clusters and steps when they are due."""
         # Only what is applied to this tick counts: a tick that is dropped takes its news with it.
         self._last_polled.clear()
         self._shown_at.clear()
@@ -142,17 +135,14 @@ class Tracker:
             self.unshown &= {one.submission_id for one in live if one.state is SubmissionState.INTENDED}
         for gone in self._idle_slots_since.keys() - tick.clusters.keys():
             del self._idle_slots_since[gone]
-        for part in (self._poll_records, self._clusters.poll, self._poll_steps):
+        self._records.apply(tick)
+        for part in (self._clusters.poll, self._poll_steps):
             await self._guarded(part, tick, ages)
 
     async def settle(self, tick: TickState, ages: Ages) -> None:
         """Read what is in doubt of steps that are over, and settle what can be settled."""
         await self._guarded(self._poll_claims, tick, ages)
-        if self._output.awaits_records(tick, self._records_seen_at):
-            self._cadence.hasten("records", 0.0)
-            with suppress(TryAgain):
-                await self._poll_records(tick, ages)
-        unread = await self._output.read_to_end(tick, self._records_seen_at)
+        unread = self._records.unread(tick)
         now = self._clock.now()
         live_on = Counter(one.cluster_uuid for one in tick.live())
         for cluster in list(tick.clusters.values()):
@@ -190,41 +180,6 @@ class Tracker:
         except Exception:
             # One poll that fails for ever must not blind the others.
             log.exception("poll_failed_unexpectedly", part=name)
-
-    # -- records ---------------------------------------------------------------------------------
-
-    async def _poll_records(self, tick: TickState, _ages: Ages) -> None:
-        live = {one.submission_id: one for one in tick.live()}
-        if not live:
-            self._records_seen_at = self._clock.monotonic()
-            return
-        if not self._cadence.is_due("records", self._settings.records_interval_s):
-            return
-        known = {submission_id: s.record_mark or "" for submission_id, s in live.items()}
-        changed = await self._records.changed(known)
-        self._records_seen_at = self._clock.monotonic()
-        news = [record for record in changed if record.submission_id in live]
-        await asyncio.gather(*(self._apply_record(tick, live[r.submission_id], r) for r in news))
-
-    async def _apply_record(self, tick: TickState, submission: Submission, record: StepRecord) -> None:
-        with tick.confined(submission):
-            await self._fold_record(tick, submission, record)
-
-    async def _fold_record(self, tick: TickState, submission: Submission, record: StepRecord) -> None:
-        output = await self._output.read(submission, record.chunks)
-        chunks = submission.output_chunks + len(output)
-        missing = ""
-        if chunks < record.chunks and record.phase is RecordPhase.ENDED and self._output.is_late(submission):
-            missing = await self._output.missing(tick, submission, chunks)
-            missing = missing or self._output.not_there(tick, submission)
-            chunks = record.chunks
-        now = self._clock.now()
-        seen = observe_record(submission, record)
-        if chunks < record.chunks:
-            # Not all output could be read yet: the same record is looked at again.
-            seen = submission
-        self._outcomes.started(tick, submission, replace(seen, output_chunks=chunks), now=now)
-        self._output.quote(tick, submission, output, missing)
 
     async def _poll_claims(self, tick: TickState, _ages: Ages) -> None:
         for cluster_uuid in await self._claims.poll(tick, self._last_polled):

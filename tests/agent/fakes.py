@@ -256,6 +256,7 @@ class World:
             )
         )
         self.steering, self.actions, self.masks = agent.steering, agent.actions, agent.phases.masks
+        self.record_poll = agent.records
 
     def _new_uuid(self) -> str:
         self.uuids += 1
@@ -281,12 +282,15 @@ class World:
         """Time passes, the agent looks and acts, and its acts end."""
         for _ in range(times):
             self.clock.passed_s += seconds
+            await self.record_poll.round()
             await self.steering.tick(self.token)
             await self.actions.settle()
+            await self.record_poll.round()
 
     async def hanging_tick(self) -> None:
         """Time passes and the agent looks and acts; acts that hang are not waited for."""
         self.clock.passed_s += 2.0
+        await self.record_poll.round()
         await self.steering.tick(self.token)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -294,6 +298,7 @@ class World:
     async def tick_and_die(self) -> None:
         """The intents are written, and the agent is gone before any act could begin."""
         self.actions._start = lambda _owned, act: act.close()  # type: ignore[method-assign,attr-defined]
+        await self.record_poll.round()
         await self.steering.tick(self.token)
 
     def workload(self, workload_id: str) -> Workload:

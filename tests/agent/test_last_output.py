@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, update
 
-from emr_executor.agent.driver_output import REST_OF_OUTPUT_S
+from emr_executor.agent.record_poll import REST_OF_OUTPUT_S
 from emr_executor.core.model import StepId, StepPlan, Submission
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable
@@ -61,6 +61,8 @@ async def ends_between_records_and_steps(world: World, *, is_told: bool) -> None
 @pytest.mark.parametrize("is_told", [True, False], ids=["last record", "silent wrapper"])
 async def test_a_completed_step_is_settled_when_its_output_was_read(world: World, *, is_told: bool) -> None:
     await ends_between_records_and_steps(world, is_told=is_told)
+    assert submission(world).is_live
+    await world.tick(seconds=0)
     assert submission(world).state is SubmissionState.COMPLETED
     assert log_of(world).count('"two"') == 1
     assert world.records.consumed == [submission(world).submission_id]

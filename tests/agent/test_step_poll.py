@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from emr_executor.agent.claims import Claims
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.outcomes import Outcomes
+from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.step_poll import MOST_FAILURES
 from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
@@ -55,9 +57,19 @@ class Watched:
             on_cluster_over=lambda *_: None,
             on_cluster_ready=lambda *_: None,
         )
+        records = FakeRecords()
         self.tracker = Tracker(
             emr=self.emr,
-            records=FakeRecords(),
+            records=RecordPoll(
+                records,
+                self.clock,
+                outcomes,
+                interval_s=SETTINGS.records_interval_s,
+                masks={},
+                records_uri="s3://bucket/emr/dep/",
+                wake=lambda: None,
+            ),
+            claims=Claims(records, self.clock),
             clusters=ClusterTracker(
                 emr=self.emr,
                 # Asked of strays alone, and there are none.
@@ -71,8 +83,6 @@ class Watched:
             outcomes=outcomes,
             clock=self.clock,
             settings=SETTINGS,
-            masks={},
-            records_uri="s3://bucket/emr/dep/",
         )
 
     async def poll(self, tokens: int | None = A_TICK) -> list[ClusterId]:
