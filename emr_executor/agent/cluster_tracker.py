@@ -72,6 +72,7 @@ class ClusterTracker:
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
         self._seen_at: dict[ClusterUuid, float] = {}
+        self._is_over_list_due = False
         self.unshown: set[ClusterUuid] = set()
 
     def unseen_s(self, cluster_uuid: ClusterUuid) -> float:
@@ -85,7 +86,7 @@ class ClusterTracker:
         """ListClusters when it is due. Raises TryAgain: then what was applied so far stands."""
         self._seen_at = {key: at for key, at in self._seen_at.items() if key in tick.clusters}
         self.unshown.clear()
-        living = [c for c in tick.clusters.values() if c.state not in OVER_CLUSTER_STATES]
+        living = _living(tick)
         if living:
             self._cadence.hasten("clusters", self._settings.cluster_poll_interval_s)
         due_at = self._cadence.due_at("clusters")
@@ -100,6 +101,10 @@ class ClusterTracker:
             raise
 
     async def _poll_living(self, tick: TickState, ages: Ages, living: Sequence[Cluster]) -> None:
+        if self._is_over_list_due:
+            # It comes first now: the list of the living would take every token that its budget gets.
+            await self._look_up_together(tick, [cluster for cluster in living if cluster.cluster_id])
+            living = _living(tick)
         prefix = cluster_name_prefix(self._deployment_id)
         seen = await self._emr.list_clusters(name_prefix=prefix, within_s=POLL_WITHIN_S)
         by_uuid = self._by_uuid(seen)
@@ -157,6 +162,9 @@ class ClusterTracker:
 
     async def _look_up_together(self, tick: TickState, vanished: Sequence[Cluster]) -> list[Cluster]:
         """Fold what the list of ended clusters says; those that are not in it are returned."""
+        if not vanished:
+            return []
+        self._is_over_list_due = True
         by_uuid = self._by_uuid(
             await self._emr.list_clusters(
                 name_prefix=cluster_name_prefix(self._deployment_id),
@@ -164,6 +172,7 @@ class ClusterTracker:
                 within_s=POLL_WITHIN_S,
             )
         )
+        self._is_over_list_due = False
         left = []
         for cluster in vanished:
             own = [
@@ -245,3 +254,7 @@ class ClusterTracker:
             )
             log.warning("cluster_without_a_row", cluster_id=one.cluster_id, name=one.name)
             tick.add_history(self._clock.now(), "cluster", one.cluster_id, "without_a_row", text)
+
+
+def _living(tick: TickState) -> list[Cluster]:
+    return [cluster for cluster in tick.clusters.values() if cluster.state not in OVER_CLUSTER_STATES]

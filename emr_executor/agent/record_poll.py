@@ -188,7 +188,7 @@ class RecordPoll:
 
     async def round(self) -> None:
         """List the records when that is due, read what is unread, and delete what has served."""
-        if self._tick is not None:
+        if self._tick is not None and (self._unread or self._clock.monotonic() >= self._due_at):
             await self._read_all(self._tick)
         if self._over:
             over = dict(self._over)

@@ -52,7 +52,7 @@ class FakeEmr:
     hang: calls that act and answer when the event is set
     markers: that ListSteps was asked for
     refuse_steps: by workload, why EMR refuses every call with its step
-    polls_left: how many calls of ListSteps the budget still has; None: any number
+    polls_left, lists_left: how many calls of ListSteps, ListClusters the budget still has; None: any number
     """
 
     clusters: dict[ClusterId, ObservedCluster] = field(default_factory=dict)
@@ -65,6 +65,7 @@ class FakeEmr:
     refuse: dict[str, Exception] = field(default_factory=dict)
     refuse_steps: dict[str, str] = field(default_factory=dict)
     polls_left: int | None = None
+    lists_left: int | None = None
     visible_steps: int = 1000
     asked_for: list[StepId] = field(default_factory=list)
     refused_ids: set[StepId] = field(default_factory=set)
@@ -153,7 +154,10 @@ class FakeEmr:
     async def list_clusters(
         self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
     ) -> tuple[ObservedCluster, ...]:
-        del within_s
+        if within_s is not None and self.lists_left is not None:
+            if self.lists_left == 0:
+                raise BudgetSpent("no token")
+            self.lists_left -= 1
         self._called("list_clusters")
         return tuple(
             c

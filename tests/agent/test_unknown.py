@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
 from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState
-from tests.agent.fakes import World
+from emr_executor.store.schema import CLUSTER
+from tests.agent.fakes import SETTINGS, World
 from tests.builders import NOW, make_workload
 
 
@@ -145,6 +147,26 @@ async def test_a_cluster_that_emr_forgot_for_good_is_over(world: World) -> None:
     await world.tick(seconds=20, times=40)
     assert world.submissions("w1")[0].state is SubmissionState.LOST
     assert world.emr.submissions() == ["w1-2"]
+
+
+async def test_many_clusters_that_are_lost_at_once_are_found_with_one_token_at_a_time(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """ListClusters tells that they live no more, and in another call that they are over."""
+    pool = SETTINGS.cluster_pools[0].model_copy(update={"max_clusters": 8})
+    world = World(engine, tmp_path, settings=SETTINGS.model_copy(update={"cluster_pools": (pool,)}))
+    await world.begin(*(ready(f"w{n}") for n in range(16)))
+    await world.tick(times=4)
+    lost = list(world.emr.clusters)
+    assert len(lost) == 8
+    for cluster_id in lost:
+        world.emr.set_cluster(cluster_id, ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    for _ in range(4):
+        world.emr.lists_left = 1
+        await world.tick()
+    with engine.connect() as connection:
+        states = set(connection.scalars(select(CLUSTER.c.state).where(CLUSTER.c.cluster_id.in_(lost))))
+    assert states == {ClusterState.TERMINATED_WITH_ERRORS}
 
 
 async def test_a_cluster_in_a_state_that_is_new_to_us_hides_no_other(world: World) -> None:
