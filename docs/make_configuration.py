@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from emr_executor.config import OPTIONS
-from emr_executor.options import Option
+from emr_executor.config import OPTIONS, Option
 
 PAGE = """\
 # Configuration

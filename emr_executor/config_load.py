@@ -23,12 +23,14 @@ from emr_executor.config import (
     KEEP_HISTORY_AT_LEAST_S,
     KEEP_STAGING_AT_LEAST_S,
     OPTIONS,
+    SECTION,
     AwsAccess,
     ClusterPool,
+    Option,
     Settings,
+    duration_s,
 )
 from emr_executor.errors import ConfigError
-from emr_executor.options import SECTION, Option, duration_s
 from emr_executor.policy import EXECUTOR_PATHS, named_executors
 
 _M = TypeVar("_M", bound=BaseModel)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emr_executor.config import OPTIONS
-from emr_executor.options import SECTION
+from emr_executor.config import OPTIONS, SECTION
 
 _DESCRIPTION = """\
 The pool of Amazon EMR clusters on which tasks with ``queue="emr"`` run as steps. For these

@@ -35,19 +35,18 @@ PURE = _names(
 RULES: dict[str, Rule] = {
     "emr_executor": Rule(ours=_names("executor")),
     "emr_executor.errors": Rule(stdlib=PURE),
-    "emr_executor.options": Rule(stdlib=PURE),
-    "emr_executor.config": Rule(ours=_names("errors options"), theirs=_names("pydantic"), stdlib=PURE),
+    "emr_executor.config": Rule(ours=_names("errors"), theirs=_names("pydantic"), stdlib=PURE),
     "emr_executor.core": Rule(ours=_names("errors config"), stdlib=PURE),
     "emr_executor.ports": Rule(ours=_names("core errors config"), stdlib=PURE),
     "emr_executor.policy": Rule(ours=_names("errors"), theirs=_names("airflow pluggy")),
-    "emr_executor.provider_info": Rule(ours=_names("config options"), stdlib=PURE),
+    "emr_executor.provider_info": Rule(ours=_names("config"), stdlib=PURE),
     "emr_executor.emr_request": Rule(theirs=_names("botocore")),
     "emr_executor.launch_rules": Rule(ours=_names("emr_request"), stdlib=PURE),
     "emr_executor.cluster_template": Rule(
         ours=_names("config emr_request launch_rules"), theirs=_names("yaml")
     ),
     "emr_executor.config_load": Rule(
-        ours=_names("config errors options policy cluster_template"), theirs=_names("airflow pydantic")
+        ours=_names("config errors policy cluster_template"), theirs=_names("airflow pydantic")
     ),
     "emr_executor.store": Rule(
         ours=_names("core errors config"), theirs=_names("sqlalchemy alembic structlog")

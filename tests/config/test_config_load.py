@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emr_executor.config import OPTIONS, AwsAccess, ClusterPool, Settings
+from emr_executor.config import OPTIONS, AwsAccess, ClusterPool, Settings, duration_s
 from emr_executor.config_load import load_settings, load_settings_from
 from emr_executor.errors import ConfigError
-from emr_executor.options import duration_s
 from tests.config.test_cluster_template import TEMPLATE
 
 
