@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import structlog
+from botocore import xform_name
 
 from emr_executor.aws import translate
 from emr_executor.aws.budget import Budget
 from emr_executor.core.model import ClusterId, ObservedCluster, StepId, StepPage
 from emr_executor.core.states import ClusterState, StepState
-from emr_executor.errors import AwsUnavailable, ClusterGone, EmrExecutorError
+from emr_executor.errors import AwsUnavailable, ClusterGone
 from emr_executor.ports import NewStep
 
 LIVING_CLUSTER_STATES = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
@@ -50,30 +52,25 @@ class EmrClient:
 
     async def run_job_flow(self, request: Mapping[str, Any], *, within_s: float) -> ClusterId:
         """Launch a cluster; never repeated inside. See ``ports.EmrApi``."""
-        answer = await self._call("RunJobFlow", self._once.run_job_flow, dict(request), within_s=within_s)
-        return ClusterId(self._read("RunJobFlow", lambda: translate.text_of(answer, "JobFlowId")))
+
+        def cluster_id(answer: Mapping[str, Any]) -> ClusterId:
+            return ClusterId(translate.text_of(answer, "JobFlowId"))
+
+        return await self._call("RunJobFlow", request, cluster_id, within_s=within_s)
 
     async def add_steps(
         self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
     ) -> tuple[StepId, ...]:
         """Add steps in one call, in order; never repeated inside. See ``ports.EmrApi``."""
-        request = {"JobFlowId": cluster_id, "Steps": [_step_config(step) for step in steps]}
-        answer = await self._call(
-            "AddJobFlowSteps",
-            self._once.add_job_flow_steps,
-            request,
-            cluster_id,
-            within_s=within_s,
-            answer_s=ADD_ANSWER_S,
-        )
 
-        def step_ids() -> tuple[StepId, ...]:
+        def step_ids(answer: Mapping[str, Any]) -> tuple[StepId, ...]:
             found = tuple(StepId(str(step_id)) for step_id in translate.list_of(answer, "StepIds"))
             if len(found) != len(steps):
                 raise translate.BadAnswer(f"{len(found)} StepIds for {len(steps)} steps")
             return found
 
-        return self._read("AddJobFlowSteps", step_ids)
+        request = {"JobFlowId": cluster_id, "Steps": [_step_config(step) for step in steps]}
+        return await self._call("AddJobFlowSteps", request, step_ids, cluster_id, within_s=within_s)
 
     async def list_steps(
         self,
@@ -89,18 +86,14 @@ class EmrClient:
             request["StepIds"] = list(step_ids)
         elif marker:
             request["Marker"] = marker
-        call = self._client.list_steps
-        page = await self._call("ListSteps", call, request, cluster_id, within_s=within_s)
-        return self._read("ListSteps", partial(self._step_page, page))
+        return await self._call("ListSteps", request, self._step_page, cluster_id, within_s=within_s)
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
         """Ask EMR to cancel steps; a cluster that is gone has none to cancel."""
-        for ids in _batches(step_ids, CANCEL_BATCH):
-            request = {"ClusterId": cluster_id, "StepIds": list(ids)}
-            try:
-                await self._call("CancelSteps", self._client.cancel_steps, request, cluster_id)
-            except ClusterGone:
-                return
+        with suppress(ClusterGone):
+            for ids in _batches(step_ids, CANCEL_BATCH):
+                request = {"ClusterId": cluster_id, "StepIds": list(ids)}
+                await self._call("CancelSteps", request, bool, cluster_id)
 
     async def list_clusters(
         self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
@@ -110,113 +103,94 @@ class EmrClient:
         if over_since is not None:
             request = {"ClusterStates": list(OVER_CLUSTER_STATES), "CreatedAfter": over_since}
         found: list[ObservedCluster] = []
-        call = self._client.list_clusters
-        async for page in self._pages("ListClusters", call, request, within_s=within_s):
-            found += self._read("ListClusters", partial(self._clusters, page, name_prefix))
-        return tuple(found)
+        markers: set[str] = set()
+        read = partial(self._clusters, name_prefix)
+        while True:
+            clusters, marker = await self._call("ListClusters", request, read, within_s=within_s)
+            found += clusters
+            if not marker:
+                return tuple(found)
+            if marker in markers:
+                raise AwsUnavailable("ListClusters: the pages of the answer go round in a circle")
+            markers.add(marker)
+            request["Marker"] = marker
+            # What was begun is worth the wait: given up half-way, it would be begun again and again.
+            within_s = None
 
     async def describe_cluster(
         self, cluster_id: ClusterId, *, within_s: float | None = None
     ) -> ObservedCluster | None:
         """One cluster, or None when EMR does not know the id."""
         request = {"ClusterId": cluster_id}
-        try:
-            answer = await self._call(
-                "DescribeCluster", self._client.describe_cluster, request, cluster_id, within_s=within_s
-            )
-        except ClusterGone:
-            return None
-        return self._read("DescribeCluster", partial(self._cluster, answer))
+        with suppress(ClusterGone):
+            return await self._call("DescribeCluster", request, self._cluster, cluster_id, within_s=within_s)
+        return None
 
     async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
         """End clusters. An id unknown to EMR spoils its whole call, which is then repeated one by one."""
         for ids in _batches(cluster_ids, TERMINATE_BATCH):
             try:
-                await self._terminate(ids)
+                await self._call("TerminateJobFlows", {"JobFlowIds": list(ids)}, bool, ids[0])
             except ClusterGone:
-                for cluster_id in ids if len(ids) > 1 else ():
-                    try:
-                        await self._terminate((cluster_id,))
-                    except ClusterGone:
-                        _log.info("terminate_unknown_cluster", cluster_id=cluster_id)
-
-    async def _terminate(self, ids: Sequence[ClusterId]) -> None:
-        request = {"JobFlowIds": list(ids)}
-        await self._call("TerminateJobFlows", self._client.terminate_job_flows, request, ids[0])
-
-    async def _pages(
-        self,
-        operation: str,
-        call: Callable[..., Any],
-        request: Mapping[str, Any],
-        cluster_id: ClusterId | None = None,
-        *,
-        within_s: float | None = None,
-    ) -> AsyncIterator[Any]:
-        marker: str | None = None
-        seen: set[str] = set()
-        while True:
-            paged = {**request, "Marker": marker} if marker else dict(request)
-            page = await self._call(operation, call, paged, cluster_id, within_s=within_s)
-            # What was begun is worth the wait: given up half-way, it would be begun again and again.
-            within_s = None
-            yield page
-            marker = page.get("Marker")
-            if not marker:
-                return
-            if marker in seen:
-                raise AwsUnavailable(f"{operation}: the pages of the answer go round in a circle")
-            seen.add(marker)
+                if len(ids) > 1:
+                    for cluster_id in ids:
+                        await self.terminate_clusters([cluster_id])
+                else:
+                    _log.info("terminate_unknown_cluster", cluster_id=ids[0])
 
     async def _call(
         self,
         operation: str,
-        call: Callable[..., Any],
         request: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], _T],
         cluster_id: ClusterId | None = None,
         *,
         within_s: float | None = None,
-        answer_s: float | None = None,
-    ) -> Mapping[str, Any]:
+    ) -> _T:
+        """What ``read`` makes of the answer."""
         await self.budget.take(operation, within_s=within_s)
+        client = self._once if operation in translate.UNREPEATABLE else self._client
+        answer_s = ADD_ANSWER_S if operation == "AddJobFlowSteps" else None
         try:
             async with asyncio.timeout(answer_s):
-                answer = await call(**request)
+                answer = await getattr(client, xform_name(operation))(**request)
+            if not isinstance(answer, Mapping):
+                raise translate.BadAnswer("the answer is no object")
+            retries = (answer.get("ResponseMetadata") or {}).get("RetryAttempts")
+            self.budget.answered(operation, retries if isinstance(retries, int) else 0)
+            return read(answer)
         except Exception as fault:
-            if translate.is_throttle(fault):
+            if translate.code_of(fault) in translate.THROTTLED_CODES:
                 self.budget.throttled(operation)
             if translate.is_refused_credential(fault):
                 self._credentials_refused()
             raise translate.error_of(fault, operation, cluster_id=cluster_id) from fault
-        if not isinstance(answer, Mapping):
-            raise translate.error_of(translate.BadAnswer("the answer is no object"), operation)
-        retries = (answer.get("ResponseMetadata") or {}).get("RetryAttempts")
-        self.budget.answered(operation, retries if isinstance(retries, int) else 0)
-        return answer
 
     def _step_page(self, page: Mapping[str, Any]) -> StepPage:
         summaries = translate.list_of(page, "Steps")
-        self._tell_unknown("step", translate.unknown_states(StepState, summaries))
+        self._tell_unknown("step", StepState, summaries)
         steps = tuple(translate.step_of(summary) for summary in summaries)
         return StepPage(steps=steps, marker=page.get("Marker") or None)
 
-    def _clusters(self, page: Any, name_prefix: str) -> list[ObservedCluster]:
+    def _clusters(self, prefix: str, page: Mapping[str, Any]) -> tuple[list[ObservedCluster], str | None]:
         # Filtered first: what is odd about other people's clusters is no concern of ours.
         ours = [
             summary
             for summary in translate.list_of(page, "Clusters")
-            if isinstance(summary, Mapping) and str(summary.get("Name") or "").startswith(name_prefix)
+            if isinstance(summary, Mapping) and str(summary.get("Name") or "").startswith(prefix)
         ]
-        self._tell_unknown("cluster", translate.unknown_states(ClusterState, ours))
-        return [translate.cluster_of(summary) for summary in ours]
+        self._tell_unknown("cluster", ClusterState, ours)
+        return [translate.cluster_of(summary) for summary in ours], page.get("Marker")
 
-    def _cluster(self, answer: Any) -> ObservedCluster:
+    def _cluster(self, answer: Mapping[str, Any]) -> ObservedCluster:
         cluster = translate.field_of(answer, "Cluster")
-        self._tell_unknown("cluster", translate.unknown_states(ClusterState, [cluster]))
+        self._tell_unknown("cluster", ClusterState, [cluster])
         return translate.cluster_of(cluster)
 
-    def _tell_unknown(self, what: str, words: frozenset[str]) -> None:
-        for word in sorted(words - self._told_unknown):
+    def _tell_unknown(
+        self, what: str, kind: type[StepState | ClusterState], summaries: Sequence[Any]
+    ) -> None:
+        for word in sorted(translate.unknown_states(kind, summaries) - self._told_unknown):
             self._told_unknown.add(word)
             _log.warning(
                 "state_unknown_to_this_release",
@@ -224,14 +198,6 @@ class EmrClient:
                 state=word,
                 advice="it counts as not over, and nothing else is concluded from it; upgrade emr_executor",
             )
-
-    def _read(self, operation: str, read: Callable[[], _T]) -> _T:
-        try:
-            return read()
-        except EmrExecutorError:
-            raise
-        except Exception as fault:
-            raise translate.error_of(fault, operation) from fault
 
 
 def _batches(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

@@ -41,50 +41,27 @@ from emr_executor.errors import (
 UNREPEATABLE = frozenset({"RunJobFlow", "AddJobFlowSteps"})
 """Operations with an effect and without a client token (botocore emr 2009-03-31)."""
 
-THROTTLED_CODES = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-CREDENTIAL_CODES = frozenset(
-    {
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "IncompleteSignature",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "InvalidToken",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-        "UnrecognizedClientException",
-    }
-)
-INVALID_CODES = frozenset(
-    {
-        "InvalidParameterException",
-        "InvalidRequestException",
-        "SerializationException",
-        "ValidationError",
-        "ValidationException",
-    }
-)
-DENIED_CODES = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+
+def _codes(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+THROTTLED_CODES = _codes("""
+    BandwidthLimitExceeded PriorRequestNotComplete ProvisionedThroughputExceededException
+    RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown ThrottledException Throttling
+    ThrottlingException TooManyRequestsException
+""")
+CREDENTIAL_CODES = _codes("""
+    AuthFailure ExpiredToken ExpiredTokenException IncompleteSignature InvalidAccessKeyId
+    InvalidClientTokenId InvalidSignatureException InvalidToken MissingAuthenticationToken
+    MissingAuthenticationTokenException RequestExpired RequestTimeTooSkewed SignatureDoesNotMatch
+    TokenRefreshRequired UnrecognizedClientException
+""")
+INVALID_CODES = _codes("""
+    InvalidParameterException InvalidRequestException SerializationException ValidationError
+    ValidationException
+""")
+DENIED_CODES = _codes("AccessDenied AccessDeniedException UnauthorizedOperation")
 NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -124,21 +101,14 @@ def error_of(
     return _unanswered_error(fault, operation)
 
 
-def is_throttle(fault: BaseException) -> bool:
-    """Whether AWS asked for fewer calls."""
-    return isinstance(fault, boto.ClientError) and _code(fault) in THROTTLED_CODES
+def code_of(fault: BaseException) -> str:
+    """The code of an error that AWS answered with; empty for any other."""
+    return str(_error(fault).get("Code") or "Unknown") if isinstance(fault, boto.ClientError) else ""
 
 
 def is_refused_credential(fault: BaseException) -> bool:
     """Whether other credentials might have been accepted."""
-    if isinstance(fault, boto.ClientError):
-        return _code(fault) in CREDENTIAL_CODES
-    return isinstance(fault, NO_CREDENTIALS)
-
-
-def is_missing_object(fault: boto.ClientError) -> bool:
-    """Whether S3 says that there is no such object (the bucket itself is another matter)."""
-    return _code(fault) in {"NoSuchKey", "404", "NotFound"}
+    return isinstance(fault, NO_CREDENTIALS) or code_of(fault) in CREDENTIAL_CODES
 
 
 def _unanswered_error(fault: BaseException, operation: str) -> EmrExecutorError:
@@ -161,7 +131,7 @@ def _unanswered_error(fault: BaseException, operation: str) -> EmrExecutorError:
 def _answered_error(
     fault: boto.ClientError, operation: str, service: str, cluster_id: str | None
 ) -> EmrExecutorError:
-    code, status = _code(fault), _status(fault)
+    code, status = code_of(fault), _status(fault)
     said = f"{operation}: {code}: {_message(fault)}"
     unrepeatable = operation in UNREPEATABLE
     if code in THROTTLED_CODES:
@@ -179,7 +149,7 @@ def _refused(fault: boto.ClientError, said: str, operation: str, cluster_id: str
     """A 4xx answer that is about what was asked for."""
     message = _message(fault)
     if operation == "RunJobFlow":
-        return LaunchRefused(f"EMR refused the cluster template: {_code(fault)}: {message}")
+        return LaunchRefused(f"EMR refused the cluster template: {code_of(fault)}: {message}")
     if operation == "TerminateJobFlows" and _PROTECTED.search(message):
         how = "aws emr modify-cluster-attributes --no-termination-protected"
         return AwsUnavailable(f"{said}. Switch the protection off: {how}")
@@ -188,12 +158,12 @@ def _refused(fault: boto.ClientError, said: str, operation: str, cluster_id: str
     if cluster_id is not None and _CLUSTER_GONE.search(f"{message} {_inner_code(fault)}"):
         return ClusterGone(said, cluster_id=cluster_id)
     if cluster_id is not None and operation == "AddJobFlowSteps":
-        if _code(fault) not in INVALID_CODES or _NO_STATE_FOR_STEPS.search(message):
+        if code_of(fault) not in INVALID_CODES or _NO_STATE_FOR_STEPS.search(message):
             return TryElsewhere(said, cluster_id=cluster_id)
-        return StepsRefused(f"{_code(fault)}: {message}")
-    if operation == "ListSteps" and _code(fault) in INVALID_CODES:
+        return StepsRefused(f"{code_of(fault)}: {message}")
+    if operation == "ListSteps" and code_of(fault) in INVALID_CODES:
         return StepsRefused(said)
-    advice = ". Create it, or correct [emr_executor] staging_uri" if _code(fault) == "NoSuchBucket" else ""
+    advice = ". Create it, or correct [emr_executor] staging_uri" if code_of(fault) == "NoSuchBucket" else ""
     return AwsUnavailable(said + advice)
 
 
@@ -210,10 +180,6 @@ def _denied(said: str, operation: str, service: str) -> EmrExecutorError:
 def _error(fault: boto.ClientError) -> Mapping[str, Any]:
     found = fault.response.get("Error") if isinstance(fault.response, Mapping) else None
     return found if isinstance(found, Mapping) else {}
-
-
-def _code(fault: boto.ClientError) -> str:
-    return str(_error(fault).get("Code") or "Unknown")
 
 
 def _inner_code(fault: boto.ClientError) -> str:
@@ -234,17 +200,17 @@ def _status(fault: boto.ClientError) -> int:
 
 
 class BadAnswer(Exception):
-    """An answer without what EMR's model promises."""
+    """An answer without what EMR's model promises. Everything below may raise it."""
 
 
 def step_of(summary: Any) -> ObservedStep:
-    """A StepSummary or Step. Raises BadAnswer."""
+    """A StepSummary or Step."""
     status = _mapping(_mapping(summary).get("Status"))
     failure = _mapping(status.get("FailureDetails"))
     reason = _mapping(status.get("StateChangeReason"))
     timeline = _mapping(status.get("Timeline"))
     return ObservedStep(
-        step_id=StepId(_text(summary, "Id")),
+        step_id=StepId(text_of(summary, "Id")),
         name=str(summary.get("Name") or ""),
         state=_state(StepState, status),
         failure=str(failure.get("Message") or failure.get("Reason") or reason.get("Message") or ""),
@@ -255,12 +221,12 @@ def step_of(summary: Any) -> ObservedStep:
 
 
 def cluster_of(summary: Any) -> ObservedCluster:
-    """A ClusterSummary or Cluster. Raises BadAnswer."""
+    """A ClusterSummary or Cluster."""
     status = _mapping(_mapping(summary).get("Status"))
     reason = _mapping(status.get("StateChangeReason"))
     timeline = _mapping(status.get("Timeline"))
     return ObservedCluster(
-        cluster_id=ClusterId(_text(summary, "Id")),
+        cluster_id=ClusterId(text_of(summary, "Id")),
         name=str(summary.get("Name") or ""),
         state=_state(ClusterState, status),
         reason_code=reason.get("Code") or None,
@@ -281,13 +247,13 @@ def _cluster_reason(status: Mapping[str, Any], reason: Mapping[str, Any]) -> str
 
 
 def unknown_states(kind: type[StepState | ClusterState], summaries: Iterable[Any]) -> frozenset[str]:
-    """The states of steps or clusters that this release has no word for. Raises BadAnswer."""
-    words = {_text(_mapping(_mapping(summary).get("Status")), "State") for summary in summaries}
+    """The states of steps or clusters that this release has no word for."""
+    words = {text_of(_mapping(_mapping(summary).get("Status")), "State") for summary in summaries}
     return frozenset(words.difference(kind))
 
 
 def field_of(answer: Any, name: str) -> Any:
-    """A member that the operation always answers with. Raises BadAnswer."""
+    """A member that the operation always answers with."""
     value = _mapping(answer).get(name)
     if value is None:
         raise BadAnswer(f"the answer has no {name}")
@@ -295,7 +261,7 @@ def field_of(answer: Any, name: str) -> Any:
 
 
 def list_of(answer: Any, name: str) -> list[Any]:
-    """A list that the operation always answers with. Raises BadAnswer."""
+    """A list that the operation always answers with."""
     value = field_of(answer, name)
     if not isinstance(value, list):
         raise BadAnswer(f"{name} of the answer is no list")
@@ -303,8 +269,11 @@ def list_of(answer: Any, name: str) -> list[Any]:
 
 
 def text_of(answer: Any, name: str) -> str:
-    """A text that the operation always answers with. Raises BadAnswer."""
-    return _text(_mapping(answer), name)
+    """A text that the operation always answers with."""
+    value = field_of(answer, name)
+    if not isinstance(value, str) or not value:
+        raise BadAnswer(f"the answer has no {name}")
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -315,19 +284,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _text(value: Mapping[str, Any], name: str) -> str:
-    found = value.get(name)
-    if not isinstance(found, str) or not found:
-        raise BadAnswer(f"the answer has no {name}")
-    return found
-
-
 def _state(kind: type[_State], status: Mapping[str, Any]) -> _State | None:
-    word = _text(status, "State")
-    try:
-        return kind(word)
-    except ValueError:
-        return None
+    word = text_of(status, "State")
+    return kind(word) if word in set(kind) else None
 
 
 def _time(value: Any) -> datetime | None:
