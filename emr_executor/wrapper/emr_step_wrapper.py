@@ -23,19 +23,19 @@ command cannot be started, 143 when terminated.
 import collections
 import hashlib
 import hmac
+import http.client
 import json
 import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 HTTP_TIMEOUT_S = 10.0
-HEADER_LINES, HEADER_BYTES = 200, 65536
+BLOCK_BYTES = 65536
 CHUNK_BYTES = 256 * 1024
 KEPT_END_BYTES = 128 * 1024  # of an output longer than max_bytes, besides its beginning
 TAIL_BYTES = 4096
@@ -85,105 +85,36 @@ class S3Error(Exception):
         super().__init__("%s: HTTP %d %s" % (what, status, self.code))
 
 
-FAULTS = (OSError, S3Error, ValueError, KeyError)
+FAULTS = (OSError, http.client.HTTPException, S3Error, ValueError, KeyError)
 """Everything that a call to S3 or to the metadata service may raise."""
 
 
-class Connection:
-    """HTTP/1.1 to one server. http.client would do, but with it comes a fifth of our memory."""
+def connection_to(scheme: str, host: str) -> http.client.HTTPConnection:
+    """A connection that opens with its first request, and anew with the next when the server closed it."""
+    kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+    return kind(host, timeout=HTTP_TIMEOUT_S)
 
-    def __init__(self, scheme: str, host: str) -> None:
-        self.to = (scheme, host)
-        parts = re.match(r"\[?([^\]]+?)\]?(?::(\d+))?\Z", host)
-        if not parts:
-            raise ValueError("no host: " + host)
-        name, port = parts.group(1), int(parts.group(2) or (443 if scheme == "https" else 80))
-        self.socket = socket.create_connection((name, port), HTTP_TIMEOUT_S)
-        try:
-            if scheme == "https":
-                import ssl  # memory that plain http need not pay
 
-                context = ssl.create_default_context()
-                self.socket = context.wrap_socket(self.socket, server_hostname=name)
-            self.file = self.socket.makefile("rb")
-        except BaseException:
-            self.socket.close()
-            raise
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self.file.close()
-        self.socket.close()
-
-    def exchange(
-        self,
-        method: str,
-        path: str,
-        headers: "dict[str, str]",
-        body: bytes = b"",
-        take: "collections.abc.Callable[[bytes], object] | None" = None,
-    ) -> "tuple[int, dict[str, str], bytes, bool]":
-        """Status, headers by lower-case name, body, and whether the connection is still good.
-
-        With ``take`` the body of a success goes there, block by block.
-        """
-        lines = [f"{method} {path} HTTP/1.1"] + [f"{name}: {value}" for name, value in headers.items()]
-        lines += ["Host: " + self.to[1]] if "host" not in headers else []
-        lines += [f"Content-Length: {len(body)}", "", ""] if method == "PUT" else ["", ""]
-        self.socket.sendall("\r\n".join(lines).encode("latin-1") + body)
-        status = 100
-        while status == 100:
-            words = self._line().split(None, 2)
-            if len(words) < 2 or not words[0].startswith(b"HTTP/1."):
-                raise ConnectionError("no HTTP answer from " + self.to[1])
-            status = int(words[1])
-            found = self._headers()
-        lasts = words[0] == b"HTTP/1.1" and found.get("connection", "").lower() != "close"
-        if status == 204:
-            return status, found, b"", lasts
-        if found.get("transfer-encoding", "").lower() == "chunked":
-            return status, found, self._chunks(), lasts
-        if take and status == 200:
-            left = int(found["content-length"])
-            while left:
-                block = self._read(min(left, 65536))
-                take(block)
-                left -= len(block)
-            return status, found, b"", lasts
-        if "content-length" in found:
-            return status, found, self._read(int(found["content-length"])), lasts
-        return status, found, self.file.read(), False
-
-    def _headers(self) -> "dict[str, str]":
-        found = {}  # type: dict[str, str]
-        for _ in range(HEADER_LINES):
-            name, mark, value = self._line().decode("latin-1").partition(":")
-            if not mark:
-                return found
-            found[name.strip().lower()] = value.strip()
-        raise ConnectionError("too many headers from " + self.to[1])
-
-    def _chunks(self) -> bytes:
-        parts = []  # type: list[bytes]
-        while True:
-            size = int(self._line().split(b";")[0], 16)
-            if not size:
-                self._headers()
-                return b"".join(parts)
-            parts.append(self._read(size))
-            self._line()
-
-    def _line(self) -> bytes:
-        line = self.file.readline(HEADER_BYTES)
-        if not line.endswith(b"\n"):
-            raise ConnectionError(f"{self.to[1]} closed the connection")
-        return line.rstrip(b"\r\n")
-
-    def _read(self, size: int) -> bytes:
-        data = self.file.read(size)
-        if len(data) != size:
-            raise ConnectionError(f"{self.to[1]} closed the connection")
-        return data
+def exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    headers: "dict[str, str]",
+    body: bytes = b"",
+    take: "collections.abc.Callable[[bytes], object] | None" = None,
+) -> "tuple[http.client.HTTPResponse, bytes]":
+    """The answer and its body. With ``take`` the body of a success goes there, block by block."""
+    connection.request(method, path, body or None, headers)
+    response = connection.getresponse()
+    if not take or response.status != 200:
+        return response, response.read()
+    block = response.read(BLOCK_BYTES)
+    while block:
+        take(block)
+        block = response.read(BLOCK_BYTES)
+    if response.length:
+        raise ConnectionError(connection.host + " closed the connection")
+    return response, b""
 
 
 Credentials = collections.namedtuple("Credentials", "key_id secret token")
@@ -260,19 +191,16 @@ class Metadata:
         self.refresh_at = max(epoch(found["Expiration"]) - 300, time.time() + 30)
 
     def _get(self, path: str) -> bytes:
-        connection = Connection("http", self.host)
+        connection = connection_to("http", self.host)
         try:
             ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
-            status, _, token, lasts = connection.exchange("PUT", "/latest/api/token", ttl)
-            if status != 200:
-                raise S3Error("metadata token", status, token)
-            if not lasts:
-                connection.close()
-                connection = Connection("http", self.host)
+            response, token = exchange(connection, "PUT", "/latest/api/token", ttl)
+            if response.status != 200:
+                raise S3Error("metadata token", response.status, token)
             with_token = {"X-aws-ec2-metadata-token": token.decode("ascii")}
-            status, _, body, _ = connection.exchange("GET", "/latest/meta-data/" + path, with_token)
-            if status != 200:
-                raise S3Error("metadata " + path, status, body)
+            response, body = exchange(connection, "GET", "/latest/meta-data/" + path, with_token)
+            if response.status != 200:
+                raise S3Error("metadata " + path, response.status, body)
             return body
         finally:
             connection.close()
@@ -292,7 +220,8 @@ class S3:
         self.metadata = metadata
         self.endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         self.regions = {}  # type: dict[str, str]
-        self.connection = None  # type: Connection | None
+        self.to = ("", "")
+        self.connection = None  # type: http.client.HTTPConnection | None
 
     def get(self, uri: str) -> bytes:
         """The object's bytes."""
@@ -353,28 +282,22 @@ class S3:
         digest = hashlib.sha256(body).hexdigest()
         headers = sign(method, host, path, digest, region, self.metadata.credentials(), time.time())
         headers.update(more)
+        if self.connection is None or self.to != (scheme, host):
+            self.close()
+            self.to, self.connection = (scheme, host), connection_to(scheme, host)
         for fresh in (False, True):
-            reused = self._connect(scheme, host)
-            assert self.connection is not None
+            reused = self.connection.sock is not None
             try:
-                status, found, answer, lasts = self.connection.exchange(method, path, headers, body, take)
+                response, answer = exchange(self.connection, method, path, headers, body, take)
                 break
             except BaseException as fault:
-                self.close()
+                self.connection.close()
                 # A kept connection may have been closed by the server meanwhile: once more on a new one.
                 if fresh or not reused or not isinstance(fault, OSError):
                     raise
-        if not lasts or status // 100 != 2:
+        if response.status // 100 != 2:
             self.close()
-        return status, found.get("x-amz-bucket-region", ""), answer
-
-    def _connect(self, scheme: str, host: str) -> bool:
-        """True when there was a connection already."""
-        if self.connection is not None and self.connection.to == (scheme, host):
-            return True
-        self.close()
-        self.connection = Connection(scheme, host)
-        return False
+        return response.status, response.getheader("x-amz-bucket-region") or "", answer
 
     def close(self) -> None:
         """Drop the connection."""

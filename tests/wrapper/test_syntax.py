@@ -8,56 +8,21 @@ import sys
 
 from tests.wrapper.conftest import WRAPPER
 
+
+def words(text: str) -> set[str]:
+    return set(text.split())
+
+
 TREE = ast.parse(WRAPPER.read_text(), feature_version=(3, 6))
-NEWER_NAMES = {
-    "removeprefix",
-    "removesuffix",
-    "is_relative_to",
-    "raise_signal",
-    "pidfd_open",
-    "sched_yield",
-    "fromisoformat",
-    "unraisablehook",
-    "excepthook",
-    "get_running_loop",
-    "cached_property",
-    "nullcontext",
-    "prod",
-    "time_ns",
-    "monotonic_ns",
-    "posix_spawn",
-    "preadv",
-    "pwritev",
-    "memfd_create",
-    "waitstatus_to_exitcode",
-    "strsignal",
-    "walrus",
-}
-NEWER_ARGUMENTS = {
-    "capture_output",
-    "text",
-    "process_group",
-    "umask",
-    "missing_ok",
-    "strict",
-    "usedforsecurity",
-}
-MODULES_OF_3_6 = {
-    "collections",
-    "hashlib",
-    "hmac",
-    "json",
-    "os",
-    "re",
-    "select",
-    "signal",
-    "socket",
-    "ssl",
-    "subprocess",
-    "sys",
-    "threading",
-    "time",
-}
+NEWER_NAMES = words("""
+    removeprefix removesuffix is_relative_to raise_signal pidfd_open sched_yield fromisoformat unraisablehook
+    excepthook get_running_loop cached_property nullcontext prod time_ns monotonic_ns posix_spawn preadv
+    pwritev memfd_create waitstatus_to_exitcode strsignal
+""")
+NEWER_ARGUMENTS = words("capture_output text process_group umask missing_ok strict usedforsecurity")
+MODULES_OF_3_6 = words("""
+    collections hashlib hmac http.client json os re select signal subprocess sys threading time
+""")
 
 
 def test_only_modules_that_3_6_has() -> None:
