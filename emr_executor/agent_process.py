@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -21,30 +21,64 @@ HANG_MARGIN_S = 5.0
 """The child's own watchdog comes first: it shows where the loop stood."""
 
 
-class Child(Protocol):
-    """A running agent process.
+class Child:
+    """A Python process that is told ``--name NAME --life-fd N``, and writes signs of life there.
 
     name: ends the name under which it holds the lease, and is no other's
+    arguments: of Python; the agent's as it is, another's in tests. Raises OSError
     """
 
-    pid: int
-    name: str
+    def __init__(self, arguments: Sequence[str] = ("-m", "emr_executor.agent.main", "--child")) -> None:
+        self.name = uuid.uuid4().hex[:12]
+        self._signs, write_end = os.pipe()
+        os.set_blocking(self._signs, False)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments, "--name", self.name, "--life-fd", str(write_end)],
+                stdin=subprocess.PIPE,
+                env=os.environ.copy(),
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(self._signs)
+            raise
+        finally:
+            os.close(write_end)
+        self.pid = self._process.pid
 
     def exit_code(self) -> int | None:
         """None while it runs."""
-        ...
+        code = self._process.poll()
+        if code is not None:
+            self._let_go()
+        return code
 
     def gave_sign(self) -> bool:
         """Whether its event loop gave a sign of life since the last call."""
-        ...
+        try:
+            return bool(os.read(self._signs, 65536))
+        except OSError:
+            return False
 
     def close_stdin(self) -> None:
         """Ask it to end."""
-        ...
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
     def kill(self) -> None:
-        """End it at once; also one that is stopped."""
-        ...
+        """End it at once, also one that is stopped; returns when it is gone."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1.0)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.close_stdin()
+        if self._signs >= 0:
+            os.close(self._signs)
+            self._signs = -1
 
 
 class AgentProcess:
@@ -63,12 +97,12 @@ class AgentProcess:
         log: Any,
         *,
         hang_s: float,
-        spawn: Callable[[], Child] | None = None,
+        spawn: Callable[[], Child] = Child,
         monotonic: Callable[[], float] = time.monotonic,
         on_restart: Callable[[str, str | None], None] = lambda _why, _dead: None,
     ) -> None:
         self._log, self._hang_s, self._monotonic = log, hang_s, monotonic
-        self._spawn, self._on_restart = spawn or spawn_agent, on_restart
+        self._spawn, self._on_restart = spawn, on_restart
         self._child: Child | None = None
         self._started_at = self._sign_at = self._looked_at = self._restart_at = 0.0
         self._has_begun = False
@@ -133,64 +167,3 @@ class AgentProcess:
             self._log.error("the EMR agent cannot be started: %s", error)
             return
         self._log.info("the EMR agent runs as process %d", self._child.pid)
-
-
-def spawn_agent() -> Child:
-    """Start ``python -m emr_executor.agent.main`` with a pipe for its signs of life. Raises OSError."""
-    return ChildProcess(["-m", "emr_executor.agent.main", "--child"])
-
-
-class ChildProcess:
-    """``Child`` as a Python process. arguments: behind them come ``--name NAME --life-fd N``."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        self.name = uuid.uuid4().hex[:12]
-        self._signs, write_end = os.pipe()
-        os.set_blocking(self._signs, False)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments, "--name", self.name, "--life-fd", str(write_end)],
-                stdin=subprocess.PIPE,
-                env=os.environ.copy(),
-                pass_fds=(write_end,),
-                start_new_session=True,
-            )
-        except OSError:
-            os.close(self._signs)
-            raise
-        finally:
-            os.close(write_end)
-        self.pid = self._process.pid
-
-    def exit_code(self) -> int | None:
-        """See ``Child``."""
-        code = self._process.poll()
-        if code is not None:
-            self._let_go()
-        return code
-
-    def gave_sign(self) -> bool:
-        """See ``Child``."""
-        try:
-            return bool(os.read(self._signs, 65536))
-        except OSError:
-            return False
-
-    def close_stdin(self) -> None:
-        """See ``Child``."""
-        if self._process.stdin is not None:
-            with suppress(OSError):
-                self._process.stdin.close()
-
-    def kill(self) -> None:
-        """See ``Child``. Returns when it is gone."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self.close_stdin()
-        if self._signs >= 0:
-            os.close(self._signs)
-            self._signs = -1

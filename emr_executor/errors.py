@@ -1,32 +1,4 @@
-"""The exception tree. A class says what the caller does next; facts travel in fields.
-
-EmrExecutorError
-├─ ConfigError                 the operator fixes it; carries every problem at once
-├─ TryAgain                    the same call, later
-│  ├─ Throttled                AWS asked for fewer calls
-│  │  └─ BudgetSpent           we ask for no more calls than AWS takes: this one was not made
-│  ├─ AwsUnavailable           no answer, or a server-side fault
-│  ├─ CredentialsMissing       none found, or expired; heals when they appear
-│  ├─ StoreBusy                the database is away or locked
-│  └─ TokenRefused             the API server takes no token of ours: clocks or signing keys differ
-├─ OutcomeUnknown              the call may have had its effect: look before acting again
-│  └─ ThrottledUnknown          AWS asked for fewer calls, and hardly ever did what it was asked
-├─ TryElsewhere                this cluster cannot take the step
-│  ├─ ClusterGone              it is ending or over
-│  └─ StepLimitReached         EMR's 256 active steps
-├─ LaunchRefused               EMR refused this RunJobFlow for a reason of its own
-├─ StepsRefused                EMR refused the steps that a call carried or named; the cluster takes others
-├─ WorkloadRejected            the try fails, with the message as its cause
-│  ├─ NotTranslatable          nothing turns this task into a step
-│  ├─ StepTooLong              more than one HadoopJarStep holds
-│  ├─ SecretInStep             a secret would have left the host
-│  └─ StagingFailed            a file that the task names cannot be read or written
-├─ TaskGone                    Airflow no longer wants this try: cancel, report nothing
-├─ StaleWriter                 the lease, claim or row version was lost: drop the result
-└─ Bug
-   ├─ InvalidTransition        an edge that no table has: quarantine the row, go on with all others
-   └─ Contradiction            rows that cannot be true together: the same
-"""
+"""The exception tree. A class says what the caller does next; facts travel in fields."""
 
 from __future__ import annotations
 
@@ -38,7 +10,7 @@ class EmrExecutorError(Exception):
 
 
 class ConfigError(EmrExecutorError):
-    """The configuration cannot be used. ``problems`` holds one full sentence for each fault."""
+    """The operator has to mend the configuration. ``problems`` holds one full sentence for each fault."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -55,7 +27,7 @@ class TryAgain(EmrExecutorError):
 
 
 class Throttled(TryAgain):
-    """AWS answered that calls come too fast."""
+    """AWS asked for fewer calls."""
 
 
 class BudgetSpent(Throttled):
@@ -111,7 +83,7 @@ class StepsRefused(EmrExecutorError):
 
 
 class WorkloadRejected(EmrExecutorError):
-    """The try cannot run; the message is what its task log and failure show."""
+    """The try fails; the message is what its task log and failure show."""
 
 
 class NotTranslatable(WorkloadRejected):
@@ -143,11 +115,11 @@ class Bug(EmrExecutorError):
 
 
 class Contradiction(Bug):
-    """Rows that cannot be true together (``core.contradictions``)."""
+    """Rows that cannot be true together (``core.contradictions``): quarantine them, go on with all others."""
 
 
 class InvalidTransition(Bug):
-    """An edge that the transition table does not have.
+    """An edge that the transition table does not have: quarantine the row, go on with all others.
 
     entity, row: ``workload``, ``submission`` or ``cluster``, and its id where it is known. Its past is read
         and kept with the row, by whoever puts it in quarantine.

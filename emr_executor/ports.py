@@ -30,15 +30,12 @@ class Clock(Protocol):
 
     def now(self) -> datetime:
         """Wall clock, aware UTC: for records and people, never for deciding who is alive."""
-        ...
 
     def monotonic(self) -> float:
         """Seconds that never jump: for leases, claims and timeouts."""
-        ...
 
     async def sleep(self, delay_s: float) -> None:
         """Wait through the event loop."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,6 @@ class EmrApi(Protocol):
 
         Raises LaunchRefused: EMR will not launch it. OutcomeUnknown: it may have. TryAgain: not launched.
         """
-        ...
 
     async def add_steps(
         self, cluster_id: ClusterId, steps: Sequence[NewStep], *, within_s: float
@@ -71,7 +67,6 @@ class EmrApi(Protocol):
 
         Raises TryElsewhere, StepsRefused: nothing was added. OutcomeUnknown: it may have been.
         """
-        ...
 
     async def list_steps(
         self,
@@ -86,11 +81,9 @@ class EmrApi(Protocol):
         Raises ClusterGone for an unknown id, and BudgetSpent when ``within_s`` is given and the call would
         have to wait longer than that for the call budget.
         """
-        ...
 
     async def cancel_steps(self, cluster_id: ClusterId, step_ids: Sequence[StepId]) -> None:
         """Ask EMR to cancel steps (at most 256); asynchronous and without guarantee."""
-        ...
 
     async def list_clusters(
         self, *, name_prefix: str, over_since: datetime | None = None, within_s: float | None = None
@@ -100,17 +93,14 @@ class EmrApi(Protocol):
         With ``over_since``, instead those that are over and were created after that moment. ``within_s`` as
         for ``list_steps``; what was begun is read to its last page.
         """
-        ...
 
     async def describe_cluster(
         self, cluster_id: ClusterId, *, within_s: float | None = None
     ) -> ObservedCluster | None:
         """One cluster, or None when EMR does not know the id. ``within_s`` as for ``list_steps``."""
-        ...
 
     async def terminate_clusters(self, cluster_ids: Sequence[ClusterId]) -> None:
         """TerminateJobFlows, at most 10 ids; ended clusters are accepted silently."""
-        ...
 
 
 class StepRecords(Protocol):
@@ -121,28 +111,23 @@ class StepRecords(Protocol):
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         """Records whose mark differs from ``known``; one listing covers a thousand live steps."""
-        ...
 
     async def output(
         self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunk: int
     ) -> bytes | None:
         """One chunk of driver output, from 1; None when it does not exist (yet)."""
-        ...
 
     async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
         """The step that holds the submission's claim; "" when the claim names none that can be.
 
         None when no step ever began; then none will: the agent has taken the claim. Repeatable.
         """
-        ...
 
     async def unread(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId, chunks: int) -> int:
         """How many bytes of driver output stand behind the first so many chunks."""
-        ...
 
     async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
         """Delete the state records of submissions that are over; absent is fine."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,15 +151,12 @@ class StagedObjects(Protocol):
 
     async def page(self, prefix: str, after: str = "") -> StagedPage:
         """Up to 1,000 objects below a prefix, from behind the key ``after`` on: one call."""
-        ...
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete at most 1,000 objects: one call; how many are gone."""
-        ...
 
     async def refresh(self, key: str) -> None:
         """Set an object's age back to 0; nothing when it is gone."""
-        ...
 
 
 class TaskApi(Protocol):
@@ -185,14 +167,12 @@ class TaskApi(Protocol):
 
         Raises TaskGone: 404, 410 or 409 ``not_running``. TryAgain: anything else.
         """
-        ...
 
     async def fail_terminally(self, workload_id: WorkloadId, *, ended_at: datetime) -> None:
         """Set the try FAILED without a retry; the last resort when its DAG is gone.
 
         Raises TaskGone, TryAgain.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,20 +207,16 @@ class TaskHost(Protocol):
     @property
     def capacity(self) -> int:
         """How many phases may run at once."""
-        ...
 
     @property
     def is_ready(self) -> bool:
         """Whether the host is up: a phase that is claimed for one that is not would wait for nothing."""
-        ...
 
     async def start(self) -> None:
         """Have the host come up, without waiting for it. Raises TryAgain when it cannot be started."""
-        ...
 
     async def run(self, job: PhaseJob) -> PhaseEnded:
         """Run one phase to its end. Raises TryAgain when it never began."""
-        ...
 
 
 class TaskLog(Protocol):
@@ -251,4 +227,3 @@ class TaskLog(Protocol):
 
         A task without a path has no log.
         """
-        ...

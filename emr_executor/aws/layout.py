@@ -67,6 +67,10 @@ class S3Uri:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
+    def below(self, key: str) -> S3Uri:
+        """A key of this prefix."""
+        return S3Uri(self.bucket, self.key + key)
+
 
 def parse_s3_uri(uri: str) -> S3Uri:
     """The two parts of ``s3://bucket/key``; s3a and s3n are the same place. Raises ConfigError."""
@@ -85,8 +89,7 @@ def staging_prefix(staging_uri: str) -> S3Uri:
 
 def uri_of(staging_uri: str, key: str) -> str:
     """The ``s3://`` address of a key of this layout."""
-    prefix = staging_prefix(staging_uri)
-    return str(S3Uri(prefix.bucket, prefix.key + key))
+    return str(staging_prefix(staging_uri).below(key))
 
 
 def staging_date(now: datetime) -> str:

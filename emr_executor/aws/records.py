@@ -44,7 +44,7 @@ class S3StepRecords:
     @property
     def records_uri(self) -> str:
         """What step wrappers get as ``--records``."""
-        return str(self._at(layout.records_prefix(self._deployment_id)))
+        return str(self._staging.below(layout.records_prefix(self._deployment_id)))
 
     async def changed(self, known: Mapping[SubmissionId, str]) -> tuple[StepRecord, ...]:
         """Records whose mark differs from ``known``, in the order of their keys.
@@ -52,7 +52,10 @@ class S3StepRecords:
         A broken record is logged once and left out. Raises TryAgain.
         """
         listed = [
-            entry async for entry in self._objects.list(self._at(layout.state_prefix(self._deployment_id)))
+            entry
+            async for entry in self._objects.list(
+                self._staging.below(layout.state_prefix(self._deployment_id))
+            )
         ]
         present = {entry.key for entry in listed}
         self._read = {key: read for key, read in self._read.items() if key in present}
@@ -65,13 +68,13 @@ class S3StepRecords:
     ) -> bytes | None:
         """One chunk of driver output, from 1; None when there is none (yet)."""
         for key in self._output_keys(cluster_uuid, submission_id, chunk):
-            if (stored := await self._objects.get(self._at(key))) is not None:
+            if (stored := await self._objects.get(self._staging.below(key))) is not None:
                 return stored.data
         return None
 
     async def claimed_by(self, cluster_uuid: ClusterUuid, submission_id: SubmissionId) -> StepId | None:
         """The step that holds the claim, or None: the agent holds it now. See ``ports.StepRecords``."""
-        uri = self._at(layout.claim_key(self._deployment_id, cluster_uuid, submission_id))
+        uri = self._staging.below(layout.claim_key(self._deployment_id, cluster_uuid, submission_id))
         ours = json.dumps({"v": 1, "step": "none: the agent gave it up"}).encode()
         if await self._objects.put_new(uri, ours):
             return None
@@ -85,7 +88,7 @@ class S3StepRecords:
         """How many bytes of driver output stand behind the first so many chunks."""
         left = 0
         for key in self._output_keys(cluster_uuid, submission_id, chunks):
-            last = self._at(key)
+            last = self._staging.below(key)
             folder = S3Uri(last.bucket, last.key.rpartition("/")[0] + "/")
             left += sum([entry.size async for entry in self._objects.list(folder) if entry.key > last.key])
         return left
@@ -93,7 +96,7 @@ class S3StepRecords:
     async def consume(self, over: Mapping[SubmissionId, ClusterUuid]) -> None:
         """Delete the records that have served, a thousand in one call; absent is fine."""
         keys = [
-            self._at(layout.state_key(self._deployment_id, cluster_uuid, submission_id)).key
+            self._staging.below(layout.state_key(self._deployment_id, cluster_uuid, submission_id)).key
             for submission_id, cluster_uuid in over.items()
         ]
         while keys:
@@ -108,9 +111,6 @@ class S3StepRecords:
             layout.output_key(self._deployment_id, cluster_uuid, submission_id, chunk),
             layout.old_output_key(self._deployment_id, submission_id, chunk),
         )
-
-    def _at(self, key: str) -> S3Uri:
-        return S3Uri(self._staging.bucket, self._staging.key + key)
 
     async def _record(self, entry: Listed) -> StepRecord | None:
         cached = self._read.get(entry.key)

@@ -10,7 +10,6 @@ from typing import Any
 import structlog
 
 from emr_executor.aws import layout
-from emr_executor.aws.layout import S3Uri
 from emr_executor.aws.objects import S3Objects
 from emr_executor.ports import StagedObject, StagedPage
 
@@ -27,7 +26,9 @@ class S3StagedObjects:
     async def page(self, prefix: str, after: str = "") -> StagedPage:
         """Up to 1,000 objects below a prefix, from behind a key on: one ListObjectsV2."""
         below = len(self._staging.key)
-        answer = await self._objects.list_page(self._at(prefix), self._staging.key + after if after else "")
+        answer = await self._objects.list_page(
+            self._staging.below(prefix), self._staging.key + after if after else ""
+        )
         now = _time_of(answer)
         objects = tuple(
             StagedObject(key=str(entry["Key"])[below:], age_s=(now - entry["LastModified"]).total_seconds())
@@ -37,17 +38,16 @@ class S3StagedObjects:
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Delete at most 1,000 objects in one DeleteObjects call; how many are gone. Refusals are logged."""
-        refused = await self._objects.delete_many(self._staging.bucket, [self._at(key).key for key in keys])
+        refused = await self._objects.delete_many(
+            self._staging.bucket, [self._staging.below(key).key for key in keys]
+        )
         if refused:
             _log.warning("objects_not_deleted", count=len(refused), first=refused[0])
         return len(keys) - len(refused)
 
     async def refresh(self, key: str) -> None:
         """Give an object a new age; nothing when it is gone."""
-        await self._objects.copy_onto_itself(self._at(key))
-
-    def _at(self, key: str) -> S3Uri:
-        return S3Uri(self._staging.bucket, self._staging.key + key)
+        await self._objects.copy_onto_itself(self._staging.below(key))
 
 
 def _time_of(answer: Mapping[str, Any]) -> datetime:

@@ -20,7 +20,7 @@ C = ClusterUuid("c-1")
 class Bucket:
     def __init__(self, aws: Aws, name: str) -> None:
         self.aws, self.name = aws, name
-        self.records: S3StepRecords = aws.records_for("dep", f"s3://{name}/af/")
+        self.records = S3StepRecords(aws.objects, f"s3://{name}/af/", "dep")
 
     async def write(self, submission: str, /, **changes: Any) -> None:
         key = f"af/dep/state/{C}/{submission}"

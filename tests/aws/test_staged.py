@@ -53,7 +53,7 @@ class Place:
 
     def __init__(self, aws: Aws, bucket: str) -> None:
         self.bucket, self._objects = bucket, aws.objects
-        self.staged: S3StagedObjects = aws.staged_in(f"s3://{bucket}/af/")
+        self.staged = S3StagedObjects(aws.objects, f"s3://{bucket}/af/")
 
     async def put(self, *keys: str) -> None:
         for key in keys:
@@ -148,7 +148,7 @@ async def test_what_s3_refuses_is_not_counted_as_gone(here: Place) -> None:
 
 
 async def test_a_bucket_that_is_not_there_is_asked_again_later(local_aws: Aws) -> None:
-    nowhere = local_aws.staged_in("s3://no-such-bucket/af/")
+    nowhere = S3StagedObjects(local_aws.objects, "s3://no-such-bucket/af/")
     with pytest.raises(TryAgain, match="NoSuchBucket"):
         await nowhere.page("files/")
     with pytest.raises(TryAgain):

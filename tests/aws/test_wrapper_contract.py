@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emr_executor.aws import layout
+from emr_executor.aws.records import S3StepRecords
 from emr_executor.aws.session import Aws
 from emr_executor.core.model import ClusterUuid, SubmissionId
 from emr_executor.core.states import RecordPhase
@@ -37,7 +38,7 @@ async def test_wrappers_words_are_read_back(aws: Aws, moto_url: str, tmp_path: P
     await aws.objects.put(layout.parse_s3_uri(spec_uri), spec)
     script = tmp_path / layout.WRAPPER_FILE
     script.write_bytes(layout.wrapper_source())
-    records = aws.records_for("dep", staging)
+    records = S3StepRecords(aws.objects, staging, "dep")
     options = {"--spec": spec_uri, "--records": records.records_uri, "--cluster": "c-1"}
     options["--submission"] = submission
     process = await asyncio.create_subprocess_exec(

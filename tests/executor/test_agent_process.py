@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from emr_executor.agent_process import HANG_MARGIN_S, START_S, AgentProcess, ChildProcess
+from emr_executor.agent_process import HANG_MARGIN_S, START_S, AgentProcess, Child
 
 HANG_S = 30.0
 
@@ -173,7 +173,7 @@ def until(happens: Callable[[], object]) -> None:
 
 def test_a_real_child_speaks_through_its_pipe_and_is_killed_even_when_stopped() -> None:
     script = "import os, sys, time; os.write(int(sys.argv[-1]), b'.'); time.sleep(60)"
-    child = ChildProcess(["-c", script])
+    child = Child(["-c", script])
     until(child.gave_sign)
     assert not child.gave_sign()
     assert child.exit_code() is None
