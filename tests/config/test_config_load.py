@@ -39,77 +39,48 @@ def test_two_options_are_enough(home: Path) -> None:
     )
 
 
+WRITTEN: dict[str, tuple[str, object]] = {
+    "queue": ("emr, emr-nightly", ("emr", "emr-nightly")),
+    "cluster_template": ("cluster.yaml", TEMPLATE),
+    "staging_uri": ("s3://bucket/airflow", "s3://bucket/airflow/"),
+    "max_clusters": ("4", 4),
+    "min_clusters": ("1", 1),
+    "idle_timeout": ("10m", 600),
+    "queue_timeout": ("2h", 7200),
+    "max_submissions": ("5", 5),
+    "prefetch": ("3", 3),
+    "deploy_mode": ("cluster", "cluster"),
+    "yarn_queue": ("nightly", "nightly"),
+    "launch_unknown_timeout": ("4m", 240),
+    "aws_conn_id": ("aws_default", "aws_default"),
+    "region_name": ("eu-west-1", "eu-west-1"),
+    "endpoint_url": ("http://127.0.0.1:5555", "http://127.0.0.1:5555"),
+    "similar_queue": ("refuse", "refuse"),
+    "agent": ("service", "service"),
+    "agent_hang_timeout": ("5", 5),
+    "task_runner_parallelism": ("8", 8),
+    "task_heartbeat_interval": ("30", 30),
+    "lease_timeout": ("10s", 10),
+    "claim_timeout": ("20s", 20),
+    "output_interval": ("5", 5),
+    "output_max_size": ("2 MiB", 2 * 1024 * 1024),
+    "records_interval": ("0.5", 0.5),
+    "step_poll_interval": ("1m", 60),
+    "cluster_poll_interval": ("7", 7),
+    "loss_hold": ("2m", 120),
+    "tick_interval": ("0.5", 0.5),
+    "finish_attempts": ("9", 9),
+    "refusal_hold": ("1h", 3600),
+    "keep_history": ("2d", 172_800),
+    "keep_staging": ("0", 0),
+}
+
+
 def test_every_option_reaches_its_field(home: Path) -> None:
-    settings = load(
-        home,
-        queue="emr, emr-nightly",
-        staging_uri="s3://bucket/airflow",
-        max_clusters="4",
-        min_clusters="1",
-        idle_timeout="10m",
-        queue_timeout="2h",
-        max_submissions="5",
-        prefetch="3",
-        deploy_mode="cluster",
-        yarn_queue="nightly",
-        launch_unknown_timeout="4m",
-        aws_conn_id="aws_default",
-        region_name="eu-west-1",
-        endpoint_url="http://127.0.0.1:5555",
-        agent="service",
-        task_runner_parallelism="8",
-        task_heartbeat_interval="30",
-        lease_timeout="10s",
-        claim_timeout="20s",
-        output_interval="5",
-        output_max_size="2 MiB",
-        records_interval="0.5",
-        step_poll_interval="1m",
-        cluster_poll_interval="7",
-        loss_hold="2m",
-        tick_interval="0.5",
-        finish_attempts="9",
-        refusal_hold="1h",
-        keep_history="2d",
-        keep_staging="0",
-    )
-    assert settings == Settings(
-        staging_uri="s3://bucket/airflow/",
-        aws=AwsAccess(
-            aws_conn_id="aws_default", region_name="eu-west-1", endpoint_url="http://127.0.0.1:5555"
-        ),
-        cluster_pools=(
-            ClusterPool(
-                queues=("emr", "emr-nightly"),
-                template=TEMPLATE,
-                max_clusters=4,
-                min_clusters=1,
-                idle_timeout_s=600,
-                queue_timeout_s=7200,
-                max_submissions=5,
-                prefetch=3,
-                deploy_mode="cluster",
-                yarn_queue="nightly",
-                launch_unknown_s=240,
-            ),
-        ),
-        agent="service",
-        task_runner_parallelism=8,
-        task_heartbeat_interval_s=30,
-        lease_s=10,
-        claim_s=20,
-        output_interval_s=5,
-        output_max_bytes=2 * 1024 * 1024,
-        records_interval_s=0.5,
-        step_poll_interval_s=60,
-        cluster_poll_interval_s=7,
-        loss_hold_s=120,
-        tick_interval_s=0.5,
-        finish_attempts=9,
-        refusal_hold_s=3600,
-        keep_history_s=172_800,
-        keep_staging_s=0,
-    )
+    settings = load(home, **{name: text for name, (text, _) in WRITTEN.items()})
+    parts = {"Settings": settings, "ClusterPool": settings.cluster_pools[0], "AwsAccess": settings.aws}
+    found = {option.name: getattr(parts[option.part], option.field) for option in OPTIONS}
+    assert found == {name: value for name, (_, value) in WRITTEN.items()}
 
 
 def test_defaults_written_for_people_are_those_of_the_fields(home: Path) -> None:
