@@ -20,7 +20,9 @@ deadline, 125 when there is no claim, no usable spec or another file than was st
 command cannot be started, 143 when terminated.
 """
 
+import calendar
 import collections
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -33,6 +35,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 HTTP_TIMEOUT_S = 10.0
 BLOCK_BYTES = 65536
@@ -66,10 +69,8 @@ def setting(name: str, default: float) -> float:
 
 def say(text: str) -> None:
     """One line for the step's own stderr log."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(2, ("emr_step_wrapper: {}\n".format(text)).encode("utf-8", "replace"))
-    except OSError:
-        pass
 
 
 # ---- S3 ----------------------------------------------------------------------------------------
@@ -207,10 +208,8 @@ class Metadata:
 
 
 def epoch(moment: str) -> float:
-    """Seconds of ``2026-01-31T23:59:59Z``; no strptime, which brings locales and calendars along."""
-    year, month, day, hour, minute, second = (int(number) for number in re.findall(r"\d+", moment)[:6])
-    # As standard time, which is then taken back: mktime knows local time only.
-    return time.mktime((year, month, day, hour, minute, second, 0, 0, 0)) - time.timezone
+    """Seconds of ``2026-01-31T23:59:59Z``; no strptime, which brings locales along."""
+    return calendar.timegm(tuple(int(number) for number in re.findall(r"\d+", moment)[:6]))
 
 
 class S3:
@@ -306,9 +305,6 @@ class S3:
             self.connection = None
 
 
-UNQUOTED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-_.~")
-
-
 def split_uri(uri: str) -> "tuple[str, str]":
     """Bucket and key of ``s3://bucket/key``."""
     parts = re.match(r"s3[an]?://([^/]+)/(.+)\Z", uri, re.DOTALL)
@@ -319,7 +315,7 @@ def split_uri(uri: str) -> "tuple[str, str]":
 
 def locate(endpoint: str, region: str, bucket: str, key: str) -> "tuple[str, str, str]":
     """Scheme, host and path: path style at an endpoint of one's own, else AWS's virtual host."""
-    path = "/" + "".join(chr(byte) if byte in UNQUOTED else f"%{byte:02X}" for byte in key.encode("utf-8"))
+    path = "/" + urllib.parse.quote(key, safe="/~")
     if endpoint:
         scheme, _, rest = endpoint.partition("://")
         netloc, _, prefix = rest.rstrip("/").partition("/")
@@ -440,7 +436,7 @@ class Reporter(threading.Thread):
         self.s3, self.args, self.output, self.interval_s = s3, args, output, max(0.05, interval_s)
         self.started_at = time.time()
         self.pid = os.getpid()
-        self.seq = self.chunks = 0
+        self.chunks = 0
         self.applications = []  # type: list[str]
         self.ended = None  # type: tuple[int, str] | None
         self.final_record_s = setting("FINAL_RECORD_S", 30.0)
@@ -525,12 +521,10 @@ class Reporter(threading.Thread):
         return sent
 
     def _write_record(self, phase: str, code: "int | None", reason: str) -> None:
-        self.seq += 1
         record = {
             "v": 1,
             "submission": self.args["submission"],
             "cluster": self.args["cluster"],
-            "seq": self.seq,
             "phase": phase,
             "at": time.time(),
             "started_at": self.started_at,
@@ -538,8 +532,6 @@ class Reporter(threading.Thread):
             "exit_code": code,
             "reason": reason,
             "chunks": self.chunks,
-            "output_bytes": self.output.total,
-            "dropped_bytes": self.output.dropped,
             "tail": self.output.last_lines(),
             "yarn_applications": self.applications[-20:],
         }
@@ -634,10 +626,8 @@ def kill_session(session: int) -> None:
                 continue
     send(session, signal.SIGKILL)
     for pid in members:
-        try:
+        with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-        except OSError:
-            pass
 
 
 def send(group: int, what: int) -> bool:
@@ -649,8 +639,8 @@ def send(group: int, what: int) -> bool:
     return True
 
 
-class Stopped(Exception):
-    """A signal came before the command was started."""
+class EarlyEnd(Exception):
+    """The command never ran: exit code, reason, and what to say."""
 
 
 class Command:
@@ -680,22 +670,28 @@ class Command:
     def _asked_to_stop(self, *_: object) -> None:
         self.asked += 1
         if self.interruptible:
-            raise Stopped
+            raise EarlyEnd(TERMINATED_CODE, "terminated", "terminated before the command started")
 
     def start(self, argv: "list[str]", env: "dict[str, str]") -> None:
-        """Start it. Raises OSError when it cannot be started."""
+        """Start it. Raises EarlyEnd when it cannot be started."""
         self.interruptible = False
         full = dict(os.environ)
         full.update(env)
-        self.child = subprocess.Popen(
-            argv,
-            env=full,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self.child = subprocess.Popen(
+                argv,
+                env=full,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as fault:
+            is_absent = isinstance(fault, FileNotFoundError)
+            code = NOT_FOUND_CODE if is_absent else NOT_RUNNABLE_CODE
+            reason = "command_not_found" if is_absent else "command_not_runnable"
+            raise EarlyEnd(code, reason, "cannot start {}: {}".format(argv[0], fault)) from fault
 
     def wait(self, output: Output, timeout_s: "float | None") -> int:
         """Its exit code, once it is over and its output is read; at the deadline it is killed."""
@@ -791,12 +787,10 @@ class Command:
 def mark_busy() -> None:
     """EMR's auto-termination does not see work outside YARN; this file, kept fresh, is how to tell it."""
     path = os.environ.get("EMR_STEP_WRAPPER_BUSY_MARKER") or "/emr/metricscollector/isbusy"
-    try:
+    with contextlib.suppress(OSError):
         if os.path.isdir(os.path.dirname(path)):
             with open(path, "ab"):
                 os.utime(path, None)
-    except OSError:
-        pass
 
 
 # ---- all together ------------------------------------------------------------------------------
@@ -870,7 +864,6 @@ class Staged:
     def __init__(self, s3: S3) -> None:
         self.s3 = s3
         self.folder = os.path.join(os.getcwd(), "emr_step_wrapper-%d" % os.getpid())
-        self.paths = []  # type: list[str]
 
     def path_of(self, uri: str) -> str:
         """A path of the staged file, under its own name, which has been read and checked. Raises FAULTS."""
@@ -880,23 +873,17 @@ class Staged:
         digest, name = parts.groups()
         path = os.path.join(self.folder, digest, name)
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        self.paths.append(path)
         got = patiently(uri + " cannot be read", lambda: self.s3.download(uri, path).encode())
         as_staged(uri, digest, got.decode())
         return path
 
     def remove(self) -> None:
         """Spark has uploaded them where its executors and a cluster mode driver find them."""
-        for path in self.paths:
-            for remove, what in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
-                try:
-                    remove(what)
-                except OSError:
-                    pass
-        try:
-            os.rmdir(self.folder)
-        except OSError:
-            pass
+        for folder, _, names in os.walk(self.folder, topdown=False):
+            with contextlib.suppress(OSError):
+                for name in names:
+                    os.unlink(os.path.join(folder, name))
+                os.rmdir(folder)
 
 
 def checked(spec: "dict[str, object]") -> "tuple[list[str], dict[str, str], float | None, float, int]":
@@ -943,27 +930,17 @@ def run_step(command: Command, s3: S3, args: "dict[str, str]", staged: Staged) -
             path = staged.path_of(uri)
             words = [word.replace(uri, path) for word in words]
             env = {name: value.replace(uri, path) for name, value in env.items()}
-    except Stopped:
-        why = "terminated before the command started"
-        return early_end(command, s3, args, TERMINATED_CODE, "terminated", why, is_claimed)
+        words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
+        reporter = Reporter(s3, args, interval_s, Output(max_bytes))
+        reporter.applications = command.applications
+        command.start(words, env)
+    except EarlyEnd as end:
+        return early_end(command, s3, args, *end.args, is_claimed=is_claimed)
     except FAULTS as fault:
         # Of S3, the network or the disk: it may well begin elsewhere.
         is_circumstance = isinstance(fault, OSError) or getattr(fault, "status", 0) >= 500
         reason = "not_begun" if is_circumstance else "no_spec"
-        return early_end(command, s3, args, NO_SPEC_CODE, reason, str(fault), is_claimed)
-    words, mode = tagged(words, [str(spec.get("yarn_tag_prefix") or "airflow-emr"), args["submission"]])
-    output = Output(max_bytes)
-    reporter = Reporter(s3, args, interval_s, output)
-    reporter.applications = command.applications
-    try:
-        command.start(words, env)
-    except OSError as fault:
-        reason = "command_not_found" if isinstance(fault, FileNotFoundError) else "command_not_runnable"
-        code = NOT_FOUND_CODE if isinstance(fault, FileNotFoundError) else NOT_RUNNABLE_CODE
-        return early_end(command, s3, args, code, reason, "cannot start {}: {}".format(words[0], fault), True)
-    except Stopped:
-        why = "terminated before the command started"
-        return early_end(command, s3, args, TERMINATED_CODE, "terminated", why, True)
+        return early_end(command, s3, args, NO_SPEC_CODE, reason, str(fault), is_claimed=is_claimed)
     reporter.start()
     return follow(command, reporter, timeout_s, mode)
 
@@ -988,7 +965,7 @@ def follow(command: Command, reporter: Reporter, timeout_s: "float | None", mode
 
 
 def early_end(
-    command: Command, s3: S3, args: "dict[str, str]", code: int, reason: str, text: str, is_claimed: bool
+    command: Command, s3: S3, args: "dict[str, str]", code: int, reason: str, text: str, *, is_claimed: bool
 ) -> int:
     """The command never ran: say so on stderr, and in the record if that is certainly ours."""
     command.interruptible = False

@@ -21,7 +21,8 @@ NEWER_NAMES = words("""
 """)
 NEWER_ARGUMENTS = words("capture_output text process_group umask missing_ok strict usedforsecurity")
 MODULES_OF_3_6 = words("""
-    collections hashlib hmac http.client json os re select signal subprocess sys threading time
+    calendar collections contextlib hashlib hmac http.client json os re select signal subprocess sys threading
+    time urllib.parse
 """)
 
 
