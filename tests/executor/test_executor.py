@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,15 +67,28 @@ def statements() -> Iterator[list[str]]:
     event.remove(airflow_settings.engine, "before_cursor_execute", note)
 
 
+@contextmanager
+def without_tables() -> Iterator[None]:
+    METADATA.drop_all(airflow_settings.engine)
+    try:
+        yield
+    finally:
+        METADATA.create_all(airflow_settings.engine)
+
+
 def store(*rows: Any) -> None:
     with airflow_settings.engine.begin() as connection:
         for row in rows:
             connection.execute(insert(WORKLOAD).values({**mapping_of(type(row)).columns(row), "reported": 0}))
 
 
-def stored(workload_id: str) -> Any:
+def rows() -> dict[str, Any]:
     with airflow_settings.engine.connect() as connection:
-        return connection.execute(select(WORKLOAD).where(WORKLOAD.c.workload_id == workload_id)).one()
+        return {row.workload_id: row for row in connection.execute(select(WORKLOAD))}
+
+
+def stored(workload_id: str) -> Any:
+    return rows()[workload_id]
 
 
 def workload(name: str, **changes: Any) -> Any:
@@ -106,6 +120,17 @@ def execute_task(name: str = "t") -> workloads.ExecuteTask:
     )
 
 
+def queued(executor: EmrExecutor, task: workloads.ExecuteTask) -> str:
+    """The task is queued; the id of its workload."""
+    with create_session() as session:
+        executor.queue_workload(task, session)
+    return str(task.ti.id)
+
+
+def ti_of(task: workloads.ExecuteTask) -> Any:
+    return SimpleNamespace(id=task.ti.id, key=task.key)
+
+
 @pytest.mark.parametrize("parked", [0, 1, 400])
 def test_sync_makes_at_most_two_statements_whatever_is_parked(
     executor: EmrExecutor, statements: list[str], parked: int
@@ -130,21 +155,17 @@ def test_a_handed_over_workload_is_stored_in_the_schedulers_transaction(executor
     with create_session() as session:
         executor.queue_workload(task, session)
         session.rollback()
-    with airflow_settings.engine.connect() as connection:
-        assert connection.execute(select(WORKLOAD)).all() == []
-    with create_session() as session:
-        executor.queue_workload(task, session)
-    row = stored(str(task.ti.id))
+    assert rows() == {}
+    row = stored(queued(executor, task))
     assert (row.state, row.cluster_pool, row.priority_weight) == ("ACCEPTED", "default", 5)
     assert row.executor_config == {"k": "v"}
     assert "a-token-that-must-not-be-stored" not in str(tuple(row))
-    assert executor.has_task(SimpleNamespace(id=task.ti.id, key=task.key))  # type: ignore[arg-type]
+    assert executor.has_task(ti_of(task))
 
 
 def test_a_parked_try_occupies_no_slot(executor: EmrExecutor) -> None:
-    with create_session() as session:
-        for i in range(50):
-            executor.queue_workload(execute_task(f"t{i}"), session)
+    for i in range(50):
+        queued(executor, execute_task(f"t{i}"))
     assert (executor.slots_occupied, executor.slots_available) == (0, executor.parallelism)
 
 
@@ -152,23 +173,11 @@ def test_a_try_that_the_scheduler_purged_is_dropped_at_once_and_its_step_cancell
     executor: EmrExecutor,
 ) -> None:
     task = execute_task()
-    with create_session() as session:
-        executor.queue_workload(task, session)
+    workload_id = queued(executor, task)
     executor.change_state(task.key, TaskInstanceState.FAILED)
-    assert not executor.has_task(SimpleNamespace(id=task.ti.id, key=task.key))  # type: ignore[arg-type]
+    assert not executor.has_task(ti_of(task))
     executor.sync()
-    assert stored(str(task.ti.id)).target == "CANCEL"
-
-
-def queued(executor: EmrExecutor, task: workloads.ExecuteTask) -> str:
-    """The task is queued; the id of its workload."""
-    with create_session() as session:
-        executor.queue_workload(task, session)
-    return str(task.ti.id)
-
-
-def ti_of(task: workloads.ExecuteTask) -> Any:
-    return SimpleNamespace(id=task.ti.id, key=task.key)
+    assert stored(workload_id).target == "CANCEL"
 
 
 def test_a_try_that_is_stuck_in_queued_goes_on_where_it_stands_when_it_is_queued_again(
@@ -227,11 +236,8 @@ def test_a_workload_that_cannot_be_stored_holds_up_nothing_and_fails_with_the_re
     executor.change_state(purged.key, TaskInstanceState.FAILED)
     executor.event_buffer.clear()
     queued(executor, poison)
-    METADATA.drop_all(airflow_settings.engine)
-    try:
+    with without_tables():
         good_id = queued(executor, good)
-    finally:
-        METADATA.create_all(airflow_settings.engine)
     store(workload(purged_id), workload("f", state=WorkloadState.FINISHED, finished_at=NOW))
     executor.sync()
     assert stored(good_id).state == "ACCEPTED"
@@ -249,16 +255,12 @@ def test_a_workload_that_cannot_be_stored_holds_up_nothing_and_fails_with_the_re
 
 
 def test_what_could_not_be_stored_is_forgotten_when_airflow_takes_it_back(executor: EmrExecutor) -> None:
-    METADATA.drop_all(airflow_settings.engine)
     task = execute_task()
-    try:
+    with without_tables():
         queued(executor, task)
-    finally:
-        METADATA.create_all(airflow_settings.engine)
     executor.revoke_task(ti=ti_of(task))
     executor.sync()
-    with airflow_settings.engine.connect() as connection:
-        assert connection.execute(select(WORKLOAD)).all() == []
+    assert rows() == {}
 
 
 def test_a_refusal_is_written_into_the_task_log_and_nowhere_else(
@@ -275,29 +277,14 @@ def test_a_refusal_is_written_into_the_task_log_and_nowhere_else(
 
 
 def test_an_error_of_the_store_does_not_leave_the_heartbeat(executor: EmrExecutor) -> None:
-    METADATA.drop_all(airflow_settings.engine)
-    try:
+    with without_tables():
         executor.heartbeat()
         executor.heartbeat()
-    finally:
-        METADATA.create_all(airflow_settings.engine)
     store(workload("f", state=WorkloadState.FINISHED, airflow_state="success", finished_at=NOW))
     executor.heartbeat()
     assert list(executor.event_buffer) == [
         TaskInstanceKey(dag_id="d", task_id="f", run_id="r", try_number=1, map_index=-1)
     ]
-
-
-def test_a_workload_that_could_not_be_stored_is_stored_in_a_later_loop(executor: EmrExecutor) -> None:
-    METADATA.drop_all(airflow_settings.engine)
-    task = execute_task()
-    try:
-        with create_session() as session:
-            executor.queue_workload(task, session)
-    finally:
-        METADATA.create_all(airflow_settings.engine)
-    executor.heartbeat()
-    assert stored(str(task.ti.id)).state == "ACCEPTED"
 
 
 def test_outcomes_of_another_scheduler_are_left_to_it(executor: EmrExecutor) -> None:
@@ -309,41 +296,31 @@ def test_outcomes_of_another_scheduler_are_left_to_it(executor: EmrExecutor) -> 
         assert scheduler_store.take_outcomes(connection, 8, 10)[0].workload_id == "o"
 
 
-@pytest.fixture
-def beside_local(monkeypatch: pytest.MonkeyPatch) -> None:
+def refusal_of_a_start(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,emr_executor.EmrExecutor")
-
-
-def test_an_airflow_that_this_release_does_not_know_is_refused(
-    beside_local: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow.__version__", "3.4.0")
     executor = EmrExecutor()
     executor.start()
-    assert executor.refusal is not None
-    assert "this release knows Airflow 3.3, this is Airflow 3.4.0: upgrade emr-executor" in executor.refusal
+    return executor.refusal or ""
 
 
-def test_a_database_without_our_tables_is_refused_with_the_command(beside_local: None) -> None:
-    METADATA.drop_all(airflow_settings.engine)
-    try:
-        executor = EmrExecutor()
-        executor.start()
-    finally:
-        METADATA.create_all(airflow_settings.engine)
-    assert executor.refusal is not None
-    assert "run `airflow db migrate`" in executor.refusal
+def test_an_airflow_that_this_release_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.__version__", "3.4.0")
+    refusal = refusal_of_a_start(monkeypatch)
+    assert "this release knows Airflow 3.3, this is Airflow 3.4.0: upgrade emr-executor" in refusal
 
 
-def test_tables_of_a_newer_release_are_refused_with_what_to_do(beside_local: None) -> None:
+def test_a_database_without_our_tables_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    with without_tables():
+        assert "run `airflow db migrate`" in refusal_of_a_start(monkeypatch)
+
+
+def test_tables_of_a_newer_release_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32)))
     with airflow_settings.engine.begin() as connection:
         version.create(connection)
         connection.execute(insert(version).values(version_num="9999"))
     try:
-        executor = EmrExecutor()
-        executor.start()
+        refusal = refusal_of_a_start(monkeypatch)
     finally:
         version.drop(airflow_settings.engine)
-    assert executor.refusal is not None
-    assert "a newer release has migrated them. Upgrade the package emr-executor" in executor.refusal
+    assert "a newer release has migrated them. Upgrade the package emr-executor" in refusal

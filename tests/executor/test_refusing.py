@@ -33,14 +33,11 @@ def test_a_refusing_executor_leaves_tasks_queued_for_a_while_and_then_fails_them
     executor.queue_workload(task, session=None)
     now[0] = 600.0
     executor.heartbeat()
-    (told,) = executor.event_buffer.values()
-    assert told == (
-        TaskInstanceState.FAILED,
-        (
-            "max_clusters must be a number\nThe task stayed queued for 600 s ([emr_executor] "
-            "refusal_hold), in which no "
-            "scheduler was started with a configuration that can be used."
-        ),
+    ((state, text),) = executor.event_buffer.values()
+    assert state == TaskInstanceState.FAILED
+    assert text == (
+        "max_clusters must be a number\nThe task stayed queued for 600 s ([emr_executor] refusal_hold), in "
+        "which no scheduler was started with a configuration that can be used."
     )
     assert not executor.has_task(ti_of(task))
 
@@ -54,38 +51,31 @@ def test_a_task_that_airflow_takes_back_for_good_is_not_failed_by_a_refusal(exec
     assert executor.event_buffer == {}
 
 
+WHY = "so every task without an executor of its own would come to it, and it runs only the tasks of its"
+
+
 @pytest.mark.parametrize(
-    ("configured", "problem"),
+    ("configured", "problem", "line"),
     [
         (
             "emr_executor.EmrExecutor,LocalExecutor",
-            (
-                "[core] executor names emr_executor.EmrExecutor first, so every task without an "
-                "executor of its own "
-                "would come to it, and it runs only the tasks of its EMR queues; write: executor = "
-                "LocalExecutor,emr_executor.EmrExecutor"
-            ),
+            f"names emr_executor.EmrExecutor first, {WHY} EMR queues",
+            "LocalExecutor,emr_executor.EmrExecutor",
         ),
         (
             "emr:emr_executor.EmrExecutor",
-            (
-                "[core] executor names emr:emr_executor.EmrExecutor alone, so every task without "
-                "an executor of its "
-                "own would come to it, and it runs only the tasks of its EMR queues; write: executor = "
-                "LocalExecutor,emr:emr_executor.EmrExecutor"
-            ),
+            f"names emr:emr_executor.EmrExecutor alone, {WHY} EMR queues",
+            "LocalExecutor,emr:emr_executor.EmrExecutor",
         ),
         (
             "CeleryExecutor",
-            (
-                "[core] executor does not name emr_executor.EmrExecutor; write: executor = "
-                "CeleryExecutor,emr_executor.EmrExecutor"
-            ),
+            "does not name emr_executor.EmrExecutor",
+            "CeleryExecutor,emr_executor.EmrExecutor",
         ),
     ],
 )
 def test_an_order_of_executors_that_gives_us_all_tasks_ends_the_scheduler_with_the_line_to_write(
-    monkeypatch: pytest.MonkeyPatch, configured: str, problem: str
+    monkeypatch: pytest.MonkeyPatch, configured: str, problem: str, line: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", configured)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -96,7 +86,7 @@ def test_an_order_of_executors_that_gives_us_all_tasks_ends_the_scheduler_with_t
     executor.queue_workload(execute_task(), session=None)
     (text,) = said
     assert text.startswith("EmrExecutor ends this scheduler:\n")
-    assert f"  - {problem}\n" in text
+    assert f"  - [core] executor {problem}; write: executor = {line}\n" in text
     # With all other problems, so that one start tells everything.
     assert "cluster_template is not set" in text
     assert "staging_uri is not set" in text
