@@ -17,9 +17,9 @@ import structlog
 from emr_executor.agent.cadence import Cadence
 from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tick_state import TickState
 from emr_executor.aws.launch import cluster_name_prefix, cluster_uuid_of_name
-from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, ClusterId, ClusterUuid, ObservedCluster
 from emr_executor.core.observe import gone, observe_cluster
@@ -30,8 +30,6 @@ from emr_executor.core.states import (
 )
 from emr_executor.core.transitions import ClusterEvent
 from emr_executor.errors import BudgetSpent
-from emr_executor.ports import Clock, EmrApi
-from emr_executor.store.agent_store import AgentStore
 
 POLL_WITHIN_S = 0.2
 """A poll for which the call budget has no token by then is left to a later tick, which waits for none."""
@@ -56,19 +54,12 @@ class ClusterTracker:
     """
 
     def __init__(
-        self,
-        *,
-        emr: EmrApi,
-        store: AgentStore,
-        outcomes: Outcomes,
-        clock: Clock,
-        settings: Settings,
-        deployment_id: str,
-        terminate: Callable[[Sequence[ClusterId]], None],
+        self, around: Surroundings, outcomes: Outcomes, *, terminate: Callable[[Sequence[ClusterId]], None]
     ) -> None:
-        self._emr, self._store, self._outcomes, self._clock = emr, store, outcomes, clock
-        self._settings, self._deployment_id, self._terminate = settings, deployment_id, terminate
-        self._cadence = Cadence(clock)
+        self._emr, self._store, self._clock = around.emr, around.store, around.clock
+        self._settings, self._deployment_id = around.settings, around.deployment_id
+        self._outcomes, self._terminate = outcomes, terminate
+        self._cadence = Cadence(around.clock)
         self._missing: StaleWatch[ClusterUuid] = StaleWatch()
         self._told_strays: set[ClusterId] = set()
         self._seen_at: dict[ClusterUuid, float] = {}

@@ -24,10 +24,10 @@ from emr_executor.agent.placement_backoff import (
     Refusals,
     hold_after_s,
 )
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.aws.launch import launch_request
 from emr_executor.aws.step import new_step
-from emr_executor.config import Settings
 from emr_executor.core.model import (
     Cluster,
     ClusterId,
@@ -53,8 +53,7 @@ from emr_executor.errors import (
     TryAgain,
     TryElsewhere,
 )
-from emr_executor.ports import Clock, EmrApi, NewStep, TaskLog
-from emr_executor.store.agent_store import AgentStore
+from emr_executor.ports import NewStep
 from emr_executor.store.change_store import Change
 
 TERMINATE_AT_ONCE = 10
@@ -77,23 +76,17 @@ class EmrActions:
 
     def __init__(
         self,
-        *,
-        emr: EmrApi,
-        store: AgentStore,
-        task_log: TaskLog,
-        clock: Clock,
-        settings: Settings,
+        around: Surroundings,
         holds: LaunchBackoff,
         placing: PlacementBackoff,
-        deployment_id: str,
-        records_uri: str,
-        region: str,
+        *,
         wake: Callable[[], None],
     ) -> None:
-        self._emr, self._store, self._task_log, self._clock = emr, store, task_log, clock
-        self._settings, self._holds, self._placing, self._refusals = settings, holds, placing, Refusals()
-        self._deployment_id, self._records_uri, self._region = deployment_id, records_uri, region
-        self._wake = wake
+        self._deployment_id, self._region = around.deployment_id, around.region
+        self._records_uri, self._wake = around.records_uri, wake
+        self._emr, self._store, self._clock = around.emr, around.store, around.clock
+        self._task_log, self._settings = around.task_log, around.settings
+        self._holds, self._placing, self._refusals = holds, placing, Refusals()
         self._busy: set[str] = set()
         self.not_ended: dict[ClusterId, str] = {}
         self.throttled_launches: set[ClusterUuid] = set()

@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.core.model import Identity, WorkloadId
 from emr_executor.errors import TaskGone, TryAgain
 from emr_executor.ports import Clock, TaskApi
-from emr_executor.store.agent_store import AgentStore
 
 PARALLEL_HEARTBEATS = 16
 """Small next to the API server's own threads; 10,000 tries at 60 s are 170 calls a second."""
@@ -34,22 +34,11 @@ Target = tuple[WorkloadId, Identity]
 
 
 class Heartbeats:
-    """Sends the heartbeats of every parked try and turns refusals into cancellations.
+    """Sends the heartbeats of every parked try and turns refusals into cancellations."""
 
-    interval_s: how often each try is sent one
-    """
-
-    def __init__(
-        self,
-        store: AgentStore,
-        api: TaskApi,
-        clock: Clock,
-        *,
-        interval_s: float,
-        wake: Callable[[], None],
-    ) -> None:
-        self._store, self._api, self._clock, self._wake = store, api, clock, wake
-        self._interval_s = interval_s
+    def __init__(self, around: Surroundings, *, wake: Callable[[], None]) -> None:
+        self._store, self._api, self._clock, self._wake = around.store, around.api, around.clock, wake
+        self._interval_s = around.settings.task_heartbeat_interval_s
         self._round_at = -math.inf
         self._sent_at: dict[WorkloadId, float] = {}
         self._is_failing = False

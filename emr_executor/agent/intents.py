@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from emr_executor.agent.emr_actions import EmrActions
 from emr_executor.agent.quarantine import is_free
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tick_state import TickState
 from emr_executor.aws.launch import cluster_name
 from emr_executor.core.fact_ages import Fact, FactKey
@@ -69,14 +70,8 @@ class Intents:
     asked: requests of this agent's own, that are not repeated at once
     """
 
-    def __init__(
-        self,
-        *,
-        limits: Mapping[str, ClusterPoolLimits],
-        deployment_id: str,
-        new_cluster_uuid: Callable[[], ClusterUuid],
-    ) -> None:
-        self._limits, self._deployment_id, self._new_cluster_uuid = limits, deployment_id, new_cluster_uuid
+    def __init__(self, limits: Mapping[str, ClusterPoolLimits], around: Surroundings) -> None:
+        self._limits, self._deployment_id, self._new_id = limits, around.deployment_id, around.new_id
         self.asked: set[FactKey] = set()
 
     def write(self, tick: TickState, decided: Plan, now: datetime) -> Acts:
@@ -120,7 +115,7 @@ class Intents:
         pool = self._limits[launch.cluster_pool]
         launched = []
         for _ in range(launch.count):
-            cluster_uuid = self._new_cluster_uuid()
+            cluster_uuid = ClusterUuid(self._new_id())
             cluster = Cluster(
                 cluster_uuid=cluster_uuid,
                 cluster_pool=pool.cluster_pool,

@@ -15,11 +15,10 @@ from emr_executor.agent.phases import Phases
 from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.retention_db import ROUND_INTERVAL_S, DatabaseRetention
 from emr_executor.agent.steering import Steering
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.waiting_lines import ROUND_S, LinesBetweenTicks
-from emr_executor.config import Settings
 from emr_executor.core.waiting import Holds
 from emr_executor.errors import EmrExecutorError, StaleWriter, StoreBusy, TryAgain
-from emr_executor.ports import Clock
 
 UNWANTED_INTERVAL_S = 5.0
 IDLE_TICKS = 5
@@ -34,9 +33,8 @@ class Agent:
 
     def __init__(
         self,
+        around: Surroundings,
         *,
-        settings: Settings,
-        clock: Clock,
         lease: LeaseKeeper,
         steering: Steering,
         records: RecordPoll,
@@ -48,7 +46,7 @@ class Agent:
         wake_steering: asyncio.Event,
         wake_phases: asyncio.Event,
     ) -> None:
-        self._settings, self._clock, self._lease = settings, clock, lease
+        self._settings, self._clock, self._lease = around.settings, around.clock, lease
         self.steering, self.records, self.actions, self.phases = steering, records, actions, phases
         self._heartbeats, self._housekeeping, self._between_ticks = heartbeats, housekeeping, between_ticks
         self._wake_steering, self._wake_phases = wake_steering, wake_phases

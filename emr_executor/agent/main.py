@@ -24,13 +24,14 @@ import structlog
 from emr_executor import __version__
 from emr_executor.agent.agent_row import AgentRow
 from emr_executor.agent.clock import SystemClock
-from emr_executor.agent.compose import Surroundings, compose
+from emr_executor.agent.compose import compose
 from emr_executor.agent.dependencies import Dependencies
 from emr_executor.agent.health_probe import HealthProbe
 from emr_executor.agent.loop_watchdog import Watchdog, pulse
 from emr_executor.agent.loops import Agent
 from emr_executor.agent.retention_s3 import S3Retention, StoredNeeds
 from emr_executor.agent.schema_check import check_tables, until_other_tables
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.session import open_aws
 from emr_executor.config import Settings

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from emr_executor.agent.tick_state import TickState
+from emr_executor.config import Settings
 from emr_executor.core.fact_ages import Ages
 from emr_executor.core.model import Cluster, ClusterUuid, Submission, SubmissionId, Workload
 from emr_executor.core.observe import not_added
@@ -29,13 +30,13 @@ class Outcomes:
 
     def __init__(
         self,
+        settings: Settings,
         *,
-        loss_hold_s: float,
-        max_submissions: Mapping[str, int],
         on_cluster_over: Callable[[Cluster], None],
         on_cluster_ready: Callable[[Cluster], None],
     ) -> None:
-        self._loss_hold_s, self._max_submissions = loss_hold_s, max_submissions
+        self._loss_hold_s = settings.loss_hold_s
+        self._max_submissions = {pool.name: pool.max_submissions for pool in settings.cluster_pools}
         self._on_cluster_over, self._on_cluster_ready = on_cluster_over, on_cluster_ready
         self._over: list[Submission] = []
 

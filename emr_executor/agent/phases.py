@@ -13,14 +13,13 @@ from datetime import timedelta
 import structlog
 
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import agent_line
-from emr_executor.config import Settings
 from emr_executor.core.backoff import doubled_s
-from emr_executor.core.model import Identity, Workload, WorkloadId
+from emr_executor.core.model import Workload, WorkloadId
 from emr_executor.core.states import WorkloadState
 from emr_executor.errors import StaleWriter, StoreBusy, TaskGone, TryAgain
-from emr_executor.ports import Clock, PhaseJob, TaskApi, TaskHost, TaskLog
-from emr_executor.store.agent_store import AgentStore
+from emr_executor.ports import PhaseJob
 
 SILENT_RETRY_S = 1.0
 LONGEST_SILENT_RETRY_S = 60.0
@@ -37,24 +36,13 @@ class Phases:
     no_runner: why the task host takes no phase now
     """
 
-    def __init__(
-        self,
-        *,
-        store: AgentStore,
-        host: TaskHost,
-        api: TaskApi,
-        task_log: TaskLog,
-        clock: Clock,
-        settings: Settings,
-        identity: Identity,
-        new_token: Callable[[], str],
-        on_ended: Callable[[], None],
-    ) -> None:
-        self._store, self._host, self._api, self._task_log = store, host, api, task_log
-        self._clock, self._settings, self._identity = clock, settings, identity
-        self._new_token, self._on_ended = new_token, on_ended
+    def __init__(self, around: Surroundings, *, on_ended: Callable[[], None]) -> None:
+        self._store, self._host, self._api = around.store, around.host, around.api
+        self._task_log = around.task_log
+        self._clock, self._settings, self._identity = around.clock, around.settings, around.identity
+        self._new_token, self._on_ended = around.new_id, on_ended
         self._running: set[asyncio.Task[None]] = set()
-        self._claims: StaleWatch[tuple[WorkloadId, str]] = StaleWatch(max_gap_s=settings.claim_s / 2)
+        self._claims: StaleWatch[tuple[WorkloadId, str]] = StaleWatch(max_gap_s=around.settings.claim_s / 2)
         self.masks: dict[WorkloadId, tuple[str, ...]] = {}
         self.no_runner: str | None = None
 

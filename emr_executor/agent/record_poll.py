@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from emr_executor.agent.outcomes import Outcomes
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import driver_lines
 from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import ClusterUuid, StepRecord, Submission, SubmissionId, WorkloadId
 from emr_executor.core.observe import observe_record
 from emr_executor.core.states import RecordPhase, StepState
 from emr_executor.errors import Throttled, TryAgain
-from emr_executor.ports import Clock, StepRecords
 
 REST_OF_OUTPUT_S = 60.0
 """How long a step that is over waits for its wrapper's last record and for output that cannot be read."""
@@ -83,17 +83,15 @@ class RecordPoll:
 
     def __init__(
         self,
-        records: StepRecords,
-        clock: Clock,
+        around: Surroundings,
         outcomes: Outcomes,
         *,
-        interval_s: float,
         masks: Mapping[WorkloadId, tuple[str, ...]],
-        records_uri: str,
         wake: Callable[[], None],
     ) -> None:
-        self._records, self._clock, self._outcomes = records, clock, outcomes
-        self._interval_s, self._masks, self._records_uri, self._wake = interval_s, masks, records_uri, wake
+        self._records, self._records_uri, self._clock = around.records, around.records_uri, around.clock
+        self._interval_s = around.settings.records_interval_s
+        self._outcomes, self._masks, self._wake = outcomes, masks, wake
         self.wanted = asyncio.Event()
         self._tick: TickState | None = None
         self._news: dict[SubmissionId, News] = {}
@@ -105,7 +103,7 @@ class RecordPoll:
         self._kept_bytes = 0
         self._is_behind = False
         self._due_at = -math.inf
-        self._seen_at = clock.monotonic()
+        self._seen_at = self._clock.monotonic()
 
     @property
     def unseen_s(self) -> float:

@@ -13,10 +13,8 @@ import structlog
 
 from emr_executor.agent.lease import LeaseKeeper
 from emr_executor.agent.retention_s3 import Expired, S3Retention
-from emr_executor.config import Settings
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.errors import TryAgain
-from emr_executor.ports import Clock
-from emr_executor.store.agent_store import AgentStore
 
 ROUND_INTERVAL_S = 60.0
 FIRST_AFTER_S = 300.0
@@ -47,19 +45,11 @@ class Done(Expired):
 
 
 class DatabaseRetention:
-    """``expiry`` None: no S3."""
+    """Deletes what is old enough, in the database and in S3; only the agent that steers does it."""
 
-    def __init__(
-        self,
-        *,
-        store: AgentStore,
-        expiry: S3Retention | None,
-        lease: LeaseKeeper,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        self._store, self._expiry, self._lease, self._clock = store, expiry, lease, clock
-        self._keep_history_s = settings.keep_history_s
+    def __init__(self, around: Surroundings, lease: LeaseKeeper) -> None:
+        self._store, self._expiry, self._clock, self._lease = around.store, around.expiry, around.clock, lease
+        self._keep_history_s = around.settings.keep_history_s
         self._rows_at: float | None = None
         self._walk_at: float | None = None
 

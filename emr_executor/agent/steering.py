@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,9 +18,10 @@ from emr_executor.agent.placement_backoff import PlacementBackoff
 from emr_executor.agent.quarantine import is_free
 from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.tracker import Tracker
-from emr_executor.agent.waiting_lines import WaitingLines
+from emr_executor.agent.waiting_lines import READY_LIMIT, WaitingLines
 from emr_executor.config import Settings
 from emr_executor.core.contradictions import contradictions
 from emr_executor.core.fact_ages import Ages, FactKey, facts_of, of_others
@@ -41,14 +42,9 @@ from emr_executor.core.states import (
     WorkloadTarget,
 )
 from emr_executor.core.waiting import Holds, reasons
-from emr_executor.ports import Clock, TaskLog
-from emr_executor.store.agent_store import AgentStore
 
 DECIDE_AGAIN_S = 30.0
 """A plan is made so often, whatever stays the same: reasons to wait that came back are told again."""
-READY_LIMIT = 1000
-"""READY workloads looked at in one tick; the rest is counted."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -80,27 +76,23 @@ class Steering:
 
     def __init__(
         self,
+        around: Surroundings,
         *,
-        store: AgentStore,
         tracker: Tracker,
         outcomes: Outcomes,
         actions: EmrActions,
         holds: LaunchBackoff,
         placing: PlacementBackoff,
         records: RecordPoll,
-        task_log: TaskLog,
-        clock: Clock,
-        limits: Mapping[str, ClusterPoolLimits],
-        intents: Intents,
-        loss_hold_s: float,
         waiting_lines: WaitingLines,
         held: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._store, self._tracker, self._outcomes, self._actions = store, tracker, outcomes, actions
-        self._holds, self._placing = holds, placing
-        self._records, self._task_log, self._clock = records, task_log, clock
-        self._limits, self._intents, self._held = limits, intents, held
-        self._loss_hold_s, self._waiting_lines, self.told_holds = loss_hold_s, waiting_lines, Holds()
+        self._store, self._clock, self._task_log = around.store, around.clock, around.task_log
+        self._tracker, self._outcomes, self._actions, self._records = tracker, outcomes, actions, records
+        self._holds, self._placing, self._held = holds, placing, held
+        self._limits, self._loss_hold_s = limits_of(around.settings), around.settings.loss_hold_s
+        self._intents = Intents(self._limits, around)
+        self._waiting_lines, self.told_holds = waiting_lines, Holds()
         self._facts: StaleWatch[FactKey] = StaleWatch()
         self._decided: Decided | None = None
 

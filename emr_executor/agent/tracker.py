@@ -21,8 +21,8 @@ from emr_executor.agent.cluster_tracker import POLL_WITHIN_S, ClusterTracker
 from emr_executor.agent.outcomes import Outcomes
 from emr_executor.agent.record_poll import RecordPoll
 from emr_executor.agent.step_poll import StepPoll, by_submission, may_never_begin, needs_a_poll, one_of
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tick_state import TickState
-from emr_executor.config import Settings
 from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import (
     Cluster,
@@ -39,7 +39,6 @@ from emr_executor.core.states import (
     SubmissionState,
 )
 from emr_executor.errors import BudgetSpent, ClusterGone, StepsRefused, Throttled, TryAgain
-from emr_executor.ports import Clock, EmrApi
 
 QUICK_POLL_S = 5.0
 """How soon ListSteps is asked again where a poll is the only way to know more."""
@@ -65,27 +64,23 @@ class Tracker:
 
     def __init__(
         self,
-        *,
-        emr: EmrApi,
+        around: Surroundings,
         records: RecordPoll,
         claims: Claims,
         clusters: ClusterTracker,
         outcomes: Outcomes,
-        clock: Clock,
-        settings: Settings,
     ) -> None:
-        self._emr, self._records, self._claims = emr, records, claims
-        self._clusters, self._outcomes = clusters, outcomes
-        self._clock, self._settings = clock, settings
+        self._emr, self._clock, self._settings = around.emr, around.clock, around.settings
+        self._records, self._claims, self._clusters, self._outcomes = records, claims, clusters, outcomes
         self.unshown: set[SubmissionId] = set()
-        self._step_cadence = Cadence(clock)
+        self._step_cadence = Cadence(around.clock)
         self._polls: dict[ClusterUuid, StepPoll] = {}
         self._last_polled: set[ClusterUuid] = set()
         self._asked_for: frozenset[ClusterUuid] = frozenset()
         self._judged: dict[ClusterUuid, list[Submission]] | None = None
         self._urgent: frozenset[ClusterUuid] = frozenset()
         self._shown_at: dict[SubmissionId, float] = {}
-        self._polled_at = clock.monotonic()
+        self._polled_at = around.clock.monotonic()
         self._idle_slots_since: dict[ClusterUuid, float] = {}
         self._stalled: set[ClusterUuid] = set()
 

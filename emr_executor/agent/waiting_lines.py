@@ -8,15 +8,16 @@ from datetime import datetime
 from typing import Any
 
 from emr_executor.agent.stale import StaleWatch
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import agent_line
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.waiting import Reason
 from emr_executor.core.waiting_in_line import reasons_in_line
-from emr_executor.ports import Clock, TaskLog
-from emr_executor.store.agent_store import AgentStore
 
 ROUND_S = 15.0
 """Between two looks at the whole line: with ``core.waiting_in_line.IN_LINE_S`` well within a minute."""
+READY_LIMIT = 1000
+"""READY workloads looked at in one tick; the rest is counted."""
 AGAIN_S = 300.0
 """A reason that was told before and came back is told again when it has stood for so long."""
 
@@ -71,23 +72,14 @@ class WaitingLines:
 class LinesBetweenTicks:
     """Tells those that no tick looks at: tasks that no task runner has taken, and parked ones far back.
 
-    ready_limit: READY workloads that a tick looks at
     no_runner: why this agent has no task runner now
     """
 
     def __init__(
-        self,
-        *,
-        store: AgentStore,
-        task_log: TaskLog,
-        clock: Clock,
-        waiting_lines: WaitingLines,
-        ready_limit: int,
-        at_once: int,
-        no_runner: Callable[[], str | None],
+        self, around: Surroundings, waiting_lines: WaitingLines, *, no_runner: Callable[[], str | None]
     ) -> None:
-        self._store, self._task_log, self._clock, self._waiting_lines = store, task_log, clock, waiting_lines
-        self._ready_limit, self._at_once, self._no_runner = ready_limit, at_once, no_runner
+        self._store, self._task_log, self._clock = around.store, around.task_log, around.clock
+        self._waiting_lines, self._at_once, self._no_runner = waiting_lines, around.host.capacity, no_runner
         self._states: StaleWatch[WorkloadId] = StaleWatch()
 
     async def round(self) -> None:
@@ -101,7 +93,7 @@ class LinesBetweenTicks:
             line,
             stood_s,
             now=now,
-            ready_limit=self._ready_limit,
+            ready_limit=READY_LIMIT,
             at_once=self._at_once,
             no_runner=self._no_runner(),
         )

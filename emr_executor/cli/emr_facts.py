@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from emr_executor.agent.launch_backoff import LONGEST_HOLD_S, hold_after_s, is_failed_launch, why_failed
-from emr_executor.agent.steering import READY_LIMIT
+from emr_executor.agent.waiting_lines import READY_LIMIT
 from emr_executor.cli.health import is_silent
 from emr_executor.cli.listings import ClusterRow, cluster_row
 from emr_executor.config import Settings

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Engine, select
 
-from emr_executor.agent.compose import Surroundings, compose
+from emr_executor.agent.compose import compose
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.aws.step import STEP_NAME_PREFIX, submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
@@ -30,7 +31,7 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, StepState
 from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown, StepsRefused
-from emr_executor.ports import NewStep, TaskApi, TaskHost
+from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
@@ -214,6 +215,22 @@ SETTINGS = Settings(
 )
 
 
+def surroundings(**changes: Any) -> Surroundings:
+    """What an agent, or one part of it, reaches; what is not given is not asked for."""
+    values: dict[str, Any] = {
+        "settings": SETTINGS,
+        "clock": ManualClock(),
+        "host": SimpleNamespace(capacity=0),
+        "records_uri": "s3://bucket/emr/dep/",
+        "region": "eu-west-1",
+        "identity": Identity(hostname="host", unixname="airflow", pid=1),
+        "holder": "me",
+        "deployment_id": DEPLOYMENT,
+    }
+    not_given = dict.fromkeys(("store", "api", "emr", "records", "task_log", "new_id"))
+    return Surroundings(**{**not_given, **values, **changes})
+
+
 class SlowRunner(InlineRunner):
     """Every transaction takes ``delay_s`` on the clock."""
 
@@ -242,20 +259,13 @@ class World:
 
     def _compose(self) -> None:
         agent = compose(
-            Surroundings(
+            surroundings(
                 settings=self.settings,
                 clock=self.clock,
                 store=self.store,
-                host=cast(TaskHost, SimpleNamespace(capacity=0)),
-                api=cast(TaskApi, None),
                 emr=self.emr,
                 records=self.records,
-                records_uri="s3://bucket/emr/dep/",
-                region="eu-west-1",
                 task_log=FileTaskLog(self.log_folder),
-                identity=Identity(hostname="host", unixname="airflow", pid=1),
-                holder="me",
-                deployment_id=DEPLOYMENT,
                 new_id=self._new_uuid,
             )
         )

@@ -7,7 +7,7 @@ import pytest
 from emr_executor.agent.heartbeats import PARALLEL_HEARTBEATS, RETRY_S, Heartbeats
 from emr_executor.core.model import Identity, WorkloadId
 from emr_executor.errors import TaskGone, TryAgain
-from tests.agent.fakes import ManualClock
+from tests.agent.fakes import SETTINGS, ManualClock, surroundings
 
 IDENTITY = Identity(hostname="host", unixname="airflow", pid=1)
 INTERVAL_S = 60.0
@@ -48,13 +48,9 @@ class Room:
     def __init__(self, count: int) -> None:
         self.clock = ManualClock()
         self.tries = Tries(self.clock, count)
-        self.beats = Heartbeats(
-            self.tries,  # type: ignore[arg-type]
-            self.tries,  # type: ignore[arg-type]
-            self.clock,
-            interval_s=INTERVAL_S,
-            wake=lambda: None,
-        )
+        settings = SETTINGS.model_copy(update={"task_heartbeat_interval_s": INTERVAL_S})
+        around = surroundings(store=self.tries, api=self.tries, clock=self.clock, settings=settings)
+        self.beats = Heartbeats(around, wake=lambda: None)
 
     async def passes(self, seconds: float) -> None:
         """The agent's loop for some time: beat, wait for as long as that says."""

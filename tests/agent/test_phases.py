@@ -23,7 +23,7 @@ from emr_executor.store import phase_store, scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import workload_from
 from emr_executor.store.schema import WORKLOAD
-from tests.agent.fakes import SETTINGS, ManualClock
+from tests.agent.fakes import SETTINGS, ManualClock, surroundings
 from tests.builders import NOW, make_workload
 
 IDENTITY = Identity(hostname="host", unixname="airflow", pid=42)
@@ -73,7 +73,7 @@ class Room:
         self.engine, self.store, self.clock, self.logs = engine, store, clock, logs
         self.host, self.api, self.ended = FakeHost(work=self.park), FakeApi(), 0
         tokens = itertools.count(1)
-        self.phases = Phases(
+        around = surroundings(
             store=store,
             host=self.host,
             api=self.api,
@@ -81,9 +81,9 @@ class Room:
             clock=clock,
             settings=SETTINGS.model_copy(update={"finish_attempts": 2, "claim_s": 30.0}),
             identity=IDENTITY,
-            new_token=lambda: f"token-{next(tokens)}",
-            on_ended=self._count,
+            new_id=lambda: f"token-{next(tokens)}",
         )
+        self.phases = Phases(around, on_ended=self._count)
 
     def _count(self) -> None:
         self.ended += 1

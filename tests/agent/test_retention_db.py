@@ -19,7 +19,7 @@ from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import mapping_of
 from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import STEERING
-from tests.agent.fakes import SETTINGS
+from tests.agent.fakes import SETTINGS, surroundings
 from tests.agent.staging_area import DAY_S, START, Area
 from tests.builders import make_submission, make_workload
 
@@ -41,13 +41,9 @@ class World:
             deployment_id="dep",
             keep_s=14 * DAY_S,
         )
-        self.keeping = DatabaseRetention(
-            store=self.store,
-            expiry=self.expiry,
-            lease=self.lease,
-            clock=self.area,
-            settings=SETTINGS.model_copy(update={"keep_history_s": keep_history_s}),
-        )
+        settings = SETTINGS.model_copy(update={"keep_history_s": keep_history_s})
+        around = surroundings(store=self.store, expiry=self.expiry, clock=self.area, settings=settings)
+        self.keeping = DatabaseRetention(around, self.lease)
         self.lines: list[dict[str, object]] = []
 
     def put(self, *rows: object) -> None:

@@ -20,7 +20,7 @@ from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, St
 from emr_executor.core.states import ClusterState, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable, BudgetSpent, ClusterGone
 from tests.agent.fake_records import FakeRecords
-from tests.agent.fakes import DEPLOYMENT, SETTINGS, FakeEmr, ManualClock
+from tests.agent.fakes import SETTINGS, FakeEmr, ManualClock, surroundings
 from tests.builders import make_cluster, make_snapshot, make_submission, make_workload
 
 CLUSTERS = 12
@@ -51,38 +51,14 @@ class Watched:
                 state=StepState.RUNNING,
             )
             self.emr.steps[cluster.cluster_id] = [step]
-        outcomes = Outcomes(
-            loss_hold_s=SETTINGS.loss_hold_s,
-            max_submissions={},
-            on_cluster_over=lambda *_: None,
-            on_cluster_ready=lambda *_: None,
-        )
-        records = FakeRecords()
+        around = surroundings(clock=self.clock, emr=self.emr, records=FakeRecords())
+        outcomes = Outcomes(SETTINGS, on_cluster_over=lambda *_: None, on_cluster_ready=lambda *_: None)
         self.tracker = Tracker(
-            emr=self.emr,
-            records=RecordPoll(
-                records,
-                self.clock,
-                outcomes,
-                interval_s=SETTINGS.records_interval_s,
-                masks={},
-                records_uri="s3://bucket/emr/dep/",
-                wake=lambda: None,
-            ),
-            claims=Claims(records, self.clock),
-            clusters=ClusterTracker(
-                emr=self.emr,
-                # Asked of strays alone, and there are none.
-                store=None,  # type: ignore[arg-type]
-                outcomes=outcomes,
-                clock=self.clock,
-                settings=SETTINGS,
-                deployment_id=DEPLOYMENT,
-                terminate=lambda _ids: None,
-            ),
-            outcomes=outcomes,
-            clock=self.clock,
-            settings=SETTINGS,
+            around,
+            RecordPoll(around, outcomes, masks={}, wake=lambda: None),
+            Claims(around.records, self.clock),
+            ClusterTracker(around, outcomes, terminate=lambda _ids: None),
+            outcomes,
         )
 
     async def poll(self, tokens: int | None = A_TICK) -> list[ClusterId]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine
 
+from emr_executor.agent import waiting_lines
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.waiting_lines import AGAIN_S, ROUND_S, LinesBetweenTicks, WaitingLines
 from emr_executor.core.model import WorkloadId
 from emr_executor.core.states import ClusterState, StepState, WorkloadState, WorkloadTarget
 from emr_executor.core.waiting import Reason, at_clock
-from tests.agent.fakes import World
+from tests.agent.fakes import World, surroundings
 from tests.builders import NOW, make_workload
 
 MINE = WorkloadId("w1")
@@ -101,15 +103,13 @@ class Line:
     def __init__(self, world: World) -> None:
         self.world = world
         self.no_runner: str | None = None
-        self.waiting_lines = LinesBetweenTicks(
+        around = surroundings(
             store=world.store,
             task_log=FileTaskLog(world.log_folder),
             clock=world.clock,
-            waiting_lines=WaitingLines(),
-            ready_limit=1,
-            at_once=2,
-            no_runner=lambda: self.no_runner,
+            host=SimpleNamespace(capacity=2),
         )
+        self.waiting_lines = LinesBetweenTicks(around, WaitingLines(), no_runner=lambda: self.no_runner)
 
     async def minute(self) -> None:
         for _ in range(int(60 / ROUND_S)):
@@ -148,7 +148,10 @@ async def test_a_task_is_told_why_there_is_no_task_runner_and_when_it_is_tried_a
     assert events(world, "w2.log")[0] == f"waiting: to be prepared once more, at {at_clock(later)}"
 
 
-async def test_a_parked_task_that_no_look_reaches_says_so_and_the_first_do_not(world: World) -> None:
+async def test_a_parked_task_that_no_look_reaches_says_so_and_the_first_do_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_lines, "READY_LIMIT", 1)
     parked = [
         make_workload(f"w{n}", state=WorkloadState.READY, priority_weight=9 - n, log_path=f"w{n}.log")
         for n in range(3)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from emr_executor.agent.compose import Surroundings
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.core.model import (
     Cluster,
     ClusterId,

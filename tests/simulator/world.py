@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from emr_executor.agent.compose import Surroundings, compose
+from emr_executor.agent.compose import compose
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.aws.budget import EMR_BUCKETS, Budget
 from emr_executor.aws.emr import EmrClient
 from emr_executor.core.model import HistoryEntry, Identity, SubmissionId

@@ -19,7 +19,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from emr_executor.agent.compose import Surroundings, compose
+from emr_executor.agent.compose import compose
+from emr_executor.agent.surroundings import Surroundings
 from emr_executor.aws.records import S3StepRecords
 from emr_executor.aws.step import submission_of_step_name
 from emr_executor.config import ClusterPool, Settings
