@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from airflow.configuration import conf
+from airflow.jobs.job import Job, JobState
 from airflow.models.dag import DagModel
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
+from airflow.models.pool import Pool
 from airflow.models.taskinstance import TaskInstance
 from airflow.ti_deps.dependencies_states import ACTIVE_STATES, EXECUTION_STATES
 from airflow.utils.state import DagRunState, State, TaskInstanceState
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
-from emr_executor.cli.airflow_limits import Limit, parallelism_limit, pool_limit, runs_limit, schedulers_alive
+from emr_executor.cli.formatting import filled
 from emr_executor.cli.read_only import CannotTell
 
 WAITING_STATES = frozenset({None, "scheduled", "up_for_retry", "up_for_reschedule"})
@@ -36,6 +39,27 @@ class Upstream:
 
     task_id: str
     states: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One limit: ``used`` of ``allowed`` are taken, and the task needs ``needed`` more.
+
+    name: ``pool``, or the option's name as Airflow spells it
+    subject: the pool's name, for a pool
+    allowed: None is unlimited
+    holds: whether the task does not fit
+    """
+
+    name: str
+    used: int
+    allowed: int | None
+    needed: int = 1
+    subject: str | None = None
+    holds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", self.allowed is not None and self.used + self.needed > self.allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +91,7 @@ class AirflowFacts:
     scheduled_at: datetime | None
     queued_at: datetime | None
     last_heartbeat_at: datetime | None
-    next_retry_at: datetime | None
+    next_retry_at: datetime | None = None
     run_state: str
     run_after: datetime | None
     dag_paused: bool
@@ -94,59 +118,49 @@ def read_airflow(
     """
     with Session(bind=conn, autoflush=False) as session:
         dag = session.get(DagModel, dag_id)
-        run = _run(session, dag_id, run_id, known=dag is not None)
+        run = _run(session, dag_id, run_id, is_known=dag is not None)
         tis = _instances(session, run, task_id)
         ti = _chosen(tis, map_index)
-        is_waiting = ti.state in WAITING_STATES
+        schedulers = _live_schedulers(session)
         waits: dict[str, Any] = {}
-        if is_waiting:
+        if ti.state in WAITING_STATES:
             waits = _dependencies(session, run, ti)
-            waits["limits"] = _limits(session, dag, run, ti, ours_by_scheduler)
-        return AirflowFacts(
+            limits = [*_limits(session, dag, run, ti), _parallelism(session, schedulers, ours_by_scheduler)]
+            waits["limits"] = tuple(limits)
+        return filled(
+            AirflowFacts,
+            ti,
             ti_id=str(ti.id),
-            dag_id=dag_id,
-            task_id=task_id,
-            run_id=run.run_id,
-            map_index=ti.map_index,
-            try_number=ti.try_number,
-            max_tries=ti.max_tries,
-            state=ti.state,
-            queue=ti.queue,
-            executor=ti.executor,
-            executor_known=_executor_known(ti.executor),
-            start_date=ti.start_date,
-            end_date=ti.end_date,
+            executor_known=_is_executor_known(ti.executor),
             scheduled_at=ti.scheduled_dttm,
             queued_at=ti.queued_dttm,
-            last_heartbeat_at=ti.last_heartbeat_at,
-            next_retry_at=waits.pop("next_retry_at", None),
             run_state=str(run.state),
             run_after=run.run_after,
             dag_paused=bool(dag and dag.is_paused),
-            instances=_by_state(one.state for one in tis) if len(tis) > 1 else {},
-            schedulers_alive=schedulers_alive(session),
+            instances=dict(Counter(state_name(one.state) for one in tis)) if len(tis) > 1 else {},
+            schedulers_alive=len(schedulers),
             **waits,
         )
 
 
-def _run(session: Session, dag_id: str, run_id: str | None, *, known: bool) -> Any:
+def _run(session: Session, dag_id: str, run_id: str | None, *, is_known: bool) -> Any:
     runs = select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc(), DagRun.id.desc())
     if run_id is not None:
         runs = runs.where(DagRun.run_id == run_id)
     run = session.scalars(runs.limit(1)).one_or_none()
     if run is not None:
         return run
-    if known:
+    if is_known:
         what = f"has no run {run_id!r}" if run_id else "has never run: trigger it, or wait for its schedule"
         raise CannotTell(f"DAG {dag_id!r} {what}")
     names = session.scalars(select(DagModel.dag_id)).all()
     raise CannotTell(f"Airflow knows no DAG {dag_id!r}{_did_you_mean(dag_id, names)}")
 
 
-def _instances(session: Session, run: Any, task_id: str) -> list[Any]:
+def _instances(session: Session, run: Any, task_id: str) -> Sequence[Any]:
     of_run = (TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
     asked = select(TaskInstance).where(*of_run, TaskInstance.task_id == task_id)
-    found = list(session.scalars(asked.order_by(TaskInstance.map_index)).all())
+    found = session.scalars(asked.order_by(TaskInstance.map_index)).all()
     if not found:
         names = session.scalars(select(TaskInstance.task_id).where(*of_run).distinct()).all()
         raise CannotTell(
@@ -155,7 +169,7 @@ def _instances(session: Session, run: Any, task_id: str) -> list[Any]:
     return found
 
 
-def _chosen(tis: list[Any], map_index: int | None) -> Any:
+def _chosen(tis: Sequence[Any], map_index: int | None) -> Any:
     """The named instance; unnamed the first that is not over, else the last."""
     if map_index is None:
         return next((ti for ti in tis if ti.state not in State.finished), tis[-1])
@@ -171,21 +185,16 @@ def _dependencies(session: Session, run: Any, ti: Any) -> dict[str, Any]:
     dag = DBDagBag(load_op_links=False).get_dag_for_run(run, session)
     if dag is None or not dag.has_task(ti.task_id):
         return {"other_reasons": ("the DAG as Airflow has it stored no longer has this task",)}
-    task = dag.get_task(ti.task_id)
-    ti.task = task
+    ti.task = task = dag.get_task(ti.task_id)
     found: dict[str, Any] = {"trigger_rule": str(getattr(task, "trigger_rule", "")) or None}
     if ti.state == TaskInstanceState.UP_FOR_RETRY:
         found["next_retry_at"] = ti.next_retry_datetime()
-        return found
-    if ti.state is not None and ti.state != TaskInstanceState.UP_FOR_RESCHEDULE:
-        return found
-    upstream = _unfinished(session, run, sorted(task.upstream_task_ids))
-    statuses = [status for status in ti.get_failed_dep_statuses(session=session) if status.reason]
-    told = {"Trigger Rule"} if upstream else set()
-    found["upstream"] = upstream
-    found["other_reasons"] = tuple(
-        sorted(f"{status.dep_name}: {status.reason}" for status in statuses if status.dep_name not in told)
-    )
+    elif ti.state is None or ti.state == TaskInstanceState.UP_FOR_RESCHEDULE:
+        upstream = _unfinished(session, run, sorted(task.upstream_task_ids))
+        statuses = [status for status in ti.get_failed_dep_statuses(session=session) if status.reason]
+        told = {"Trigger Rule"} if upstream else set()
+        reasons = (f"{one.dep_name}: {one.reason}" for one in statuses if one.dep_name not in told)
+        found |= {"upstream": upstream, "other_reasons": tuple(sorted(reasons))}
     return found
 
 
@@ -206,33 +215,74 @@ def _unfinished(session: Session, run: Any, task_ids: list[str]) -> tuple[Upstre
     return tuple(Upstream(task_id=task_id, states=of) for task_id, of in states.items() if of)
 
 
-def _limits(
-    session: Session, dag: Any, run: Any, ti: Any, ours_by_scheduler: Mapping[int | None, int]
-) -> tuple[Limit, ...]:
-    limits = [pool_limit(session, ti)]
+def _limits(session: Session, dag: Any, run: Any, ti: Any) -> Iterator[Limit]:
+    yield _pool(session, ti)
     of_dag = (TaskInstance.dag_id == ti.dag_id,)
     of_run = (*of_dag, TaskInstance.run_id == ti.run_id)
     if dag is not None:
         used = _count(session, *of_run, TaskInstance.state.in_(EXECUTION_STATES))
-        limits.append(Limit(name="max_active_tasks", used=used, allowed=dag.max_active_tasks))
+        yield Limit(name="max_active_tasks", used=used, allowed=dag.max_active_tasks)
         if run.state == DagRunState.QUEUED:
-            limits.append(runs_limit(session, dag, run))
+            yield _active_runs(session, dag, run)
     task = getattr(ti, "task", None)
     active = TaskInstance.state.in_(ACTIVE_STATES)
     for name, which in (("max_active_tis_per_dag", of_dag), ("max_active_tis_per_dagrun", of_run)):
         allowed = getattr(task, name, None)
         if allowed is not None:
             used = _count(session, *which, TaskInstance.task_id == ti.task_id, active)
-            limits.append(Limit(name=name, used=used, allowed=allowed))
-    limits.append(parallelism_limit(session, ours_by_scheduler))
-    return tuple(limits)
+            yield Limit(name=name, used=used, allowed=allowed)
+
+
+def _pool(session: Session, ti: Any) -> Limit:
+    """Slots of the task's Airflow pool. A pool that does not exist allows none."""
+    pool = session.scalar(select(Pool).where(Pool.pool == ti.pool))
+    allowed: int | None = 0
+    states = {*EXECUTION_STATES}
+    if pool is not None:
+        allowed = None if pool.slots < 0 else pool.slots
+        if pool.include_deferred:
+            states.add(TaskInstanceState.DEFERRED)
+    taken = select(func.sum(TaskInstance.pool_slots)).where(
+        TaskInstance.pool == ti.pool, TaskInstance.state.in_(states)
+    )
+    used = int(session.scalar(taken) or 0)
+    return Limit(name="pool", used=used, allowed=allowed, needed=ti.pool_slots, subject=ti.pool)
+
+
+def _active_runs(session: Session, dag: Any, run: Any) -> Limit:
+    """Running runs of the DAG against ``max_active_runs``; a backfill has a limit of its own."""
+    running = select(func.count()).where(
+        DagRun.dag_id == run.dag_id,
+        DagRun.state == DagRunState.RUNNING,
+        DagRun.backfill_id.is_not_distinct_from(run.backfill_id),
+    )
+    allowed = dag.max_active_runs if run.backfill_id is None else run.backfill_max_active_runs
+    return Limit(name="max_active_runs", used=session.scalar(running) or 0, allowed=allowed or None)
+
+
+def _parallelism(session: Session, schedulers: list[int], ours: Mapping[int | None, int]) -> Limit:
+    """``[core] parallelism`` of the scheduler with most room: tries of all executors but ours count.
+
+    A parked try holds no slot (``EmrExecutor.slots_occupied``), so live workloads are taken off.
+    """
+    job = TaskInstance.queued_by_job_id
+    taken = select(job, func.count()).where(TaskInstance.state.in_(EXECUTION_STATES)).group_by(job)
+    by_job: dict[int | None, int] = {row[0]: row[1] for row in session.execute(taken)}
+    used = min((max(0, by_job.get(one, 0) - ours.get(one, 0)) for one in schedulers), default=0)
+    return Limit(name="parallelism", used=used, allowed=conf.getint("core", "parallelism"))
+
+
+def _live_schedulers(session: Session) -> list[int]:
+    """The jobs of the schedulers that gave a sign of life lately."""
+    running = select(Job).where(Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING)
+    return [job.id for job in session.scalars(running) if job.is_alive()]
 
 
 def _count(session: Session, *which: Any) -> int:
     return session.scalar(select(func.count()).select_from(TaskInstance).where(*which)) or 0
 
 
-def _executor_known(executor: str | None) -> bool:
+def _is_executor_known(executor: str | None) -> bool:
     from airflow.executors.executor_loader import ExecutorLoader
 
     if executor is None:
@@ -240,10 +290,6 @@ def _executor_known(executor: str | None) -> bool:
     names = ExecutorLoader.get_executor_names(validate_teams=False)
     known = {known for name in names for known in (name.alias, name.module_path)}
     return executor in known or executor in {path.rpartition(".")[2] for path in known if path}
-
-
-def _by_state(states: Iterable[Any]) -> dict[str, int]:
-    return dict(Counter(map(state_name, states)))
 
 
 def state_name(state: Any) -> str:

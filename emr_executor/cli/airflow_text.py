@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from emr_executor.cli.airflow_facts import WAITING_STATES, AirflowFacts, state_name
-from emr_executor.cli.airflow_limits import Limit
+from emr_executor.cli.airflow_facts import WAITING_STATES, AirflowFacts, Limit
 from emr_executor.cli.formatting import clock, counted, since
 
 _SEEN = {
@@ -25,8 +24,9 @@ def airflow_sentences(facts: AirflowFacts, now: datetime) -> list[str]:
     """Where Airflow has the task, and for one that Airflow holds back, what holds it."""
     said = [_where(facts, now)]
     if facts.instances:
+        instances = counted(sum(facts.instances.values()), "instance")
         said.append(
-            f"The task has {_counts(facts.instances)} in this run; this is about map index "
+            f"The task has {instances} ({_states(facts.instances)}) in this run; this is about map index "
             f"{facts.map_index}, --map-index names another."
         )
     if facts.state in WAITING_STATES:
@@ -116,12 +116,7 @@ def _limit_text(limit: Limit) -> str:
             return f"{name} of the task holds it: {used} of its instances are active."
 
 
-def _counts(states: Mapping[str, int]) -> str:
-    total = sum(states.values())
-    return f"{counted(total, 'instance')} ({_states(states)})"
-
-
 def _states(states: Mapping[str, int]) -> str:
     if list(states.values()) == [1]:
         return next(iter(states))
-    return ", ".join(f"{count} {state_name(state)}" for state, count in sorted(states.items()))
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

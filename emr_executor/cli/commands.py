@@ -30,13 +30,14 @@ def agent(_args: Any) -> None:
 
 def doctor(_args: Any) -> None:
     """``airflow emr doctor``: what was read, and every problem of it; exit code 1 when there is one."""
-    from emr_executor.cli.doctor import look_around
-    from emr_executor.cli.doctor_aws import look_at_configuration
+    from emr_executor.cli.doctor import look_around, look_at_configuration
+    from emr_executor.config_load import executor_problem
 
     # As the agent has it: connections come from Airflow's database, too.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     configuration, around = look_at_configuration(), look_around()
-    problems = [*_executor_problems(), *configuration.problems, *around.problems]
+    executor = executor_problem()
+    problems = [*([executor] if executor else []), *configuration.problems, *around.problems]
     for note in (*configuration.notes, *around.notes):
         print(f"note: {note}")  # noqa: T201 - a command's output
     for problem in problems:
@@ -53,8 +54,7 @@ def init(args: Any) -> None:
     try:
         path = write_template(args.file)
     except ConfigError as error:
-        sys.stderr.write("\n".join((*error.problems, "")))
-        sys.exit(1)
+        sys.exit("\n".join(error.problems))
     print(told(path, args.staging_uri))  # noqa: T201 - a command's output
 
 
@@ -68,8 +68,7 @@ def migrate(_args: Any) -> None:
         with create_session() as session:
             EmrExecutorDBManager(session).initdb()
     except ConfigError as error:
-        sys.stderr.write("\n".join((*error.problems, "")))
-        sys.exit(1)
+        sys.exit("\n".join(error.problems))
     print("The tables of emr_executor are up to date.")  # noqa: T201 - a command's output
 
 
@@ -78,12 +77,10 @@ def status(args: Any, engine: Engine | None = None) -> None:
     from emr_executor.cli.read_only import settings_or_problems
     from emr_executor.cli.status import read_status, status_view
 
-    now = datetime.now(tz=UTC)
     settings, problems = settings_or_problems()
-    problems = (*_executor_problems(), *problems)
+    now = datetime.now(tz=UTC)
     work = partial(read_status, settings=settings, config_problems=problems, now=now)
-    facts = _answer(args, work, status_view, engine)
-    if facts.wrong:
+    if _answer(args, work, status_view, engine).wrong:
         sys.exit(1)
 
 
@@ -91,19 +88,16 @@ def clusters(args: Any, engine: Engine | None = None) -> None:
     """``airflow emr clusters``."""
     from emr_executor.cli.listings import clusters_view, read_clusters
 
-    now = datetime.now(tz=UTC)
-    _answer(
-        args, partial(read_clusters, with_past=args.with_past), lambda rows: clusters_view(rows, now), engine
-    )
+    work = partial(read_clusters, with_past=args.with_past)
+    _answer(args, work, partial(clusters_view, now=datetime.now(tz=UTC)), engine)
 
 
 def steps(args: Any, engine: Engine | None = None) -> None:
     """``airflow emr steps``."""
     from emr_executor.cli.listings import read_steps, steps_view
 
-    now = datetime.now(tz=UTC)
     work = partial(read_steps, with_past=args.with_past, dag_id=args.dag_id)
-    _answer(args, work, lambda rows: steps_view(rows, now), engine)
+    _answer(args, work, partial(steps_view, now=datetime.now(tz=UTC)), engine)
 
 
 def explain(args: Any, engine: Engine | None = None) -> None:
@@ -119,7 +113,7 @@ def explain(args: Any, engine: Engine | None = None) -> None:
         run_id=args.run_id,
         map_index=args.map_index,
         settings=settings,
-        config_problems=(*_executor_problems(), *problems),
+        config_problems=problems,
         now=datetime.now(tz=UTC),
     )
     _answer(args, work, explanation_view, engine)
@@ -129,27 +123,17 @@ def _answer(
     args: Any, work: Callable[..., Any], view: Callable[[Any], RenderableType], engine: Engine | None
 ) -> Any:
     """Read, print as asked for, and give back what was read; what cannot be told ends the process with 1."""
-    from emr_executor.cli.formatting import show, show_json
+    from emr_executor.cli.formatting import as_json, show
     from emr_executor.cli.read_only import CannotTell, read
 
     try:
-        facts = read(work, engine=engine)
+        facts = read(work, engine)
     except CannotTell as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        sys.exit(str(error))
     except StoreBusy as error:
-        sys.stderr.write(f"{error}. {_WITHOUT_DATABASE}\n")
-        sys.exit(1)
+        sys.exit(f"{error}. {_WITHOUT_DATABASE}")
     if args.output == "json":
-        show_json(facts)
+        print(as_json(facts))  # noqa: T201 - a command's output
     else:
         show(view(facts))
     return facts
-
-
-def _executor_problems() -> list[str]:
-    """What is wrong with ``[core] executor`` for us."""
-    from emr_executor.config_load import executor_problem
-
-    problem = executor_problem()
-    return [problem] if problem else []

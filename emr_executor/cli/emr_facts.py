@@ -6,19 +6,22 @@ with the very function that the agent runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from emr_executor.agent.launch_backoff import LONGEST_HOLD_S, hold_after_s, is_failed_launch, why_failed
+from emr_executor.agent.steering import limits_of, without_new
 from emr_executor.agent.waiting_lines import READY_LIMIT
+from emr_executor.cli.formatting import filled
 from emr_executor.cli.health import is_silent
-from emr_executor.cli.listings import ClusterRow, cluster_row
+from emr_executor.cli.listings import ClusterRow, cluster_row, is_leaving
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
+    AllTries,
     Cluster,
     HistoryEntry,
     StepOutcome,
@@ -27,14 +30,19 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.plan import plan
-from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, StepState, WorkloadState
+from emr_executor.core.states import CAPPED_CLUSTER_STATES, OVER_CLUSTER_STATES, WorkloadState
 from emr_executor.core.waiting import Hold, Holds, reasons
 from emr_executor.core.waiting_in_line import beyond
 from emr_executor.store import health_store, queries
+from emr_executor.store.lease_store import read_lease
+from emr_executor.store.schema import STEERING
 from emr_executor.store.snapshot_store import snapshot
 
 PAST_CLUSTERS = 100
 """Clusters that are over and looked at for launches that failed."""
+
+_AWAITED = (WorkloadState.READY, WorkloadState.SUBMITTED)
+_IN_LINE = (WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +64,9 @@ class Stay:
     ended_at: datetime | None
     exit_code: int | None
     cause: str
-    is_leaving: bool = False
-    quarantine: str | None = None
-    cluster_quarantine: str | None = None
+    is_leaving: bool
+    quarantine: str | None
+    cluster_quarantine: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +89,7 @@ class WorkloadFacts:
     finished_at: datetime | None
     outcome: StepOutcome | None
     stays: tuple[Stay, ...]
-    quarantine: str | None = None
+    quarantine: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +119,10 @@ class PoolFacts:
     max_submissions: int | None
     counted: int
     clusters: tuple[ClusterRow, ...]
-    failed_launches: int = 0
-    last_failure: str | None = None
-    last_failed_at: datetime | None = None
-    held_until: datetime | None = None
+    failed_launches: int
+    last_failure: str | None
+    last_failed_at: datetime | None
+    held_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,96 +152,75 @@ def read_ours(
     conn: Connection,
     *,
     ti_id: str,
-    place: tuple[str, str, str, int],
+    place: AllTries,
     queue: str | None,
     settings: Settings | None,
     config_problems: tuple[str, ...],
     now: datetime,
 ) -> OurFacts:
-    """What the store has of a task instance. ``place``: its dag_id, task_id, run_id and map_index."""
-    dag_id, task_id, run_id, map_index = place
+    """What the store has of a task instance."""
+    facts = OurFacts(
+        serves=None if settings is None else settings.pool_of_queue(queue or "") is not None,
+        queues=tuple(q for pool in settings.cluster_pools for q in pool.queues) if settings else (),
+        config_problems=config_problems,
+        agent=read_lease(conn, STEERING).holder,
+        task_runner_parallelism=settings.task_runner_parallelism if settings else None,
+        finish_attempts=settings.finish_attempts if settings else None,
+    )
     current = queries.workload(conn, WorkloadId(ti_id))
-    told = current
+    told = current or _last_try(conn, place)
     if told is None:
-        found = queries.workloads_of(
-            conn, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, over=True, limit=1
-        )
-        told = found[0] if found else None
-    shared = {
-        "serves": None if settings is None else settings.pool_of_queue(queue or "") is not None,
-        "queues": tuple(q for pool in settings.cluster_pools for q in pool.queues) if settings else (),
-        "config_problems": config_problems,
-        "agent": queries.status(conn).steering.holder,
-        "task_runner_parallelism": settings.task_runner_parallelism if settings else None,
-        "finish_attempts": settings.finish_attempts if settings else None,
-    }
-    if told is None:
-        return OurFacts(**shared)  # type: ignore[arg-type]
-    loads = [
-        load
-        for load in queries.clusters(conn, over=PAST_CLUSTERS)
-        if load.cluster.cluster_pool == told.cluster_pool
-    ]
+        return facts
+    loads = queries.clusters(conn, over=PAST_CLUSTERS)
     submissions = queries.submissions_of(conn, told.workload_id)
-    facts = _workload_facts(told, submissions, {load.cluster.cluster_uuid: load.cluster for load in loads})
+    workload = _workload_facts(told, submissions, {load.cluster.cluster_uuid: load.cluster for load in loads})
     if current is None:
-        return OurFacts(**shared, earlier=facts, story=_story(conn, told, submissions))  # type: ignore[arg-type]
-    is_ready = current.state is WorkloadState.READY
+        return replace(facts, earlier=workload, story=_story(conn, told, submissions, ()))
     pool = pool_facts(loads, current.cluster_pool, settings)
-    return OurFacts(
-        **shared,  # type: ignore[arg-type]
-        workload=facts,
+    # The story of clusters that are not up yet is the waiting step's.
+    coming = [
+        row.cluster_uuid
+        for row in pool.clusters
+        if current.state is WorkloadState.READY and row.state in CAPPED_CLUSTER_STATES and not row.ready_at
+    ]
+    return replace(
+        facts,
+        workload=workload,
         ahead=queries.ahead_of(conn, current) if current.state in _IN_LINE else None,
         waiting=_waiting(conn, current, settings, pool, now) if current.state in _AWAITED else None,
         pool=pool,
-        story=_story(conn, current, submissions, _awaited(loads) if is_ready else ()),
+        story=_story(conn, current, submissions, coming),
     )
 
 
-_AWAITED = frozenset({WorkloadState.READY, WorkloadState.SUBMITTED})
-_IN_LINE = frozenset({WorkloadState.ACCEPTED, WorkloadState.READY, WorkloadState.FINISHABLE})
+def _last_try(conn: Connection, place: AllTries) -> Workload | None:
+    dag_id, task_id, run_id, map_index = place
+    found = queries.workloads_of(
+        conn, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, over=True, limit=1
+    )
+    return found[0] if found else None
 
 
 def _workload_facts(
     workload: Workload, submissions: Iterable[Submission], clusters: dict[str, Cluster]
 ) -> WorkloadFacts:
-    return WorkloadFacts(
-        workload_id=workload.workload_id,
+    placed = [(submission, clusters.get(submission.cluster_uuid)) for submission in submissions]
+    return filled(
+        WorkloadFacts,
+        workload,
         try_number=workload.key.try_number,
-        cluster_pool=workload.cluster_pool,
-        state=workload.state,
-        target=workload.target,
-        accepted_at=workload.accepted_at,
-        ready_at=workload.ready_at,
-        not_before=workload.not_before,
-        phase_attempts=workload.phase_attempts,
-        losses=workload.losses,
         host=workload.identity.hostname if workload.identity else None,
-        cancel_reason=workload.cancel_reason,
-        airflow_state=workload.airflow_state,
-        finished_at=workload.finished_at,
-        outcome=workload.outcome,
-        quarantine=workload.quarantine,
-        stays=tuple(_stay(submission, clusters.get(submission.cluster_uuid)) for submission in submissions),
-    )
-
-
-def _stay(submission: Submission, cluster: Cluster | None) -> Stay:
-    return Stay(
-        n=submission.n,
-        cluster_id=cluster.cluster_id if cluster else None,
-        cluster_state=cluster.state if cluster else None,
-        step_id=submission.step_id,
-        state=submission.state,
-        intended_at=submission.intended_at,
-        submitted_at=submission.submitted_at,
-        started_at=submission.started_at,
-        ended_at=submission.ended_at,
-        exit_code=submission.exit_code,
-        cause=submission.cause,
-        is_leaving=submission.is_live and submission.step_state is StepState.CANCEL_PENDING,
-        quarantine=submission.quarantine,
-        cluster_quarantine=cluster.quarantine if cluster else None,
+        stays=tuple(
+            filled(
+                Stay,
+                submission,
+                cluster_id=cluster.cluster_id if cluster else None,
+                cluster_state=cluster.state if cluster else None,
+                is_leaving=is_leaving(submission),
+                cluster_quarantine=cluster.quarantine if cluster else None,
+            )
+            for submission, cluster in placed
+        ),
     )
 
 
@@ -242,8 +229,6 @@ def _waiting(
 ) -> Waiting:
     if settings is None:
         return Waiting()
-    from emr_executor.agent.steering import limits_of, without_new
-
     holds = _holds(conn, pool, now)
     state = snapshot(conn, now, READY_LIMIT)
     place_held = {cluster.cluster_uuid for cluster in state.clusters if holds.budget_until}
@@ -283,15 +268,13 @@ def _holds(conn: Connection, pool: PoolFacts, now: datetime) -> Holds:
     )
 
 
-def pool_facts(loads: list[queries.ClusterLoad], name: str, settings: Settings | None) -> PoolFacts:
-    """What is known of a pool, from its clusters that are not over and the last that are."""
+def pool_facts(loads: Sequence[queries.ClusterLoad], name: str, settings: Settings | None) -> PoolFacts:
+    """What is known of a pool, from the clusters that are not over and the last that are, of all pools."""
     configured = settings.pool_named(name) if settings else None
+    loads = [load for load in loads if load.cluster.cluster_pool == name]
     alive = [load for load in loads if load.cluster.state not in OVER_CLUSTER_STATES]
     failed = _failed_launches([load.cluster for load in loads])
-    last = failed[-1] if failed else None
-    held_until = None
-    if last is not None and last.ended_at is not None:
-        held_until = last.ended_at + timedelta(seconds=hold_after_s(len(failed)))
+    ended_at, last = failed[-1] if failed else (None, None)
     return PoolFacts(
         cluster_pool=name,
         max_clusters=configured.max_clusters if configured else None,
@@ -300,30 +283,25 @@ def pool_facts(loads: list[queries.ClusterLoad], name: str, settings: Settings |
         clusters=tuple(map(cluster_row, alive)),
         failed_launches=len(failed),
         last_failure=why_failed(last) if last else None,
-        last_failed_at=last.ended_at if last else None,
-        held_until=held_until,
+        last_failed_at=ended_at,
+        held_until=ended_at + timedelta(seconds=hold_after_s(len(failed))) if ended_at else None,
     )
 
 
-def _failed_launches(clusters: list[Cluster]) -> list[Cluster]:
-    """Launches that failed since a cluster last came up, oldest first."""
+def _failed_launches(clusters: Sequence[Cluster]) -> list[tuple[datetime, Cluster]]:
+    """Launches that failed since a cluster last came up, by the time of their end, oldest first."""
     last_ready = max((c.ready_at for c in clusters if c.ready_at is not None), default=None)
-    over = [c for c in clusters if c.state in OVER_CLUSTER_STATES and c.ended_at is not None]
-    failed = [c for c in over if is_failed_launch(c) and (last_ready is None or c.ended_at > last_ready)]  # type: ignore[operator]
-    return sorted(failed, key=lambda c: (c.ended_at, c.cluster_uuid))
-
-
-def _awaited(loads: list[queries.ClusterLoad]) -> list[str]:
-    """Clusters of the pool that are not up yet: their story is the waiting step's."""
-    return [
-        load.cluster.cluster_uuid
-        for load in loads
-        if load.cluster.state in CAPPED_CLUSTER_STATES and load.cluster.ready_at is None
+    failed = [
+        (c.ended_at, c)
+        for c in clusters
+        if c.state in OVER_CLUSTER_STATES and c.ended_at is not None and is_failed_launch(c)
     ]
+    since_then = [(at, c) for at, c in failed if last_ready is None or at > last_ready]
+    return sorted(since_then, key=lambda pair: (pair[0], pair[1].cluster_uuid))
 
 
 def _story(
-    conn: Connection, workload: Workload, submissions: Iterable[Submission], cluster_uuids: Iterable[str] = ()
+    conn: Connection, workload: Workload, submissions: Iterable[Submission], cluster_uuids: Iterable[str]
 ) -> tuple[HistoryEntry, ...]:
     """What happened to it, and to its clusters in its own time."""
     subjects = {("workload", str(workload.workload_id)), *(("cluster", uuid) for uuid in cluster_uuids)}

@@ -14,8 +14,7 @@ from emr_executor.cli.airflow_facts import AirflowFacts, read_airflow
 from emr_executor.cli.airflow_text import airflow_sentences
 from emr_executor.cli.emr_facts import OurFacts, read_ours
 from emr_executor.cli.emr_text import our_sentences
-from emr_executor.cli.formatting import clock, labelled
-from emr_executor.cli.quarantine import kept_story
+from emr_executor.cli.formatting import clock, labelled, task_name
 from emr_executor.config import Settings
 from emr_executor.store import queries
 
@@ -65,26 +64,20 @@ def read_explanation(
 
 def explanation_view(facts: Explanation) -> RenderableType:
     """The sentences, and under them the story with its times."""
-    airflow = facts.airflow
-    mapped = f"[{airflow.map_index}]" if airflow.map_index >= 0 else ""
-    head = f"{airflow.dag_id}.{airflow.task_id}{mapped} of run {airflow.run_id}"
-    parts: list[RenderableType] = [Text(head, style="bold", overflow="fold")]
-    parts.extend(Padding(Text(sentence, overflow="fold"), (0, 0, 0, 2)) for sentence in facts.sentences)
+    parts: list[RenderableType] = [Text(f"{task_name(facts.airflow)} of run {facts.airflow.run_id}", "bold")]
+    parts.extend(Padding(sentence, (0, 0, 0, 2)) for sentence in facts.sentences)
     if kept := _kept_story(facts.ours):
-        parts.extend((Text(""), Text("What happened before its quarantine (UTC)", style="bold")))
-        parts.extend(Text(line, overflow="fold") for line in kept)
+        parts.extend(("", Text("What happened before its quarantine (UTC)", "bold"), *kept))
     if facts.ours.story:
-        lines: list[tuple[str, RenderableType]] = [
-            (clock(entry.at, facts.now), Text(entry.text)) for entry in facts.ours.story
-        ]
-        parts.extend((Text(""), Text("What happened (UTC)", style="bold"), labelled(lines)))
+        lines = [(clock(entry.at, facts.now), entry.text) for entry in facts.ours.story]
+        parts.extend(("", Text("What happened (UTC)", "bold"), labelled(lines)))
     return Group(*parts)
 
 
 def _kept_story(ours: OurFacts) -> list[str]:
-    """What the quarantined workload keeps of its past, where the history is purged."""
+    """What the quarantined workload keeps of its past under its bug, where the history is purged."""
     workload = ours.workload
     if workload is None or workload.quarantine is None:
         return []
-    told = any(line.event == "quarantined" and line.subject == "workload" for line in ours.story)
-    return [] if told else kept_story(workload.quarantine)
+    is_told = any(line.event == "quarantined" and line.subject == "workload" for line in ours.story)
+    return [] if is_told else workload.quarantine.split("\n")[1:]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from emr_executor.core.workload import spoken_duration
 
 PIPED_COLUMNS = 100
 """Width where standard output is no terminal and COLUMNS says nothing."""
+
+T = TypeVar("T")
 
 
 def since(at: datetime | None, now: datetime) -> str:
@@ -35,6 +35,23 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def task_name(row: Any) -> str:
+    """``dag.task[map_index]`` of something with these three."""
+    mapped = f"[{row.map_index}]" if row.map_index >= 0 else ""
+    return f"{row.dag_id}.{row.task_id}{mapped}"
+
+
+def clause(text: str) -> str:
+    """Somebody else's sentence within one of ours."""
+    return text.rstrip(". ")
+
+
+def filled(kind: type[T], source: object, **more: Any) -> T:
+    """A dataclass with the fields that ``source`` has by the same names; ``more`` goes before them."""
+    names = [field.name for field in fields(kind) if hasattr(source, field.name)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names} | more)
+
+
 def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -42,60 +59,46 @@ def table(
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
 ) -> Table:
-    """A table without rules; cells are folded, those of ``whole`` columns last, and hold no markup."""
+    """A table without rules; cells are folded, those of ``whole`` columns last."""
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        made.add_column(column, overflow="fold", justify=justify, no_wrap=column in whole)
+    for name in columns:
+        justify = "right" if name in right else "left"
+        made.add_column(name, overflow="fold", justify=justify, no_wrap=name in whole)  # type: ignore[arg-type]
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*row)
     return made
 
 
-def labelled(rows: Sequence[tuple[str, RenderableType]]) -> Table:
-    """Lines with a label at their left."""
+def labelled(rows: Sequence[tuple[str, RenderableType | Sequence[str]]]) -> Table:
+    """Lines with a label at their left; a label without lines is left out."""
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for label, value in rows:
-        made.add_row(label, Text(value) if isinstance(value, str) else value)
+        shown = "\n".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        if shown:
+            made.add_row(label, shown)
     return made
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON holds it: dataclasses as objects, times in ISO 8601, UTC."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+def as_json(value: Any) -> str:
+    """Dataclasses as objects, times in ISO 8601, UTC."""
+    return json.dumps(value, indent=2, default=_plain)
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    # Enumerations of Airflow and ours are strings whose str() is their value.
-    return str(value) if isinstance(value, str) else value
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def show(view: RenderableType) -> None:
-    """Print what a person reads. A pipe gets no colours and a fixed width."""
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
+    """Print what a person reads; rich gives a pipe no colours, and 80 columns where COLUMNS is not set."""
+    console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(
-            markup=False,
-            highlight=False,
-            emoji=False,
-            width=_columns(console),
-            no_color=True,
-            file=sys.stdout,
-        )
+        console.width = max(console.width, PIPED_COLUMNS)
     console.print(view)
-
-
-def show_json(value: Any) -> None:
-    """Print what a program reads."""
-    sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
-
-
-def _columns(console: Console) -> int:
-    # Rich itself reads COLUMNS, and says 80 where nothing is known.
-    return max(console.width, PIPED_COLUMNS)

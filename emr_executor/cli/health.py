@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from emr_executor.cli.formatting import clock, since
+from emr_executor.cli.formatting import clock, filled, since
 from emr_executor.config import Settings
 from emr_executor.core.health import SILENT_S, AgentHealth, Dependency
 from emr_executor.core.workload import spoken_duration
@@ -44,6 +44,34 @@ class HealthFacts:
     away: tuple[AwayFacts, ...]
     safe_until: datetime | None
 
+    def agent_lines(self, now: datetime) -> list[str]:
+        """One line for each agent."""
+        return [
+            f"{agent.holder} {'steers' if agent.steering else 'stands by'}, version {agent.version}, up for"
+            f" {since(agent.started_at, now)}, "
+            + (f"SILENT for {since(agent.told_at, now)}" if is_silent(agent, now) else "well")
+            for agent in self.agents
+        ]
+
+    def away_lines(self, now: datetime) -> list[str]:
+        """One line for each thing that is away."""
+        return [
+            f"{one.dependency} since {clock(one.since, now)} ({since(one.since, now)}): {one.error}"
+            for one in self.away
+        ]
+
+    def wrong(self, holder: str | None, now: datetime) -> Iterator[str]:
+        """Full sentences on what must be looked at. ``holder``: of the lease."""
+        for one in self.away:
+            yield f"{one.dependency} cannot be used for {since(one.since, now)}: {one.means}"
+        for agent in self.agents:
+            if agent.holder == holder and is_silent(agent, now):
+                yield (
+                    f"the agent {holder} that steers has told nothing of itself for "
+                    f"{since(agent.told_at, now)}: another one takes over when there is one; "
+                    f"{safety(self.safe_until, now)}"
+                )
+
 
 def read_health(conn: Connection, settings: Settings | None, now: datetime) -> HealthFacts:
     """The facts as the store has them now."""
@@ -55,17 +83,9 @@ def read_health(conn: Connection, settings: Settings | None, now: datetime) -> H
     away: dict[Dependency, AwayFacts] = {}
     for agent in agents:
         for one in agent.away if not is_silent(agent, now) else ():
+            means = _MEANS.get(one.dependency) or safety(safe_until, now)
             # The one that steers comes first, and it is the one that needs all of them.
-            away.setdefault(
-                one.dependency,
-                AwayFacts(
-                    dependency=one.dependency,
-                    since=one.since,
-                    error=one.error,
-                    means=_MEANS.get(one.dependency) or safety(safe_until, now),
-                    holder=agent.holder,
-                ),
-            )
+            away.setdefault(one.dependency, filled(AwayFacts, one, means=means, holder=agent.holder))
     return HealthFacts(agents=agents, away=tuple(away.values()), safe_until=safe_until)
 
 
@@ -81,35 +101,3 @@ def safety(safe_until: datetime | None, now: datetime) -> str:
     if safe_until <= now:
         return "parked tasks are beyond task_instance_heartbeat_timeout: Airflow may fail them"
     return f"parked tasks are safe for another {spoken_duration((safe_until - now).total_seconds())}"
-
-
-def agent_lines(facts: HealthFacts, now: datetime) -> list[str]:
-    """One line for each agent."""
-    return [
-        f"{agent.holder} {'steers' if agent.steering else 'stands by'}, version {agent.version}, up for"
-        f" {since(agent.started_at, now)}, "
-        + (f"SILENT for {since(agent.told_at, now)}" if is_silent(agent, now) else "well")
-        for agent in facts.agents
-    ]
-
-
-def away_lines(facts: HealthFacts, now: datetime) -> list[str]:
-    """One line for each thing that is away."""
-    return [
-        f"{one.dependency} since {clock(one.since, now)} ({since(one.since, now)}): {one.error}"
-        for one in facts.away
-    ]
-
-
-def wrong_health(facts: HealthFacts, holder: str | None, now: datetime) -> Sequence[str]:
-    """Full sentences on what must be looked at."""
-    wrong = [
-        f"{one.dependency} cannot be used for {since(one.since, now)}: {one.means}" for one in facts.away
-    ]
-    silent = [agent for agent in facts.agents if agent.holder == holder and is_silent(agent, now)]
-    wrong += (
-        f"the agent {agent.holder} that steers has told nothing of itself for {since(agent.told_at, now)}:"
-        f" another one takes over when there is one; {safety(facts.safe_until, now)}"
-        for agent in silent
-    )
-    return wrong

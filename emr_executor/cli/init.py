@@ -32,25 +32,25 @@ def write_template(file: str | None) -> Path:
     return path
 
 
-def configuration(template: Path, staging_uri: str) -> str:
-    """The sections of airflow.cfg that make ``queue="emr"`` work, beside the executors that are there."""
+def told(template: Path, staging_uri: str) -> str:
+    """What a person does next, in order; with the executors that airflow.cfg names already."""
     named = named_executors()[0]
     executors = ",".join(named if any(name.endswith("EmrExecutor") for name in named) else [*named, EXECUTOR])
-    return (
-        f"[core]\nexecutor = {executors}\n\n"
-        f"[emr_executor]\nqueue = emr\ncluster_template = {template}\nstaging_uri = {staging_uri}\n"
-        "max_clusters = 4\nidle_timeout = 5m\n"
-    )
+    return f"""Wrote {template}
 
+1. Fill in what is marked CHANGE there: subnets, roles, log bucket.
+2. Put these lines into {AIRFLOW_CONFIG}:
 
-def told(template: Path, staging_uri: str) -> str:
-    """What a person does next, in order."""
-    return (
-        f"Wrote {template}\n\n"
-        f"1. Fill in what is marked CHANGE there: subnets, roles, log bucket.\n"
-        f"2. Put these lines into {AIRFLOW_CONFIG}:\n\n"
-        f"{configuration(template, staging_uri)}\n"
-        "3. airflow db migrate     makes the tables of emr_executor\n"
-        "4. airflow emr doctor     says what is still missing\n"
-        '5. Start Airflow again; tasks with queue="emr" run as EMR steps.'
-    )
+[core]
+executor = {executors}
+
+[emr_executor]
+queue = emr
+cluster_template = {template}
+staging_uri = {staging_uri}
+max_clusters = 4
+idle_timeout = 5m
+
+3. airflow db migrate     makes the tables of emr_executor
+4. airflow emr doctor     says what is still missing
+5. Start Airflow again; tasks with queue="emr" run as EMR steps."""

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from airflow.models import import_all_models
@@ -94,12 +93,18 @@ def engine(template: Path, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def world(engine: Engine) -> World:
-    return World(engine)
+def world(engine: Engine, settings: Settings) -> World:
+    return World(engine, settings)
+
+
+@pytest.fixture
+def ti_id(world: World) -> str:
+    """A parked task instance; an agent steers."""
+    world.take_lease()
+    return world.parked()
 
 
 @pytest.fixture
 def settings() -> Settings:
-    template: dict[str, Any] = {"StepConcurrencyLevel": 4}
-    pool = ClusterPool(template=template, max_clusters=2)
+    pool = ClusterPool(template={"StepConcurrencyLevel": 4}, max_clusters=2)
     return Settings(staging_uri="s3://bucket/airflow/", cluster_pools=(pool,))

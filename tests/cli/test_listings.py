@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from emr_executor.cli.formatting import plain
-from emr_executor.cli.listings import clusters_view, read_clusters, read_steps, steps_view
+from emr_executor.cli.listings import (
+    ClusterRow,
+    StepRow,
+    clusters_view,
+    read_clusters,
+    read_steps,
+    steps_view,
+)
 from emr_executor.cli.read_only import read
 from emr_executor.core.model import ClusterId, StepId, TaskKey
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
-from tests.cli.world import World, rendered
+from tests.cli.world import World, plain, rendered
 from tests.store.builders import a_cluster, a_parked, a_submission, at
 
 NOW = at(4000)
@@ -58,9 +64,17 @@ def fill(world: World) -> None:
     world.store(up, launching, over, mine, other, lost, runs, a_submission(other, up, intended_at=at(3999)))
 
 
+def clusters(world: World, *, with_past: bool = False) -> tuple[ClusterRow, ...]:
+    return read(partial(read_clusters, with_past=with_past), world.engine)
+
+
+def steps(world: World, *, with_past: bool = False, dag_id: str | None = None) -> tuple[StepRow, ...]:
+    return read(partial(read_steps, with_past=with_past, dag_id=dag_id), world.engine)
+
+
 def test_clusters_that_are_not_over(world: World) -> None:
     fill(world)
-    rows = read(partial(read_clusters, with_past=False), engine=world.engine)
+    rows = clusters(world)
     assert rendered(clusters_view(rows, NOW)) == (
         "cluster          pool     state     target  slots  age        ready for  idle for\n"
         "j-2AXXXXXXGAPLF  default  RUNNING   DRAIN   1/8    1 h 6 min  1 h        -\n"
@@ -70,7 +84,7 @@ def test_clusters_that_are_not_over(world: World) -> None:
 
 def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
     fill(world)
-    rows = read(partial(read_clusters, with_past=True), engine=world.engine)
+    rows = clusters(world, with_past=True)
     text = rendered(clusters_view(rows, NOW))
     assert " ".join(text.splitlines()[1].split()) == (
         "j-3BXXXXXXGAPLF default TERMINATED_WITH_ERRORS KEEP 0/4 15 min 10 min -"
@@ -96,7 +110,7 @@ def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
 
 def test_live_steps_of_one_dag(world: World) -> None:
     fill(world)
-    rows = read(partial(read_steps, with_past=False, dag_id="salaries"), engine=world.engine)
+    rows = steps(world, dag_id="salaries")
     assert rendered(steps_view(rows, NOW), 80) == (
         "task and run         try  step and cluster        state and time  losses\n"
         "salaries.average[3]    2  s-19864721H9UL1DBVKEQW  RUNNING              1\n"
@@ -106,7 +120,7 @@ def test_live_steps_of_one_dag(world: World) -> None:
 
 def test_all_steps_with_the_cause_of_their_end(world: World) -> None:
     fill(world)
-    rows = read(partial(read_steps, with_past=True, dag_id=None), engine=world.engine)
+    rows = steps(world, with_past=True)
     text = rendered(steps_view(rows, NOW))
     assert [line.split()[0] for line in text.splitlines()[1:7:2]] == [
         "salaries.average[3]",
@@ -138,22 +152,25 @@ def test_what_is_in_quarantine_says_so_and_what_can_be_done(world: World) -> Non
     up = a_cluster(cluster_id=ClusterId("j-2AXXXXXXGAPLF"), quarantine=bug)
     mine = a_parked(key=TaskKey(dag_id="d", task_id="t", run_id="r1", try_number=1))
     world.store(up, mine, a_submission(mine, up, step_id=StepId("s-1"), quarantine=bug))
-    clusters = read(partial(read_clusters, with_past=False), engine=world.engine)
-    steps = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
-    told = {"clusters": rendered(clusters_view(clusters, NOW)), "steps": rendered(steps_view(steps, NOW))}
-    assert "\n\nj-2AXXXXXXGAPLF is in quarantine: no edge from WAITING to STARTING. It" in told["clusters"]
-    assert "\n\nd.t try 1 is in quarantine: no edge from WAITING to STARTING. Its step" in told["steps"]
-    for text in told.values():
+    of_clusters, of_steps = (
+        rendered(clusters_view(clusters(world), NOW)),
+        rendered(steps_view(steps(world), NOW)),
+    )
+    assert "\n\nj-2AXXXXXXGAPLF is in quarantine: no edge from WAITING to STARTING. It" in of_clusters
+    assert "\n\nd.t try 1 is in quarantine: no edge from WAITING to STARTING. Its step" in of_steps
+    for text in (of_clusters, of_steps):
         assert "terminate j-2AXXXXXXGAPLF in Amazon EMR" in " ".join(text.split())
         assert "what happened before" not in text
-    assert {row.quarantine for row in (*clusters, *steps)} == {"no edge from WAITING to STARTING"}
+    assert {row.quarantine for row in (*clusters(world), *steps(world))} == {
+        "no edge from WAITING to STARTING"
+    }
 
 
 def test_a_step_that_emr_is_cancelling_is_shown_so(world: World) -> None:
     mine, up = a_parked(state=WorkloadState.SUBMITTED), a_cluster(cluster_id=ClusterId("j-1"))
     leaving = {"step_id": StepId("s-1"), "step_state": StepState.CANCEL_PENDING}
     world.store(mine, up, a_submission(mine, up, state=SubmissionState.RUNNING, **leaving))
-    (row,) = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
+    (row,) = steps(world)
     assert row.state == "CANCEL_PENDING"
 
 
@@ -165,7 +182,7 @@ def test_a_cluster_that_the_agent_ended_is_not_by_user_request_and_says_why(worl
     by_hand = a_cluster(cluster_id=ClusterId("j-3"), **over)
     world.store(ours, forgotten, by_hand)
     world.tell("cluster", ours.cluster_uuid, "ending", "ending j-1: idle for 300 s (idle_timeout 300 s)", 99)
-    rows = read(partial(read_clusters, with_past=True), engine=world.engine)
+    rows = clusters(world, with_past=True)
     assert {row.cluster_id: row.reason for row in rows} == {
         "j-1": "the agent ended it: idle for 300 s (idle_timeout 300 s)",
         "j-2": "the agent ended it",
@@ -179,7 +196,7 @@ def test_a_long_name_is_folded_and_never_cut(world: World) -> None:
     key = TaskKey(dag_id="salaries", task_id=name, run_id=run_id, try_number=1)
     mine, up = a_parked(key=key), a_cluster(cluster_id=ClusterId("j-2AXXXXXXGAPLF"))
     world.store(mine, up, a_submission(mine, up, step_id=StepId("s-19864721H9UL1DBVKEQW")))
-    rows = read(partial(read_steps, with_past=False, dag_id=None), engine=world.engine)
+    rows = steps(world)
     lines = rendered(steps_view(rows, NOW), 80).splitlines()[1:]
     assert "".join(line[:28].split(" ")[0] for line in lines) == f"salaries.{name}{run_id}", lines
     assert "s-19864721H9UL1DBVKEQW" in lines[0]
