@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -25,7 +24,6 @@ class TaskState:
     map_index: int
     state: str | None
     try_number: int
-    hostname: str
     duration_s: float | None
 
     @property
@@ -54,22 +52,9 @@ class RunState:
 class AirflowClient:
     """Talks to an API server whose simple auth manager makes everyone an admin (loopback only)."""
 
-    def __init__(
-        self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None
-    ) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, transport=transport)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    def __init__(self, base_url: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=30.0, trust_env=False, transport=transport)
+        self.close = self._http.close
 
     def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """One call below ``/api/v2``; a fresh token is taken when the old one is refused."""
@@ -81,9 +66,9 @@ class AirflowClient:
             response = self._http.request(method, f"/api/v2{path}", **arguments)
         return response
 
-    def get(self, path: str, **params: Any) -> dict[str, Any]:
-        """The JSON of a GET. Raises StackError with Airflow's own words for a refusal."""
-        return self._json(self.call("GET", path, params=params))
+    def json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        """The JSON that a call gives. Raises StackError with Airflow's own words for a refusal."""
+        return _json_of(self.call(method, path, **arguments))
 
     def health(self) -> dict[str, str | None]:
         """Component to its status, as ``/monitor/health`` has it; empty while nothing answers."""
@@ -103,36 +88,39 @@ class AirflowClient:
 
     def import_errors(self) -> list[str]:
         """``file: last line`` of every DAG file that could not be imported."""
-        errors = self.get("/importErrors")["import_errors"]
+        errors = self.json("GET", "/importErrors")["import_errors"]
         return [f"{e['filename']}: {e['stack_trace'].strip().splitlines()[-1]}" for e in errors]
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a DAG run; its run id."""
         body = {"logical_date": None, "conf": dict(conf or {})}
-        return str(self._json(self.call("POST", f"/dags/{dag_id}/dagRuns", json=body))["dag_run_id"])
+        return str(self.json("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> RunState:
         """The run and its task instances now."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}"
-        state = str(self.get(path)["state"])
-        rows = self.get(f"{path}/taskInstances", limit=1000)["task_instances"]
-        return RunState(
-            state=state,
-            tasks=tuple(
-                TaskState(
-                    task_id=row["task_id"],
-                    map_index=row["map_index"],
-                    state=row["state"],
-                    try_number=row["try_number"],
-                    hostname=row["hostname"] or "",
-                    duration_s=row["duration"],
-                )
-                for row in sorted(rows, key=lambda row: (row["task_id"], row["map_index"]))
-            ),
+        state = str(self.json("GET", path)["state"])
+        rows = self.json("GET", f"{path}/taskInstances", params={"limit": 1000})["task_instances"]
+        tasks = (
+            TaskState(
+                task_id=row["task_id"],
+                map_index=row["map_index"],
+                state=row["state"],
+                try_number=row["try_number"],
+                duration_s=row["duration"],
+            )
+            for row in sorted(rows, key=lambda row: (row["task_id"], row["map_index"]))
         )
+        return RunState(state=state, tasks=tuple(tasks))
 
     def watch(
-        self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 0.5, changes_only: bool = True
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        timeout_s: float = 300.0,
+        poll_s: float = 0.5,
+        changes_only: bool = True,
     ) -> Iterator[RunState]:
         """The run each time that something of it changed (or at each look), to its end.
 
@@ -150,26 +138,14 @@ class AirflowClient:
                     raise StackError(f"{late}: {now.states()}")
                 time.sleep(poll_s)
 
-    def task_events(
-        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
-    ) -> list[dict[str, Any]]:
-        """The events of a task log, oldest first, each with ``event`` and mostly with ``logger``."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        response = self.call(
-            "GET",
-            path,
-            params={"map_index": map_index, "full_content": True},
-            headers={"Accept": "application/json"},
-        )
-        content = self._json(response)["content"]
-        return [{"event": line} if isinstance(line, str) else line for line in content]
-
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
     ) -> str:
         """The text of a task log: one line an event, and below it the exceptions that it carries."""
-        events = self.task_events(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
-        return "\n".join(line for event in events for line in _lines(event))
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        params = {"map_index": map_index, "full_content": True}
+        content = self.json("GET", path, params=params, headers={"Accept": "application/json"})["content"]
+        return "\n".join(line for event in content for line in _lines(event))
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1
@@ -177,25 +153,22 @@ class AirflowClient:
         """The value of an XCom, or None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         response = self.call("GET", path, params={"map_index": map_index, "deserialize": False})
-        return None if response.status_code == _NOT_FOUND else self._json(response)["value"]
-
-    def _json(self, response: httpx.Response) -> dict[str, Any]:
-        if response.is_error:
-            request = response.request
-            said = f"{response.status_code} {response.text[:500]}"
-            raise StackError(f"Airflow refused {request.method} {request.url.path}: {said}")
-        answer: dict[str, Any] = response.json()
-        return answer
+        return None if response.status_code == _NOT_FOUND else _json_of(response)["value"]
 
 
-def _text_of(line: Mapping[str, Any]) -> list[str]:
-    """A structured log line as text: its event, and each exception that it carries."""
-    errors = line.get("error_detail") or []
-    return [str(line.get("event", "")), *(f"{e.get('exc_type')}: {e.get('exc_value')}" for e in errors)]
+def _json_of(response: httpx.Response) -> dict[str, Any]:
+    if response.is_error:
+        asked = f"{response.request.method} {response.request.url.path}"
+        raise StackError(f"Airflow refused {asked}: {response.status_code} {response.text[:500]}")
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
-def _lines(event: Mapping[str, Any]) -> Iterator[str]:
+def _lines(event: str | Mapping[str, Any]) -> Iterator[str]:
     """The event, and ``Type: message`` of each exception in Airflow's ``error_detail``."""
+    if isinstance(event, str):
+        yield event
+        return
     yield str(event.get("event", ""))
     for error in event.get("error_detail") or ():
         yield f"{error.get('exc_type')}: {error.get('exc_value')}"

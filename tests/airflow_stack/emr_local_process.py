@@ -1,17 +1,23 @@
-"""Runs emr-local as a child process, for tests and the demo."""
+"""Runs emr-local as a process, of a test or of a stack."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+from tests.airflow_stack.components import MARK, Component, StackError, clean_env, wait_until
 from tests.airflow_stack.emr_local_control import EmrLocalControl
+
+READY_FILE = "emr-ready.json"
 
 _STARTS_WITHIN_S = 30.0
 _STOPS_WITHIN_S = 30.0
@@ -57,6 +63,17 @@ class ReadyInfo:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def client(self, service: str) -> Any:
+        """A botocore client that reaches this endpoint and nothing else."""
+        from botocore.config import Config
+        from botocore.session import Session
+
+        # (name in a config file, environment variable, default, conversion): nothing of the user's counts.
+        own = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
+        session = Session(session_vars={**own, "profile": (None, None, None, None)})
+        config = Config(proxies={}, s3={"addressing_style": "path"})
+        return session.create_client(service, **self.client_args(), config=config)
+
     def control(self) -> EmrLocalControl:
         """A client of the control API."""
         return EmrLocalControl(
@@ -74,8 +91,7 @@ def running_endpoint(root: Path, **options: str | float) -> Iterator[ReadyInfo]:
     root.mkdir(parents=True, exist_ok=True)
     ready_file = root / "ready.json"
     ready_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "emr_executor.local.main", "serve", "--exit-with-stdin"]
-    command += ["--root", str(root), "--ready-file", str(ready_file)]
+    command = [*_serve(root, ready_file), "--exit-with-stdin"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     # Its standard input is a pipe that ends with this process, so it does not outlive a killed parent.
@@ -108,3 +124,32 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     finally:
         if process.stdin is not None:
             process.stdin.close()
+
+
+def endpoint_component(home: Path, mark: str, args: Sequence[str]) -> Component:
+    """The process, not yet started; its data goes to ``emr/`` in the stack's folder."""
+    command = [*_serve(home / "emr", home / READY_FILE), *args]
+    log = home / "logs" / "emr-local.log"
+    return Component("emr-local", command, env=clean_env({MARK: mark}), log=log, cwd=home)
+
+
+def wait_for_endpoint(component: Component, home: Path, *, timeout_s: float) -> ReadyInfo:
+    """How to reach the endpoint, once it answers. Raises StackError: it ended, or is not on loopback."""
+    ready_file = home / READY_FILE
+
+    def ready() -> bool:
+        component.check()
+        return ready_file.exists()
+
+    wait_until(ready, timeout_s=timeout_s, what="the start of emr-local")
+    info = ReadyInfo.read(ready_file)
+    if urlsplit(info.endpoint_url).hostname not in {"127.0.0.1", "localhost", "::1"}:
+        raise StackError(
+            f"emr-local says {info.endpoint_url}, which is not an address of this machine alone."
+        )
+    return info
+
+
+def _serve(root: Path, ready_file: Path) -> list[str]:
+    serve = [sys.executable, "-m", "emr_executor.local.main", "serve"]
+    return [*serve, "--root", str(root), "--ready-file", str(ready_file)]

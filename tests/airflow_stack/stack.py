@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,10 +31,9 @@ from tests.airflow_stack.components import (
     stop_all,
     wait_until,
 )
-from tests.airflow_stack.emr_local_process import ReadyInfo
-from tests.airflow_stack.endpoint_component import (
+from tests.airflow_stack.emr_local_process import (
     READY_FILE,
-    endpoint_client,
+    ReadyInfo,
     endpoint_component,
     wait_for_endpoint,
 )
@@ -100,6 +99,7 @@ class LocalStack:
         self.base_url = f"http://127.0.0.1:{self.api_port}"
         self.mark = secrets.token_hex(8)
         self.client = AirflowClient(self.base_url)
+        self.watch, self.task_log = self.client.watch, self.client.task_log
         self.endpoint: ReadyInfo | None = None
         self._progress, self._let_go, self._stop_grace_s = progress, False, stop_grace_s
         self._components: dict[str, Component] = {}
@@ -132,7 +132,7 @@ class LocalStack:
             self._emr.start()
             self._components["emr-local"] = self._emr
             self.endpoint = wait_for_endpoint(self._emr, self.home, timeout_s=START_TIMEOUT_S)
-            s3 = endpoint_client(self.endpoint, "s3")
+            s3 = self.endpoint.client("s3")
             if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
                 s3.create_bucket(Bucket=BUCKET)
         write_airflow_home(
@@ -259,20 +259,10 @@ class LocalStack:
         self._wait(parsed, timeout_s, f"parsing DAG {dag_id}")
         return self.client.trigger(dag_id, conf)
 
-    def watch(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> Iterator[RunState]:
-        """The run each time something of it changes, to its end. Raises StackError when it is late."""
-        yield from self.client.watch(dag_id, run_id, timeout_s=timeout_s)
-
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> RunState:
         """The run when it is over."""
         *_, last = self.watch(dag_id, run_id, timeout_s=timeout_s)
         return last
-
-    def task_log(
-        self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
-    ) -> str:
-        """The text of a task log."""
-        return self.client.task_log(dag_id, run_id, task_id, try_number=try_number, map_index=map_index)
 
     @property
     def airflow_home(self) -> Path:

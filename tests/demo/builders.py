@@ -12,7 +12,7 @@ CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
 
 
 def task(task_id: str, map_index: int = -1, **other: Any) -> TaskState:
-    values = {"state": "success", "try_number": 1, "hostname": "h", "duration_s": 1.0}
+    values = {"state": "success", "try_number": 1, "duration_s": 1.0}
     return TaskState(task_id=task_id, map_index=map_index, **(values | other))
 
 

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from emr_executor.errors import EmrExecutorError
 from tests.airflow_stack.components import StackError, port_is_free
-from tests.airflow_stack.endpoint_component import READY_FILE
+from tests.airflow_stack.emr_local_process import READY_FILE
 from tests.airflow_stack.stack import LocalStack
 from tests.airflow_stack.stack_record import airflow_command, lives, owner_lives, recorded, stop_recorded
 from tests.demo_run import flights

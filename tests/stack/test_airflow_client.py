@@ -29,7 +29,6 @@ def task(state: str | None, map_index: int = -1) -> dict[str, Any]:
         "map_index": map_index,
         "state": state,
         "try_number": 1,
-        "hostname": None,
         "duration": None,
     }
 
