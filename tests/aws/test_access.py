@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from emr_executor.core.model import ClusterId
 from emr_executor.errors import ConfigError, CredentialsMissing
 from tests.aws.clock import VirtualClock
 from tests.aws.small_emr import SmallEmr
+from tests.http_server import HttpServer, key_of
 
 BY_CONNECTION = AwsAccess(aws_conn_id="aws_emr")
 ASSUMED = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
@@ -25,44 +24,22 @@ ASSUMED = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15
 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"""
 
 
-class Service:
+class Service(HttpServer):
     """Answers every request alike and keeps what was asked and who signed it."""
 
-    def __init__(self, answer: str = "") -> None:
-        self.asked: list[tuple[str, str]] = []
-        outer = self
+    def __init__(self, content: str = "") -> None:
+        self.content, self.asked = content, list[tuple[str, str]]()
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                signed = self.headers["Authorization"].partition("Credential=")[2]
-                outer.asked.append((f"{self.command} {self.path}", signed.partition("/")[0]))
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer.encode())
-
-            do_PUT = do_POST = answer  # noqa: N815 - http.server's names
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, bytes]:
+        self.asked.append((f"{method} {path}", key_of(headers)))
+        return 200, self.content.encode()
 
 
 @pytest.fixture
 def s3() -> Iterator[Service]:
-    service = Service()
-    yield service
-    service.close()
+    with Service() as service:
+        yield service
 
 
 @pytest.fixture

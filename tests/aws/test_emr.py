@@ -50,9 +50,8 @@ CANCEL: Call = lambda emr: emr.cancel_steps(J, [StepId("s-1")])  # noqa: E731
 
 @pytest.fixture
 def server() -> Iterator[SmallEmr]:
-    running = SmallEmr()
-    yield running
-    running.close()
+    with SmallEmr() as running:
+        yield running
 
 
 @pytest.fixture
@@ -250,7 +249,7 @@ async def test_denied_names_the_permission(
 
 @pytest.mark.parametrize("call", [LAUNCH, ADD])
 async def test_lost_connection_leaves_an_effect_unknown(emr: EmrClient, server: SmallEmr, call: Call) -> None:
-    server.answers = ["drop"]
+    server.answers = [None]
     with pytest.raises(OutcomeUnknown):
         await call(emr)
     assert len(server.calls) == 1
@@ -260,7 +259,7 @@ async def test_lost_connection_leaves_an_effect_unknown(emr: EmrClient, server: 
 async def test_lost_connection_is_tried_again_where_that_is_safe(
     emr: EmrClient, server: SmallEmr, call: Call
 ) -> None:
-    server.answers = ["drop"]
+    server.answers = [None]
     with pytest.raises(AwsUnavailable):
         await call(emr)
 

@@ -20,10 +20,9 @@ J = ClusterId("j-1")
 
 @pytest.fixture
 def server() -> Iterator[SmallEmr]:
-    running = SmallEmr()
-    running.answers = [(200, {"Steps": []})]
-    yield running
-    running.close()
+    with SmallEmr() as running:
+        running.answers = [(200, {"Steps": []})]
+        yield running
 
 
 def access(server: SmallEmr, conn_id: str | None = None) -> AwsAccess:

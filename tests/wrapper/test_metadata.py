@@ -3,62 +3,38 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from emr_executor.wrapper import emr_step_wrapper as wrapper
+from tests.http_server import HttpServer
 from tests.wrapper.conftest import Steps
 from tests.wrapper.s3_server import SmallS3
 
 ROLE = "/latest/meta-data/iam/security-credentials/"
 
 
-class SmallMetadata:
+class SmallMetadata(HttpServer):
     def __init__(self) -> None:
         self.secret = "testing-secret"
         self.lives_s = 3600.0
         self.handed_out = 0
         self.down = False
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_PUT(self) -> None:
-                ttl = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
-                self._answer(200 if ttl and self.path == "/latest/api/token" else 400, b"the-token")
-
-            def do_GET(self) -> None:
-                if outer.down or self.headers.get("X-aws-ec2-metadata-token") != "the-token":
-                    self._answer(401, b"")
-                elif self.path == ROLE:
-                    self._answer(200, b"EMR_EC2_Role")
-                elif self.path == ROLE + "EMR_EC2_Role":
-                    self._answer(200, json.dumps(outer.hand_out()).encode())
-                elif self.path == "/latest/meta-data/placement/region":
-                    self._answer(200, b"eu-west-1")
-                else:
-                    self._answer(404, b"")
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+    def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, bytes]:
+        if method == "PUT":
+            ttl = headers.get("X-aws-ec2-metadata-token-ttl-seconds")
+            return (200 if ttl and path == "/latest/api/token" else 400), b"the-token"
+        if self.down or headers.get("X-aws-ec2-metadata-token") != "the-token":
+            return 401, b""
+        if path == ROLE + "EMR_EC2_Role":
+            return 200, json.dumps(self.hand_out()).encode()
+        known = {ROLE: b"EMR_EC2_Role", "/latest/meta-data/placement/region": b"eu-west-1"}
+        return (200, known[path]) if path in known else (404, b"")
 
     def hand_out(self) -> dict[str, Any]:
         self.handed_out += 1
@@ -70,18 +46,12 @@ class SmallMetadata:
             "Expiration": ends,
         }
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
 
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallMetadata]:
-    server = SmallMetadata()
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
-    yield server
-    server.close()
+    with SmallMetadata() as server:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
+        yield server
 
 
 @pytest.mark.processes
