@@ -16,7 +16,7 @@ import structlog
 from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import ClusterUuid, StepId, Submission, SubmissionId
 from emr_executor.core.observe import held_by, not_begun, sent_again
-from emr_executor.core.states import TERMINAL_STEP_STATES, UP_CLUSTER_STATES, StepState
+from emr_executor.core.states import OVER_STEP_STATES, UP_CLUSTER_STATES, StepState
 from emr_executor.errors import TryAgain
 from emr_executor.ports import Clock, StepRecords
 
@@ -105,7 +105,7 @@ def _seems_over(tick: TickState, submission: Submission, last_polled: Collection
         return False
     if cluster.cluster_uuid in last_polled and (submission.started_at or cluster.ready_at):
         return True
-    if submission.step_state not in TERMINAL_STEP_STATES:
+    if submission.step_state not in OVER_STEP_STATES:
         return False
     if submission.started_at is None:
         return submission.cancel_asked_at is not None or cluster.state not in UP_CLUSTER_STATES

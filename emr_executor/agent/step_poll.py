@@ -18,7 +18,7 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     ClusterState,
     StepState,
 )
@@ -118,7 +118,7 @@ class StepPoll:
 
 
 def _is_bad_end(step: ObservedStep) -> bool:
-    return step.state in TERMINAL_STEP_STATES and step.state is not StepState.COMPLETED
+    return step.state in OVER_STEP_STATES and step.state is not StepState.COMPLETED
 
 
 def by_submission(steps: Sequence[ObservedStep]) -> dict[SubmissionId, list[ObservedStep]]:
@@ -141,7 +141,7 @@ def one_of(steps: Sequence[ObservedStep], known: StepId | None) -> ObservedStep:
     def rank(step: ObservedStep) -> tuple[int, bool]:
         if step.state is StepState.COMPLETED:
             return 0, step.step_id != known
-        if step.state in TERMINAL_STEP_STATES:
+        if step.state in OVER_STEP_STATES:
             return 3, step.step_id != known
         return (2 if step.state is StepState.PENDING else 1), step.step_id != known
 

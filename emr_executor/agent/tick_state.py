@@ -30,7 +30,7 @@ from emr_executor.core.model import (
 from emr_executor.core.states import (
     LIVE_SUBMISSION_STATES,
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     USABLE_CLUSTER_STATES,
 )
 from emr_executor.core.transitions import Row, check_change, entity_of, id_of
@@ -234,7 +234,7 @@ class TickState:
             for s in self.submissions.values()
             if (
                 s.ended_at is not None
-                or s.step_state in TERMINAL_STEP_STATES
+                or s.step_state in OVER_STEP_STATES
                 or s.wrapper_ended
                 or s.quarantine is not None
                 or s.cluster_uuid not in fine

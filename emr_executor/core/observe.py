@@ -24,7 +24,7 @@ from emr_executor.core.model import (
 )
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     UP_CLUSTER_STATES,
     ClusterState,
     ClusterTarget,
@@ -96,16 +96,16 @@ def observe_step(submission: Submission, shown: ObservedStep, *, now: datetime) 
     """
     if not submission.is_live:
         return submission
-    is_bad_end = shown.state in TERMINAL_STEP_STATES and shown.state is not StepState.COMPLETED
+    is_bad_end = shown.state in OVER_STEP_STATES and shown.state is not StepState.COMPLETED
     if submission.step_id not in (None, shown.step_id):
         # EMR has the step twice, and it is the other one that tells how it goes (``step_poll.one_of``).
         if is_bad_end:
             return submission
         ended_at = submission.ended_at if submission.wrapper_ended else None
         submission = replace(submission, step_id=shown.step_id, step_state=shown.state, ended_at=ended_at)
-    known_over = submission.step_state in TERMINAL_STEP_STATES
+    known_over = submission.step_state in OVER_STEP_STATES
     step_state = submission.step_state if known_over or shown.state is None else shown.state
-    over = step_state in TERMINAL_STEP_STATES
+    over = step_state in OVER_STEP_STATES
     started = submission.started_at or shown.started_at
     if started is None and shown.state is StepState.RUNNING:
         started = now

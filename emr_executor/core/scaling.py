@@ -17,7 +17,7 @@ from emr_executor.core.model import Cluster, ClusterPoolLimits, ClusterUuid, Sna
 from emr_executor.core.placement import Load
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     UP_CLUSTER_STATES,
     USABLE_CLUSTER_STATES,
     ClusterState,
@@ -154,7 +154,7 @@ def _idle_too_long(cluster: Cluster, pool: ClusterPoolLimits, ages: Ages) -> str
 
 def _is_dead_in_quarantine(submission: Submission) -> bool:
     """Whether EMR itself shows the step over: then nothing of it need be waited for."""
-    return submission.quarantine is not None and submission.step_state in TERMINAL_STEP_STATES
+    return submission.quarantine is not None and submission.step_state in OVER_STEP_STATES
 
 
 def ends_of(snapshot: Snapshot, ages: Ages) -> list[ClusterUuid]:

@@ -34,7 +34,7 @@ from emr_executor.core.fact_ages import STALE_READ_S, Ages, Fact
 from emr_executor.core.model import Cluster, Submission
 from emr_executor.core.states import (
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     ClusterState,
     StepState,
 )
@@ -161,7 +161,7 @@ def _ended_well(submission: Submission) -> bool:
 
 def _never_began(submission: Submission) -> bool:
     """Whether EMR shows it over without a start: nothing of it ever ran, however late the answer is."""
-    never = submission.step_state in TERMINAL_STEP_STATES and submission.started_at is None
+    never = submission.step_state in OVER_STEP_STATES and submission.started_at is None
     return never and not submission.was_sent_again
 
 
@@ -175,4 +175,4 @@ def _may_have_a_twin(submission: Submission, ages: Ages) -> bool:
 def _step_over(submission: Submission) -> bool:
     # "terminated" is the wrapper's word before its process is gone: EMR's own state must confirm it.
     spoke = submission.wrapper_ended and submission.wrapper_reason != "terminated"
-    return spoke or submission.step_state in TERMINAL_STEP_STATES
+    return spoke or submission.step_state in OVER_STEP_STATES

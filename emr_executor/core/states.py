@@ -137,7 +137,7 @@ class StepState(StrEnum):
     INTERRUPTED = "INTERRUPTED"
 
 
-TERMINAL_STEP_STATES = frozenset(
+OVER_STEP_STATES = frozenset(
     {StepState.COMPLETED, StepState.CANCELLED, StepState.FAILED, StepState.INTERRUPTED}
 )
 

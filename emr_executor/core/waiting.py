@@ -30,7 +30,7 @@ from emr_executor.core.scaling import serves
 from emr_executor.core.states import (
     CAPPED_CLUSTER_STATES,
     OVER_CLUSTER_STATES,
-    TERMINAL_STEP_STATES,
+    OVER_STEP_STATES,
     UP_CLUSTER_STATES,
     USABLE_CLUSTER_STATES,
     ClusterState,
@@ -234,7 +234,7 @@ def _of_steps(
 def _goes_on(submission: Submission) -> bool:
     """Whether its step runs, as its wrapper says."""
     runs = submission.state is SubmissionState.RUNNING and submission.record_mark is not None
-    return runs and submission.ended_at is None and submission.step_state not in TERMINAL_STEP_STATES
+    return runs and submission.ended_at is None and submission.step_state not in OVER_STEP_STATES
 
 
 Ahead = Mapping[SubmissionId, tuple[int, datetime | None]]
@@ -272,7 +272,7 @@ def _why_step(
         return "last word", f"{on} is over; EMR's last list of its steps is awaited, then it goes on"
     if cluster.state is ClusterState.TERMINATING:
         return "ending", f"{on} is TERMINATING; the step runs elsewhere when it is over, unless it ended"
-    if submission.ended_at is not None or submission.step_state in TERMINAL_STEP_STATES:
+    if submission.ended_at is not None or submission.step_state in OVER_STEP_STATES:
         return _why_held(submission, on, held_until)
     if submission.cancel_asked_at is not None:
         return "cancelling", f"CancelSteps was asked for its step on {on}"

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from emr_executor.core.states import TERMINAL_STEP_STATES, ClusterState, StepState
+from emr_executor.core.states import OVER_STEP_STATES, ClusterState, StepState
 from emr_executor.local.faults import LaunchFailure
 
 LIVE_CLUSTER_STATES = (
@@ -98,8 +98,8 @@ class StepEntry:
 
     @property
     def is_over(self) -> bool:
-        """True in a terminal state."""
-        return self.state in TERMINAL_STEP_STATES
+        """True in a state without a way out."""
+        return self.state in OVER_STEP_STATES
 
 
 @dataclass(slots=True)

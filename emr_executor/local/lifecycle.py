@@ -264,7 +264,7 @@ class Lifecycle:
         return True
 
     def close_step(self, cluster: ClusterEntry, step: StepEntry, state: StepState, message: str) -> None:
-        """Enter a terminal state; its process, if it lives, is another matter."""
+        """The step is over; its process, if it lives, is another matter."""
         if step.state is StepState.PENDING:
             cluster.pending.remove(step)
         cluster.running.pop(step.step_id, None)

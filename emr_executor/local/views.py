@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from emr_executor.core.states import TERMINAL_STEP_STATES, ClusterState
+from emr_executor.core.states import OVER_STEP_STATES, ClusterState
 from emr_executor.local.entities import (
     LIVE_CLUSTER_STATES,
     ClusterEntry,
@@ -113,7 +113,7 @@ def cluster_detail(cluster: ClusterEntry, options: ModelOptions, as_of: float = 
 def step_view(step: StepEntry, as_of: float = FRESH) -> dict[str, Any]:
     """StepSummary; Step adds only the execution role (botocore emr 2009-03-31)."""
     state = step.state_at(as_of)
-    is_over = state in TERMINAL_STEP_STATES
+    is_over = state in OVER_STEP_STATES
     timeline = {"CreationDateTime": step.created_at}
     if (started_at := _by(step.started_at, as_of)) is not None:
         timeline["StartDateTime"] = started_at

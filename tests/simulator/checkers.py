@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 
 from emr_executor.aws.launch import cluster_name_prefix
 from emr_executor.aws.step import submission_of_step_name
-from emr_executor.core.states import TERMINAL_STEP_STATES
+from emr_executor.core.states import OVER_STEP_STATES
 from emr_executor.local.ledger import LedgerEntry, cluster_intervals, most_clusters_at_once
 from emr_executor.wrapper.emr_step_wrapper import CLAIMED_CODE, NO_SPEC_CODE
 from tests.simulator.airflow_ledger import AirflowEntry
@@ -86,7 +86,7 @@ class _StepLife:
 
     killed: bool = False
     completed: bool = False
-    terminal_at: float | None = None
+    over_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -164,8 +164,8 @@ def _read_step(entry: LedgerEntry, by_step: dict[str, _StepLife], read: _Read) -
             life.exit_code = (entry.detail or {}).get("exit_code")
         case "kill_sent":
             life.killed = True
-        case "step_state" if entry.state in TERMINAL_STEP_STATES:
-            life.terminal_at = entry.at
+        case "step_state" if entry.state in OVER_STEP_STATES:
+            life.over_at = entry.at
             life.completed = entry.state == "COMPLETED"
 
 
@@ -211,13 +211,13 @@ def _never_doubled(read: _Read) -> list[Violation]:
 
 
 def _never_too_early(read: _Read) -> list[Violation]:
-    """Invariant 5: added again only when the earlier step is terminal or its cluster over."""
+    """Invariant 5: added again only when the earlier step is over or its cluster over."""
     found = []
     for workload_id, lives in read.steps.items():
         harmful = [life for life in lives if life.can_harm]
         for earlier, later in combinations(harmful, 2):
             dead_at = min(
-                earlier.terminal_at if earlier.terminal_at is not None else float("inf"),
+                earlier.over_at if earlier.over_at is not None else float("inf"),
                 read.over_at.get(earlier.cluster_id, float("inf")),
             )
             if later.added_at < dead_at and later.submission_id != earlier.submission_id:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from emr_executor.aws.launch import cluster_name_prefix
-from emr_executor.core.states import TERMINAL_STEP_STATES, UP_CLUSTER_STATES
+from emr_executor.core.states import OVER_STEP_STATES, UP_CLUSTER_STATES
 from emr_executor.local.ledger import LedgerEntry
 
 LONGEST_S = 60.0
@@ -94,7 +94,7 @@ def _left(entry: LedgerEntry, cluster: _Cluster) -> list[str]:
     """The steps of the cluster that wait no more from this event on."""
     if entry.event == "cluster_lost" or (entry.event == "cluster_state" and not _is_up(entry)):
         return list(cluster.waiting)
-    is_over = entry.event == "step_state" and entry.state in TERMINAL_STEP_STATES
+    is_over = entry.event == "step_state" and entry.state in OVER_STEP_STATES
     begins = entry.event == "process_started" or is_over
     return [entry.step_id] if begins and entry.step_id in cluster.waiting else []
 
@@ -113,7 +113,7 @@ def _apply(entry: LedgerEntry, cluster: _Cluster) -> None:
             cluster.running.add(step_id)
         case "process_ended":
             cluster.running.discard(step_id)
-        case "step_state" if entry.state in TERMINAL_STEP_STATES:
+        case "step_state" if entry.state in OVER_STEP_STATES:
             cluster.waiting.pop(step_id, None)
 
 
