@@ -1,4 +1,4 @@
-"""How a transaction is run: in a thread beside the event loop, or on the spot in virtual time."""
+"""How a transaction is run: in a thread beside the event loop."""
 
 from __future__ import annotations
 
@@ -87,18 +87,3 @@ class ThreadRunner:
         """Wait for running transactions and close all connections."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._engine.dispose()
-
-
-class InlineRunner:
-    """Runs each transaction on the spot: no thread, the same order every time."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """A transaction that may write."""
-        return transact(self._engine, work, *args)
-
-    async def read(self, work: Callable[..., T], *args: Any) -> T:
-        """A transaction that only reads."""
-        return transact(self._engine, work, *args, read_only=True)

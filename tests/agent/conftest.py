@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.dialect import engine_for
-from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import AIRFLOW, METADATA
 from tests.agent.fakes import ManualClock
+from tests.inline_runner import InlineRunner
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import submission_from, workload_from
-from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
 from tests.agent.fake_records import FakeRecords
 from tests.agent.manual_clock import ManualClock
+from tests.inline_runner import InlineRunner
 
 DEPLOYMENT = "dep"
 STEPS_A_PAGE = 50

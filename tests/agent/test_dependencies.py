@@ -27,9 +27,9 @@ from emr_executor.errors import (
     TryAgain,
 )
 from emr_executor.store.health_store import HealthStore
-from emr_executor.store.runner import InlineRunner
 from tests.agent.fakes import ManualClock
 from tests.builders import NOW
+from tests.inline_runner import InlineRunner
 
 
 @pytest.fixture

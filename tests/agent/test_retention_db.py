@@ -17,11 +17,11 @@ from emr_executor.errors import AwsUnavailable, StoreBusy
 from emr_executor.store import history_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import mapping_of
-from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import STEERING
 from tests.agent.fakes import SETTINGS, surroundings
 from tests.agent.staging_area import DAY_S, START, Area
 from tests.builders import make_submission, make_workload
+from tests.inline_runner import InlineRunner
 
 SHA = "0123456789abcdef" * 4
 

@@ -8,9 +8,9 @@ from sqlalchemy import Column, Engine, MetaData, String, Table, insert, update
 from emr_executor.agent.schema_check import LOOK_EVERY_S, check_tables, until_other_tables
 from emr_executor.errors import ConfigError, StoreBusy
 from emr_executor.store.revision import REVISIONS, revision_problem
-from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import HISTORY, VERSION_TABLE
 from tests.agent.fakes import ManualClock
+from tests.inline_runner import InlineRunner
 
 VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32)))
 

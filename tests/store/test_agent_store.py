@@ -18,9 +18,10 @@ from emr_executor.errors import ConfigError, StaleWriter, StoreBusy
 from emr_executor.store import dialect
 from emr_executor.store.agent_store import AgentStore, Change
 from emr_executor.store.dialect import engine_for, upsert
-from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
+from emr_executor.store.runner import ThreadRunner, transact
 from emr_executor.store.scheduler_store import accept
 from emr_executor.store.schema import STEERING, WORKLOAD
+from tests.inline_runner import InlineRunner
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at, put_task_instance, store, stored
 
 

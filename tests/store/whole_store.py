@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
 from emr_executor.store.rows import Stored, cluster_from, history_entry_from, submission_from, workload_from
-from emr_executor.store.runner import InlineRunner, transact
+from emr_executor.store.runner import transact
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
+from tests.inline_runner import InlineRunner
 from tests.simulator.stores import Stores, in_memory, stores_on
 from tests.store.builders import store
 

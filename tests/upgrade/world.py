@@ -41,11 +41,11 @@ from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
 from emr_executor.store import phase_store, scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.rows import workload_from
-from emr_executor.store.runner import InlineRunner
 from emr_executor.store.schema import TASK_INSTANCE, WORKLOAD
 from emr_executor.task.messages import Park
 from emr_executor.task.staging import Staging
 from tests.agent.fakes import FakeEmr
+from tests.inline_runner import InlineRunner
 from tests.simulator.clock import VirtualClock
 from tests.upgrade.bucket import Bucket
 from tests.wrapper.s3_server import SmallS3
