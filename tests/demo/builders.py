@@ -6,9 +6,8 @@ from typing import Any
 
 from emr_executor.local.ledger import LedgerEntry
 from tests.airflow_stack.airflow_client import RunState, TaskState
-from tests.demo_run.emr_steps import EmrStep
-
-CHECKED = {"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []}
+from tests.demo_run.checks import Evidence
+from tests.demo_run.emr_now import EmrStep
 
 
 def task(task_id: str, map_index: int = -1, **other: Any) -> TaskState:
@@ -31,38 +30,34 @@ def step(name: str, n: int = 1, cluster: str = "j-A", state: str = "COMPLETED") 
         cluster_id=cluster,
         step_id=f"s-{name}-{n}",
         state=state,
+        created_at=99.0,
         started_at=100.0,
         duration_s=9.0,
     )
 
 
-def ran_with_a_loss() -> tuple[EmrStep, ...]:
-    return (
+def entry(event: str, cluster_id: str, **other: Any) -> LedgerEntry:
+    return LedgerEntry(seq=1, at=1.0, event=event, cluster_id=cluster_id, cluster_name="pool", **other)
+
+
+GOOD = Evidence(
+    run=run(),
+    ran=(
         step("month[0]"),
         step("month[1]", cluster="j-B", state="CANCELLED"),
         step("month[1]", n=2),
         step("merge"),
-    )
-
-
-class Ledger:
-    """Writes entries one after the other."""
-
-    def __init__(self) -> None:
-        self.entries: list[LedgerEntry] = []
-
-    def add(self, event: str, cluster_id: str, **other: Any) -> Ledger:
-        seq = len(self.entries) + 1
-        self.entries.append(
-            LedgerEntry(
-                seq=seq, at=float(seq), event=event, cluster_id=cluster_id, cluster_name="pool", **other
-            )
-        )
-        return self
-
-
-def ledger_with_a_loss() -> Ledger:
-    return Ledger().add("cluster_launched", "j-A").add("cluster_launched", "j-B").add("cluster_lost", "j-B")
+    ),
+    entries=(
+        entry("cluster_launched", "j-A"),
+        entry("cluster_launched", "j-B"),
+        entry("cluster_lost", "j-B"),
+    ),
+    losses={"month[1]": ("cluster j-B ended",)},
+    lost_cluster="j-B",
+    checked={"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []},
+)
+"""A run of which everything is true: a cluster was lost in its middle."""
 
 
 def status_step(name: str, state: str, **timeline: float) -> dict[str, Any]:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from tests.demo.builders import CHECKED, ledger_with_a_loss, ran_with_a_loss, run, step, task
+import pytest
+
+from tests.demo.builders import GOOD, entry, run, step, task
 from tests.demo_run.checks import Check, Evidence, claims
 
-GOOD = Evidence(
-    run=run(),
-    ran=ran_with_a_loss(),
-    entries=ledger_with_a_loss().entries,
-    losses={"month[1]": ("cluster j-B ended",)},
-    lost_cluster="j-B",
-    checked=CHECKED,
-)
 
-
-def judge(evidence: Evidence) -> list[Check]:
+def false_claims(evidence: Evidence) -> list[Check]:
     judged = claims(
         evidence,
         step_tasks=frozenset({"month", "merge"}),
@@ -28,64 +22,37 @@ def judge(evidence: Evidence) -> list[Check]:
     return [claim for claim in judged if not claim.holds]
 
 
-def only_false(evidence: Evidence) -> Check:
-    (claim,) = judge(evidence)
-    return claim
-
-
 def test_a_good_run_has_no_false_claim() -> None:
-    assert judge(GOOD) == []
+    assert false_claims(GOOD) == []
 
 
-def test_a_run_that_failed_is_named() -> None:
-    assert only_false(replace(GOOD, run=run(state="failed"))).seen == "failed"
+SECOND_TRY = run(task("month", 0, try_number=2), task("month", 1), task("merge"), task("check"))
+UNHURT = (step("month[0]"), step("month[1]", cluster="j-B"), step("merge"))
+BOTH_ACTIVE = [
+    entry("process_started", "j-A", step_id=f"s-{n}", step_name=f"airflow-emr/w-{n}/delays_by_month.merge")
+    for n in (1, 2)
+]
 
 
-def test_a_second_try_is_named() -> None:
-    tasks = run(task("month", 0, try_number=2), task("month", 1), task("merge"), task("check"))
-    assert only_false(replace(GOOD, run=tasks)).seen == "month[0] is success on try 2"
-
-
-def test_a_task_that_emr_completed_twice_is_named() -> None:
-    twice = replace(GOOD, ran=(*GOOD.ran, step("merge", n=2)))
-    assert only_false(twice).seen == "merge has 2"
-
-
-def test_a_task_that_never_was_a_step_is_named() -> None:
-    without = replace(GOOD, ran=tuple(ran for ran in GOOD.ran if ran.task != "merge"))
-    assert only_false(without).seen == "merge has 0"
-
-
-def test_no_loss_is_no_success() -> None:
-    assert "no cluster was taken away" in only_false(replace(GOOD, lost_cluster=None, losses={})).seen
-
-
-def test_a_loss_that_emr_never_had_is_no_success() -> None:
-    assert "no cluster was taken away" in only_false(replace(GOOD, entries=GOOD.entries[:2])).seen
-
-
-def test_a_loss_that_hit_no_step_is_no_success() -> None:
-    unhurt = (step("month[0]"), step("month[1]", cluster="j-B"), step("merge"))
-    assert only_false(replace(GOOD, ran=unhurt)).seen == "no step was lost with j-B"
-
-
-def test_a_resubmission_without_a_reason_is_named() -> None:
-    assert only_false(replace(GOOD, losses={})).seen == "month[1]: no reason told"
-
-
-def test_two_active_steps_of_one_task_are_named() -> None:
-    ledger = ledger_with_a_loss()
-    for n in (1, 2):
-        name = f"airflow-emr/w-{n}/delays_by_month.merge"
-        ledger.add("process_started", "j-A", step_id=f"s-{n}", step_name=name)
-    assert only_false(replace(GOOD, entries=ledger.entries)).seen == "s-1 and s-2"
-
-
-def test_a_third_cluster_is_named() -> None:
-    ledger = ledger_with_a_loss().add("cluster_launched", "j-C")
-    assert only_false(replace(GOOD, entries=ledger.entries)).seen == "at most 3"
-
-
-def test_other_figures_are_named() -> None:
-    claim = only_false(replace(GOOD, checked={**CHECKED, "flights": 9}))
-    assert claim.seen.startswith("9 flights on 2 routes")
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({"run": run(state="failed")}, "failed"),
+        ({"run": SECOND_TRY}, "month[0] is success on try 2"),
+        ({"ran": (*GOOD.ran, step("merge", n=2))}, "merge has 2"),
+        ({"ran": GOOD.ran[:-1]}, "merge has 0"),
+        ({"lost_cluster": None, "losses": {}}, "no cluster was taken away: two were never at work at once"),
+        ({"entries": GOOD.entries[:2]}, "no cluster was taken away: two were never at work at once"),
+        ({"ran": UNHURT}, "no step was lost with j-B"),
+        ({"losses": {}}, "month[1]: no reason told"),
+        ({"entries": (*GOOD.entries, *BOTH_ACTIVE)}, "s-1 and s-2"),
+        ({"entries": (*GOOD.entries, entry("cluster_launched", "j-C"))}, "at most 3"),
+        (
+            {"checked": {**GOOD.checked, "flights": 9}},
+            "9 flights on 2 routes; task check is success",
+        ),
+    ],
+)
+def test_what_is_not_so_is_named_alone(changes: dict[str, Any], seen: str) -> None:
+    (claim,) = false_claims(replace(GOOD, **changes))
+    assert claim.seen == seen

@@ -9,7 +9,7 @@ from emr_executor.core.states import SubmissionState, WorkloadState
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.history_store import append
 from emr_executor.store.schema import AIRFLOW, METADATA
-from tests.demo_run.executor_history import ExecutorHistory, Line, OurTables
+from tests.demo_run.executor_history import ExecutorHistory, OurTables
 from tests.store.builders import NOW, a_cluster, a_parked, a_submission, a_workload, store
 
 
@@ -44,10 +44,10 @@ def test_the_queue_the_story_and_the_losses_are_read(tmp_path: Path) -> None:
         waiting=1,
         submitted=1,
         lines=(
-            Line(at=at, about="month[3]", text="running as s-1"),
-            Line(at=at, about="month[3]", text="cluster j-1 ended; it will run again"),
-            Line(at=at, about="", text="cluster j-2 is RUNNING"),
+            (at, "month[3]: running as s-1"),
+            (at, "month[3]: cluster j-1 ended; it will run again"),
+            (at, "cluster j-2 is RUNNING"),
         ),
     )
-    assert tables.losses("salaries") == {"month[3]": ("cluster j-1 ended",)}
+    assert tables.losses("salaries") == {"month[3]": ["cluster j-1 ended"]}
     assert tables.losses("another") == {}

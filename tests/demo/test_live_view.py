@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from tests.demo.builders import ran_with_a_loss, run, status_cluster, status_step, task
-from tests.demo_run.checks import Evidence
-from tests.demo_run.emr_steps import emr_steps_of
-from tests.demo_run.executor_history import ExecutorHistory, Line
+from tests.demo.builders import GOOD, run, status_cluster, status_step, task
+from tests.demo_run.emr_now import ClusterNow, cluster_to_lose, clusters_now, emr_steps_of
+from tests.demo_run.executor_history import ExecutorHistory
 from tests.demo_run.flights import in_order, losses_table, tasks_table
-from tests.demo_run.live_view import LiveView, picture
-from tests.demo_run.snapshot import ClusterNow, RunSnapshot, cluster_to_lose, clusters_now
+from tests.demo_run.live_view import LiveView, RunSnapshot, picture
 
 STEP = "airflow-emr/01-ab-2/delays_by_month.month[3]"
 STATUS = {
@@ -36,9 +35,8 @@ MOMENT = RunSnapshot(
     elapsed_s=12.0,
     run=run(task("month", 0), task("month", 1, state="running"), task("merge", state=None), state="running"),
     clusters=(CLUSTER, LOST),
-    told=ExecutorHistory(
-        waiting=4, submitted=2, lines=(Line(at=1005.0, about="month[1]", text="running as s-1 on j-A"),)
-    ),
+    told=ExecutorHistory(waiting=4, submitted=2, lines=((1005.0, "month[1]: running as s-1 on j-A"),)),
+    said=((12.0, "taking cluster j-B away, as a spot loss"),),
 )
 
 
@@ -59,7 +57,7 @@ def test_steps_are_read_from_emr() -> None:
 
 
 def test_a_picture_shows_clusters_tasks_queue_and_events() -> None:
-    shown = text_of(picture(MOMENT.saying("taking cluster j-B away, as a spot loss"), 1000.0))
+    shown = text_of(picture(MOMENT, 1000.0))
     assert "month: 1 success 1 running" in shown
     assert "merge: 1 to come" in shown
     assert "waiting 4, on a cluster 2" in shown
@@ -71,19 +69,22 @@ def test_a_picture_shows_clusters_tasks_queue_and_events() -> None:
 
 def test_without_a_terminal_each_line_is_told_once() -> None:
     console = Console(file=io.StringIO(), width=120, record=True)
-    with LiveView(console, started_epoch=1000.0) as view:
+    view = LiveView(console, started_epoch=1000.0)
+    with view.shown:
         view.show(MOMENT)
         view.show(MOMENT)
     lines = [line.strip() for line in console.export_text().splitlines()]
     counts = "tasks: month: 1 success 1 running, merge: 1 to come; 4 steps wait for a cluster"
-    assert lines == ["5 s  month[1]: running as s-1 on j-A", f"12 s  {counts}"]
+    said = "taking cluster j-B away, as a spot loss"
+    assert lines == ["5 s  month[1]: running as s-1 on j-A", f"12 s  {said}", f"12 s  {counts}"]
 
 
 def test_a_terminal_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     file = io.StringIO()
     console = Console(file=file, width=120, force_terminal=True)
-    with LiveView(console, started_epoch=1000.0) as view:
+    view = LiveView(console, started_epoch=1000.0)
+    with view.shown:
         view.show(MOMENT)
     assert "j-A" in file.getvalue()
     assert file.getvalue().endswith("\x1b[2K")  # the last thing written erases a line of the picture
@@ -107,13 +108,7 @@ def test_no_cluster_is_taken_before_the_middle_or_while_one_works_alone() -> Non
 
 
 def test_the_end_tells_which_steps_served_a_task_and_why() -> None:
-    evidence = Evidence(
-        run=in_order(run()),
-        ran=ran_with_a_loss(),
-        entries=(),
-        losses={"month[1]": ("cluster j-B ended",)},
-        lost_cluster="j-B",
-    )
+    evidence = replace(GOOD, run=in_order(GOOD.run))
     shown = text_of(tasks_table(evidence))
     assert [task.task_id for task in evidence.run.tasks] == ["load", "month", "month", "merge", "check"]
     assert "s-month[1]-1" in shown

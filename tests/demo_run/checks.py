@@ -8,7 +8,7 @@ from typing import Any
 
 from emr_executor.local.ledger import LedgerEntry, most_clusters_at_once, overlapping_steps
 from tests.airflow_stack.airflow_client import RunState
-from tests.demo_run.emr_steps import EmrStep, workload_of
+from tests.demo_run.emr_now import EmrStep, workload_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

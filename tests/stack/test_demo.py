@@ -10,7 +10,7 @@ import pytest
 from tests.airflow_stack.components import MARK
 from tests.airflow_stack.stack import LocalStack
 from tests.demo_run.commands import CHECKOUT
-from tests.demo_run.emr_steps import emr_steps_of
+from tests.demo_run.emr_now import emr_steps_of
 
 
 @pytest.mark.processes
