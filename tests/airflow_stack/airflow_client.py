@@ -41,11 +41,9 @@ class RunState:
 
     @property
     def is_over(self) -> bool:
-        """Whether Airflow has finished the run."""
         return self.state in _OVER
 
     def states(self) -> dict[str, str | None]:
-        """Task name to state."""
         return {task.name: task.state for task in self.tasks}
 
 
@@ -97,7 +95,6 @@ class AirflowClient:
         return str(self.json("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> RunState:
-        """The run and its task instances now."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}"
         state = str(self.json("GET", path)["state"])
         rows = self.json("GET", f"{path}/taskInstances", params={"limit": 1000})["task_instances"]

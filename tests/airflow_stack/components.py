@@ -36,7 +36,6 @@ def clean_env(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -79,12 +78,10 @@ class Component:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the last start."""
         return None if self.process is None else self.process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the process itself lives."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:

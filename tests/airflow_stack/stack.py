@@ -48,15 +48,8 @@ _PROCESS_ARGS = {
 }
 AIRFLOW_PROCESSES = tuple(_PROCESS_ARGS)
 _TRIGGERER = ("triggerer", "--skip-serve-logs")
-_LOG_SERVER = (
-    "-m",
-    "uvicorn",
-    "airflow.utils.serve_logs.log_server:get_app",
-    "--factory",
-    "--host",
-    "127.0.0.1",
-)
-"""What ``airflow scheduler`` serves logs with, on loopback alone."""
+_LOG_SERVER = "airflow.utils.serve_logs.log_server:get_app"
+"""What ``airflow scheduler`` serves logs with; here on loopback alone."""
 BUCKET = "emr-demo"
 
 Progress = Callable[[str], None]
@@ -106,8 +99,6 @@ class LocalStack:
         self._emr = endpoint_component(self.home, self.mark, emr_args) if with_emr else None
         self._log_port = free_port() if whole else None
 
-    # ------------------------------------------------------------------ life
-
     def __enter__(self) -> Self:
         try:
             self.start()
@@ -146,7 +137,8 @@ class LocalStack:
         self.airflow("db", "migrate")
         airflow = [self._airflow_component(name) for name in AIRFLOW_PROCESSES]
         if self._log_port is not None:
-            serve = (sys.executable, *_LOG_SERVER, "--port", str(self._log_port))
+            where = ("--host", "127.0.0.1", "--port", str(self._log_port))
+            serve = (sys.executable, "-m", "uvicorn", _LOG_SERVER, "--factory", *where)
             airflow += [
                 self._airflow_component("triggerer", _TRIGGERER),
                 self._component("log-server", serve),
@@ -201,7 +193,6 @@ class LocalStack:
         self.wait_healthy(timeout_s=timeout_s)
 
     def ended(self) -> tuple[str, ...]:
-        """Names of the processes that have ended."""
         return tuple(name for name, component in self._components.items() if not component.is_running)
 
     def restart_ended(self) -> None:
@@ -217,17 +208,13 @@ class LocalStack:
         self._write_state()
 
     def pid(self, name: str) -> int:
-        """The process id of one process."""
         pid = self._components[name].pid
         if pid is None:
             raise StackError(f"{name} was never started")
         return pid
 
     def log_path(self, name: str) -> Path:
-        """The log file of one process."""
         return self._components[name].log
-
-    # ------------------------------------------------------------------ use
 
     def airflow(self, *args: str, timeout_s: float = START_TIMEOUT_S) -> str:
         """Run one ``airflow`` command in the stack's environment; its output. Raises StackError."""
@@ -260,13 +247,11 @@ class LocalStack:
         return self.client.trigger(dag_id, conf)
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> RunState:
-        """The run when it is over."""
         *_, last = self.watch(dag_id, run_id, timeout_s=timeout_s)
         return last
 
     @property
     def airflow_home(self) -> Path:
-        """AIRFLOW_HOME of the stack."""
         return self.home / "airflow"
 
     @property
@@ -282,8 +267,6 @@ class LocalStack:
     def airflow_env(self) -> dict[str, str]:
         """The environment of Airflow's processes: also for a test that runs code of its own beside them."""
         return clean_env(self._own_env())
-
-    # ------------------------------------------------------------------ inside
 
     def _own_env(self) -> dict[str, str]:
         nowhere = str(self.home / "no-aws-profile")

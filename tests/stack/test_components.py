@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -101,10 +100,8 @@ def test_a_port_in_use_is_noticed() -> None:
 
 
 def test_waiting_ends_with_what_did_not_happen() -> None:
-    before = time.monotonic()
     with pytest.raises(StackError, match=r"the moon did not happen within 0\.2 s"):
         wait_until(lambda: False, timeout_s=0.2, what="the moon")
-    assert time.monotonic() - before < 5
 
 
 def test_no_test_process_is_left() -> None:

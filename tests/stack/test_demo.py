@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.airflow_stack.components import MARK
+from tests.airflow_stack.components import marked_processes
 from tests.airflow_stack.stack import LocalStack
 from tests.demo_run.commands import CHECKOUT
 from tests.demo_run.emr_now import emr_steps_of
@@ -35,15 +34,4 @@ def test_the_dag_delays_is_green_and_ran_as_one_step(tmp_path: Path, monkeypatch
         assert f"running as step {step.step_id}" in log
         assert "EWR-TYS" in stack.task_log("delays", run_id, "show")
         mark = stack.mark
-    assert left_behind(mark) == []
-
-
-def left_behind(mark: str) -> list[str]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                found.append(" ".join(process.cmdline()))
-        except (psutil.Error, OSError):
-            continue
-    return found
+    assert marked_processes(mark) == []
