@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 
 from emr_executor.cli.formatting import filled
 from emr_executor.cli.read_only import CannotTell
+from emr_executor.store import queries
 
 WAITING_STATES = frozenset({None, "scheduled", "up_for_retry", "up_for_reschedule"})
 """States in which Airflow, and not we, has the next word."""
@@ -104,18 +105,9 @@ class AirflowFacts:
 
 
 def read_airflow(
-    conn: Connection,
-    *,
-    dag_id: str,
-    task_id: str,
-    run_id: str | None,
-    map_index: int | None,
-    ours_by_scheduler: Mapping[int | None, int],
+    conn: Connection, *, dag_id: str, task_id: str, run_id: str | None, map_index: int | None
 ) -> AirflowFacts:
-    """The facts of one task instance, of the latest run unless one is named. Raises CannotTell.
-
-    ours_by_scheduler: our live workloads by their scheduler's job; they hold no slot of parallelism
-    """
+    """The facts of one task instance, of the latest run unless one is named. Raises CannotTell."""
     with Session(bind=conn, autoflush=False) as session:
         dag = session.get(DagModel, dag_id)
         run = _run(session, dag_id, run_id, is_known=dag is not None)
@@ -125,8 +117,8 @@ def read_airflow(
         waits: dict[str, Any] = {}
         if ti.state in WAITING_STATES:
             waits = _dependencies(session, run, ti)
-            limits = [*_limits(session, dag, run, ti), _parallelism(session, schedulers, ours_by_scheduler)]
-            waits["limits"] = tuple(limits)
+            parallelism = _parallelism(session, schedulers, queries.live_by_scheduler(conn))
+            waits["limits"] = (*_limits(session, dag, run, ti), parallelism)
         return filled(
             AirflowFacts,
             ti,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -21,7 +22,6 @@ from emr_executor.cli.listings import ClusterRow, cluster_row, is_leaving
 from emr_executor.config import Settings
 from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import (
-    AllTries,
     Cluster,
     HistoryEntry,
     StepOutcome,
@@ -37,6 +37,9 @@ from emr_executor.store import health_store, queries
 from emr_executor.store.lease_store import read_lease
 from emr_executor.store.schema import STEERING
 from emr_executor.store.snapshot_store import snapshot
+
+if TYPE_CHECKING:
+    from emr_executor.cli.airflow_facts import AirflowFacts
 
 PAST_CLUSTERS = 100
 """Clusters that are over and looked at for launches that failed."""
@@ -150,25 +153,22 @@ class OurFacts:
 
 def read_ours(
     conn: Connection,
-    *,
-    ti_id: str,
-    place: AllTries,
-    queue: str | None,
+    airflow: AirflowFacts,
     settings: Settings | None,
     config_problems: tuple[str, ...],
     now: datetime,
 ) -> OurFacts:
     """What the store has of a task instance."""
     facts = OurFacts(
-        serves=None if settings is None else settings.pool_of_queue(queue or "") is not None,
+        serves=None if settings is None else settings.pool_of_queue(airflow.queue or "") is not None,
         queues=tuple(q for pool in settings.cluster_pools for q in pool.queues) if settings else (),
         config_problems=config_problems,
         agent=read_lease(conn, STEERING).holder,
         task_runner_parallelism=settings.task_runner_parallelism if settings else None,
         finish_attempts=settings.finish_attempts if settings else None,
     )
-    current = queries.workload(conn, WorkloadId(ti_id))
-    told = current or _last_try(conn, place)
+    current = queries.workload(conn, WorkloadId(airflow.ti_id))
+    told = current or _last_try(conn, airflow)
     if told is None:
         return facts
     loads = queries.clusters(conn, over=PAST_CLUSTERS)
@@ -193,10 +193,15 @@ def read_ours(
     )
 
 
-def _last_try(conn: Connection, place: AllTries) -> Workload | None:
-    dag_id, task_id, run_id, map_index = place
+def _last_try(conn: Connection, airflow: AirflowFacts) -> Workload | None:
     found = queries.workloads_of(
-        conn, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, over=True, limit=1
+        conn,
+        dag_id=airflow.dag_id,
+        task_id=airflow.task_id,
+        run_id=airflow.run_id,
+        map_index=airflow.map_index,
+        over=True,
+        limit=1,
     )
     return found[0] if found else None
 

@@ -16,7 +16,6 @@ from emr_executor.cli.emr_facts import OurFacts, read_ours
 from emr_executor.cli.emr_text import our_sentences
 from emr_executor.cli.formatting import clock, labelled, task_name
 from emr_executor.config import Settings
-from emr_executor.store import queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +40,8 @@ def read_explanation(
     now: datetime,
 ) -> Explanation:
     """Everything on one task instance, of one moment. Raises CannotTell where Airflow does not know it."""
-    airflow = read_airflow(
-        conn,
-        dag_id=dag_id,
-        task_id=task_id,
-        run_id=run_id,
-        map_index=map_index,
-        ours_by_scheduler=queries.live_by_scheduler(conn),
-    )
-    ours = read_ours(
-        conn,
-        ti_id=airflow.ti_id,
-        place=(airflow.dag_id, airflow.task_id, airflow.run_id, airflow.map_index),
-        queue=airflow.queue,
-        settings=settings,
-        config_problems=config_problems,
-        now=now,
-    )
+    airflow = read_airflow(conn, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index)
+    ours = read_ours(conn, airflow, settings, config_problems, now)
     sentences = (*airflow_sentences(airflow, now), *our_sentences(airflow, ours, now))
     return Explanation(now=now, airflow=airflow, ours=ours, sentences=sentences)
 

@@ -269,24 +269,12 @@ def test_the_story_is_told_with_its_times_and_as_json(world: World, ti_id: str, 
         "07:08:49  running as s-7 on j-UP [spark]"
     )
     told = plain(facts)
-    assert told["ours"]["workload"]["stays"] == [
-        {
-            "n": 1,
-            "cluster_id": "j-UP",
-            "cluster_state": "RUNNING",
-            "step_id": "s-7",
-            "state": "RUNNING",
-            "intended_at": "2031-05-06T07:08:09.123456+00:00",
-            "submitted_at": None,
-            "started_at": "2031-05-06T07:08:49.123456+00:00",
-            "ended_at": None,
-            "exit_code": None,
-            "cause": "",
-            "is_leaving": False,
-            "quarantine": None,
-            "cluster_quarantine": None,
-        }
-    ]
+    (stay,) = told["ours"]["workload"]["stays"]
+    assert " ".join(stay) == (
+        "n cluster_id cluster_state step_id state intended_at submitted_at started_at ended_at exit_code "
+        "cause is_leaving quarantine cluster_quarantine"
+    )
+    assert (stay["cluster_state"], stay["started_at"]) == ("RUNNING", "2031-05-06T07:08:49.123456+00:00")
     assert told["sentences"] == list(facts.sentences)
     assert told["ours"]["story"][0] == {
         "at": "2031-05-06T07:08:29.123456+00:00",

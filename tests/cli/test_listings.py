@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from emr_executor.cli.listings import (
-    ClusterRow,
-    StepRow,
-    clusters_view,
-    read_clusters,
-    read_steps,
-    steps_view,
-)
+from emr_executor.cli.listings import clusters_view, read_clusters, read_steps, steps_view
 from emr_executor.cli.read_only import read
 from emr_executor.core.model import ClusterId, StepId, TaskKey
 from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
@@ -64,11 +58,11 @@ def fill(world: World) -> None:
     world.store(up, launching, over, mine, other, lost, runs, a_submission(other, up, intended_at=at(3999)))
 
 
-def clusters(world: World, *, with_past: bool = False) -> tuple[ClusterRow, ...]:
+def clusters(world: World, *, with_past: bool = False) -> tuple[Any, ...]:
     return read(partial(read_clusters, with_past=with_past), world.engine)
 
 
-def steps(world: World, *, with_past: bool = False, dag_id: str | None = None) -> tuple[StepRow, ...]:
+def steps(world: World, *, with_past: bool = False, dag_id: str | None = None) -> tuple[Any, ...]:
     return read(partial(read_steps, with_past=with_past, dag_id=dag_id), world.engine)
 
 
@@ -90,22 +84,12 @@ def test_all_clusters_with_the_reason_of_their_end(world: World) -> None:
         "j-3BXXXXXXGAPLF default TERMINATED_WITH_ERRORS KEEP 0/4 15 min 10 min -"
     )
     assert text.endswith("\n\nj-3BXXXXXXGAPLF: INSTANCE_FAILURE: all [SPOT] nodes were reclaimed")
-    assert plain(rows)[0] == {
-        "cluster_id": "j-3BXXXXXXGAPLF",
-        "cluster_uuid": rows[0].cluster_uuid,
-        "cluster_pool": "default",
-        "state": "TERMINATED_WITH_ERRORS",
-        "target": "KEEP",
-        "slots_used": 0,
-        "slots": 4,
-        "steps": 0,
-        "intended_at": "2031-05-06T06:51:29.123456+00:00",
-        "ready_at": "2031-05-06T06:56:29.123456+00:00",
-        "idle_since": None,
-        "ended_at": "2031-05-06T07:06:29.123456+00:00",
-        "reason": "INSTANCE_FAILURE: all [SPOT] nodes were reclaimed",
-        "quarantine": None,
-    }
+    told = plain(rows)[0]
+    assert " ".join(told) == (
+        "cluster_id cluster_uuid cluster_pool state target slots_used slots steps intended_at ready_at "
+        "idle_since ended_at reason quarantine"
+    )
+    assert (told["ended_at"], told["idle_since"]) == ("2031-05-06T07:06:29.123456+00:00", None)
 
 
 def test_live_steps_of_one_dag(world: World) -> None:
@@ -128,23 +112,12 @@ def test_all_steps_with_the_cause_of_their_end(world: World) -> None:
         "other.t",
     ]
     assert text.endswith("\n\nsalaries.average[3] try 2 LOST: cluster j-3BXXXXXXGAPLF ended")
-    assert plain(rows)[0] == {
-        "submission_id": rows[0].submission_id,
-        "dag_id": "salaries",
-        "task_id": "average",
-        "run_id": "r1",
-        "map_index": 3,
-        "try_number": 2,
-        "cluster_id": "j-3BXXXXXXGAPLF",
-        "step_id": "s-09864721H9UL1DBVKEQW",
-        "state": "LOST",
-        "intended_at": "2031-05-06T06:58:09.123456+00:00",
-        "started_at": "2031-05-06T06:59:49.123456+00:00",
-        "ended_at": "2031-05-06T07:06:39.123456+00:00",
-        "losses": 1,
-        "cause": "cluster j-3BXXXXXXGAPLF ended",
-        "quarantine": None,
-    }
+    told = plain(rows)[0]
+    assert " ".join(told) == (
+        "submission_id dag_id task_id run_id map_index try_number cluster_id step_id state intended_at "
+        "started_at ended_at losses cause quarantine"
+    )
+    assert (told["run_id"], told["ended_at"]) == ("r1", "2031-05-06T07:06:39.123456+00:00")
 
 
 def test_what_is_in_quarantine_says_so_and_what_can_be_done(world: World) -> None:

@@ -62,54 +62,37 @@ def test_everything_at_one_glance(world: World) -> None:
 
 def test_the_same_as_json(world: World) -> None:
     busy(world)
-    told = plain(world.status())
     pool = {"cluster_pool": "default"}
-    assert told == {
+    workloads = (("READY", "CANCEL", 1, 1), ("READY", "RUN", 2, 40), ("SUBMITTED", "RUN", 1, 10))
+    problems = (
+        (50, "salaries.average try 1", "never_added", "the cluster is ending"),
+        (60, "cluster c-9", "never_launched", "no such [profile]"),
+    )
+
+    def iso(seconds: float) -> str:
+        return at(seconds).isoformat()
+
+    assert plain(world.status()) == {
         "now": "2031-05-06T07:09:49.123456+00:00",
         "agent": {"holder": "host-a/17/aa", "token": 1, "beat": 0},
-        "health": {
-            "agents": [],
-            "away": [],
-            "safe_until": "2031-05-06T07:14:19.123456+00:00",
-        },
-        "last_history_at": "2031-05-06T07:09:09.123456+00:00",
-        "last_heartbeat_at": "2031-05-06T07:09:19.123456+00:00",
+        "health": {"agents": [], "away": [], "safe_until": iso(370)},
+        "last_history_at": iso(60),
+        "last_heartbeat_at": iso(70),
         "workloads": [
-            {
-                **pool,
-                "state": state,
-                "target": target,
-                "count": count,
-                "oldest": f"2031-05-06T07:08:{oldest}",
-                "quarantined": 0,
-            }
-            for state, target, count, oldest in (
-                ("READY", "CANCEL", 1, "10.123456+00:00"),
-                ("READY", "RUN", 2, "49.123456+00:00"),
-                ("SUBMITTED", "RUN", 1, "19.123456+00:00"),
-            )
+            {**pool, "state": state, "target": target, "count": n, "oldest": iso(seconds), "quarantined": 0}
+            for state, target, n, seconds in workloads
         ],
         "clusters": [
             {**pool, "counted": 1, "max_clusters": 2, "states": {"RUNNING": 1, "TERMINATING": 1}},
         ],
         "steps": {"CANCEL_PENDING": 1, "RUNNING": 1},
         "ready": 2,
-        "oldest_ready_at": "2031-05-06T07:08:49.123456+00:00",
+        "oldest_ready_at": iso(40),
         "unread": 1,
         "quarantine": [],
         "problems": [
-            {
-                "at": "2031-05-06T07:08:59.123456+00:00",
-                "about": "salaries.average try 1",
-                "event": "never_added",
-                "text": "the cluster is ending",
-            },
-            {
-                "at": "2031-05-06T07:09:09.123456+00:00",
-                "about": "cluster c-9",
-                "event": "never_launched",
-                "text": "no such [profile]",
-            },
+            {"at": iso(seconds), "about": about, "event": event, "text": text}
+            for seconds, about, event, text in problems
         ],
         "config_problems": [],
         "wrong": [],
