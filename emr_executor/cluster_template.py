@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from emr_executor.config import AUTO_TERMINATION_MAX_S, AUTO_TERMINATION_MIN_S, CLUSTER_TAG_PREFIX
-from emr_executor.emr_request import SHOWN, Problem, at, model_problems
+from emr_executor.emr_request import SHOWN, Problem, at, model_problems, rule
 from emr_executor.launch_rules import auto_terminates, launch_problems
 
 _OF_OTHER_TOOLS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\$\{(?!emr\.clusterId\})[^}]*\}|<[^<>]*>")
@@ -151,7 +151,7 @@ def _own_problems(template: dict[str, Any]) -> Iterator[Problem]:
     for path, text in _texts(template, ()):
         pattern = _IN_SETTINGS if _is_passed_on(path) else _OF_OTHER_TOOLS
         if found := pattern.search(text) or _TO_BE_CHANGED.search(text):
-            yield _problem(
+            yield rule(
                 path,
                 f"holds {found[0][:SHOWN]!r}: nothing fills that in here, so write the value itself.",
             )
@@ -167,11 +167,11 @@ def _reserved(template: dict[str, Any]) -> Iterator[Problem]:
     }
     for key, reason in why.items():
         if key in template:
-            yield _problem((key,), f"must not be set: {reason}.")
+            yield rule((key,), f"must not be set: {reason}.")
     for index, tag in enumerate(_list(template.get("Tags"))):
         key = str(tag.get("Key", "")) if isinstance(tag, dict) else ""
         if key.startswith(CLUSTER_TAG_PREFIX):
-            yield _problem(
+            yield rule(
                 ("Tags", index, "Key"), f"is {key!r}: the executor sets the tags {CLUSTER_TAG_PREFIX}*."
             )
 
@@ -179,20 +179,18 @@ def _reserved(template: dict[str, Any]) -> Iterator[Problem]:
 def _release(template: dict[str, Any]) -> Iterator[Problem]:
     label = template.get("ReleaseLabel")
     if label is None and "ReleaseLabel" not in template:
-        yield _problem(("ReleaseLabel",), "must be set, for example emr-7.12.0.")
+        yield rule(("ReleaseLabel",), "must be set, for example emr-7.12.0.")
     elif isinstance(label, str) and not re.match(r"^emr-(\w+-)?\d+\.\d+", label):
-        yield _problem(("ReleaseLabel",), f"is '{label}': it must be a release such as emr-7.12.0.")
+        yield rule(("ReleaseLabel",), f"is '{label}': it must be a release such as emr-7.12.0.")
     elif not auto_terminates(label):
-        yield _problem(
+        yield rule(
             ("ReleaseLabel",),
             f"is {label}: it must be emr-5.30.0, emr-6.1.0 or later, which end an idle cluster by "
             "themselves when no agent is left to do it.",
         )
     applications = [item for item in _list(template.get("Applications")) if isinstance(item, dict)]
     if not any(str(item.get("Name")).strip().lower() == "spark" for item in applications):
-        yield _problem(
-            ("Applications",), "must name Spark, or no step finds spark-submit: add - Name: Spark."
-        )
+        yield rule(("Applications",), "must name Spark, or no step finds spark-submit: add - Name: Spark.")
 
 
 def _endable(template: dict[str, Any]) -> Iterator[Problem]:
@@ -200,12 +198,12 @@ def _endable(template: dict[str, Any]) -> Iterator[Problem]:
     instances = template.get("Instances")
     instances = instances if isinstance(instances, dict) else {}
     if instances.get("KeepJobFlowAliveWhenNoSteps") is False:
-        yield _problem(
+        yield rule(
             ("Instances", "KeepJobFlowAliveWhenNoSteps"),
             "must not be false: clusters are kept for the next step.",
         )
     if instances.get("TerminationProtected") is True:
-        yield _problem(
+        yield rule(
             ("Instances", "TerminationProtected"), "must not be true: the executor ends idle clusters."
         )
     for name, role, counts in (
@@ -216,14 +214,14 @@ def _endable(template: dict[str, Any]) -> Iterator[Problem]:
             if not isinstance(machines, dict) or machines.get(role) != "MASTER":
                 continue
             if sum(count for key in counts if isinstance(count := machines.get(key), int)) > 1:
-                yield _problem(
+                yield rule(
                     ("Instances", name, index),
                     "must be one primary node: EMR protects a cluster with several from being ended.",
                 )
     policy = template.get("AutoTerminationPolicy")
     idle_s = policy.get("IdleTimeout") if isinstance(policy, dict) else None
     if isinstance(idle_s, int) and not AUTO_TERMINATION_MIN_S <= idle_s <= AUTO_TERMINATION_MAX_S:
-        yield _problem(
+        yield rule(
             ("AutoTerminationPolicy", "IdleTimeout"),
             f"is {idle_s}: EMR takes {AUTO_TERMINATION_MIN_S} to {AUTO_TERMINATION_MAX_S} seconds.",
         )
@@ -240,11 +238,11 @@ def _spark_defaults(template: dict[str, Any]) -> Iterator[Problem]:
                 where = (*path, index, "Properties", str(key))
                 said = str(text).strip().lower()
                 if key == "spark.yarn.submit.waitAppCompletion" and said == "false":
-                    yield _problem(
+                    yield rule(
                         where, "must not be false: a step would be over while its application still runs."
                     )
                 if key == "spark.submit.deployMode" and said not in {"client", "cluster"}:
-                    yield _problem(where, f"is '{text}': Spark takes client or cluster.")
+                    yield rule(where, f"is '{text}': Spark takes client or cluster.")
 
 
 def _is_passed_on(path: tuple[str | int, ...]) -> bool:
@@ -278,7 +276,3 @@ def _found(value: Any, path: tuple[str | int, ...], key: str) -> Iterator[tuple[
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _problem(path: tuple[str | int, ...], words: str) -> Problem:
-    return Problem(path=path, words=words, api=words)

@@ -39,6 +39,11 @@ class Problem:
         return f"{at(self.path)} {self.words}"
 
 
+def rule(path: tuple[str | int, ...], words: str, api: str | None = None) -> Problem:
+    """A problem that no model says. api: where EMR's own words are another sentence."""
+    return Problem(path=path, words=words, api=api or f"{at(path)} {words}")
+
+
 def at(path: Sequence[str | int]) -> str:
     """``Instances.InstanceGroups[0].InstanceCount``."""
     text = ""
@@ -116,14 +121,14 @@ def _scalar_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> Ite
     else:
         size, unit, measure = value, "", "value"
     least, most = limits.get("min"), limits.get("max")
-    is_text = shape.type_name == "string"
-    is_has = f"has {size} characters" if is_text else f"is {said}"
-    if least is not None and size < least:
-        constraint = f"Member must have {measure} greater than or equal to {least}"
-        yield _refused(path, value, f"{is_has}: EMR takes at least {least}{unit}.", constraint)
-    if most is not None and size > most:
-        constraint = f"Member must have {measure} less than or equal to {most}"
-        yield _refused(path, value, f"{is_has}: EMR takes at most {most}{unit}.", constraint)
+    is_has = f"has {size} characters" if unit else f"is {said}"
+    for bound, is_broken, how, word in (
+        (least, least is not None and size < least, "greater", "least"),
+        (most, most is not None and size > most, "less", "most"),
+    ):
+        if is_broken:
+            constraint = f"Member must have {measure} {how} than or equal to {bound}"
+            yield _refused(path, value, f"{is_has}: EMR takes at {word} {bound}{unit}.", constraint)
 
 
 def _characters(value: str, pattern: str | None) -> str | None:
@@ -140,46 +145,35 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(_JAVA_ASTRAL, "\U00010000-\U0010ffff"))
 
 
-_WANTED = {
-    "structure": "it must hold keys with values",
-    "map": "it must hold keys with values",
-    "list": "it must be a list, each entry behind a dash",
-    "string": "it must be text",
-    "boolean": "it must be true or false, without quotes",
-    "integer": "it must be a whole number, without quotes",
-    "long": "it must be a whole number, without quotes",
-    "double": "it must be a number, without quotes",
-    "float": "it must be a number, without quotes",
-    "timestamp": "it must be a number of seconds since 1970",
-}
-_PYTHON: dict[str, type | tuple[type, ...]] = {
-    "structure": dict,
-    "map": dict,
-    "list": list,
-    "string": str,
-    "boolean": bool,
-    "integer": int,
-    "long": int,
-    "double": (int, float),
-    "float": (int, float),
-    "timestamp": (int, float),
+_KEYS = (dict, "it must hold keys with values")
+_WHOLE = (int, "it must be a whole number, without quotes")
+_NUMBER = ((int, float), "it must be a number, without quotes")
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "structure": _KEYS,
+    "map": _KEYS,
+    "list": (list, "it must be a list, each entry behind a dash"),
+    "string": (str, "it must be text"),
+    "boolean": (bool, "it must be true or false, without quotes"),
+    "integer": _WHOLE,
+    "long": _WHOLE,
+    "double": _NUMBER,
+    "float": _NUMBER,
+    "timestamp": ((int, float), "it must be a number of seconds since 1970"),
 }
 
 
 def _wrong_type(value: Any, kind: str) -> str | None:
     """What is wrong with a value's type, in YAML's words; kinds that are not listed are not judged."""
-    wanted = _PYTHON.get(kind)
-    if wanted is None:
+    if kind not in _KINDS:
         return None
+    wanted, words = _KINDS[kind]
     if isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool)):
         return None
     if value is None:
         return "has no value: give it one, or leave the key out."
     if isinstance(value, dict | list):
-        return f"holds {'keys' if isinstance(value, dict) else 'a list'}: {_WANTED[kind]}."
-    if kind == "string":
-        return f"is {shown(value)}, {_yaml_kind(value)}: put it in quotes."
-    return f"is {shown(value)}, {_yaml_kind(value)}: {_WANTED[kind]}."
+        return f"holds {'keys' if isinstance(value, dict) else 'a list'}: {words}."
+    return f"is {shown(value)}, {_yaml_kind(value)}: {'put it in quotes' if kind == 'string' else words}."
 
 
 def _yaml_kind(value: Any) -> str:

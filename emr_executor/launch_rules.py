@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from emr_executor.emr_request import Problem, at, shown
+from emr_executor.emr_request import Problem, rule, shown
 
 BOOTSTRAP_ACTION_LIMIT = 16
 STEP_CONCURRENCY_LIMIT = 256
@@ -51,22 +51,22 @@ def auto_terminates(label: Any) -> bool:
 def _identity_problems(request: Mapping[str, Any]) -> Iterator[Problem]:
     if bad := sorted(FORBIDDEN_IN_NAMES & set(str(request.get("Name", "")))):
         found = " ".join(bad)
-        yield _rule(("Name",), f"may not contain {found}", f"The cluster name may not contain {found}")
+        yield rule(("Name",), f"may not contain {found}", f"The cluster name may not contain {found}")
     if not request.get("JobFlowRole"):
-        yield _rule(
+        yield rule(
             ("JobFlowRole",),
             "is missing: the instance profile of the cluster's machines, such as EMR_EC2_DefaultRole.",
             "InstanceProfile is required for creating cluster.",
         )
     if not request.get("ServiceRole"):
-        yield _rule(
+        yield rule(
             ("ServiceRole",),
             "is missing: the role that EMR itself works with, such as EMR_DefaultRole_V2.",
             "ServiceRole is required for creating cluster.",
         )
     actions = len(_entries(request.get("BootstrapActions")))
     if actions > BOOTSTRAP_ACTION_LIMIT:
-        yield _rule(
+        yield rule(
             ("BootstrapActions",),
             f"has {actions} entries: EMR takes at most {BOOTSTRAP_ACTION_LIMIT}.",
             f"No more than {BOOTSTRAP_ACTION_LIMIT} bootstrap actions are allowed.",
@@ -76,18 +76,18 @@ def _identity_problems(request: Mapping[str, Any]) -> Iterator[Problem]:
 def _release_problems(request: Mapping[str, Any]) -> Iterator[Problem]:
     label, level = request.get("ReleaseLabel"), request.get("StepConcurrencyLevel")
     if label is not None and request.get("AmiVersion") is not None:
-        yield _rule(("AmiVersion",), "and ReleaseLabel exclude each other.")
+        yield rule(("AmiVersion",), "and ReleaseLabel exclude each other.")
     if _is_whole(level) and not 1 <= level <= STEP_CONCURRENCY_LIMIT:
-        yield _rule(
+        yield rule(
             ("StepConcurrencyLevel",),
             f"is {level}: EMR takes 1 to {STEP_CONCURRENCY_LIMIT}.",
             f"Invalid step concurrency level. Allowed level is from 1 to {STEP_CONCURRENCY_LIMIT}",
         )
     release = _release(label)
     if _is_whole(level) and level > 1 and release is not None and release < FIRST_CONCURRENT:
-        yield _rule(("StepConcurrencyLevel",), f"{level} needs release emr-5.28.0 or later, not {label}.")
+        yield rule(("StepConcurrencyLevel",), f"{level} needs release emr-5.28.0 or later, not {label}.")
     if request.get("AutoTerminationPolicy") is not None and not auto_terminates(label):
-        yield _rule(
+        yield rule(
             ("AutoTerminationPolicy",), f"needs release emr-5.30.0 or emr-6.1.0 or later, not {label}."
         )
 
@@ -101,25 +101,25 @@ def _release(label: Any) -> tuple[int, int] | None:
 def _tag_problems(request: Mapping[str, Any]) -> Iterator[Problem]:
     tags = _entries(request.get("Tags"))
     if len(tags) > TAG_LIMIT:
-        yield _rule(("Tags",), f"has {len(tags)} entries: EMR takes at most {TAG_LIMIT}.")
+        yield rule(("Tags",), f"has {len(tags)} entries: EMR takes at most {TAG_LIMIT}.")
     seen: set[str] = set()
     for index, tag in enumerate(tags):
         key, value = tag.get("Key"), tag.get("Value", "")
         if not isinstance(key, str) or not key:
             if key is None or key == "":
-                yield _rule(("Tags", index, "Key"), "is missing.", "Tag key is required.")
+                yield rule(("Tags", index, "Key"), "is missing.", "Tag key is required.")
             continue
         if key in seen:
-            yield _rule(("Tags", index, "Key"), f"is {shown(key)} a second time.")
+            yield rule(("Tags", index, "Key"), f"is {shown(key)} a second time.")
         seen.add(key)
         if len(key) > TAG_KEY_LIMIT:
-            yield _rule(
+            yield rule(
                 ("Tags", index, "Key"), f"has {len(key)} characters: EMR takes at most {TAG_KEY_LIMIT}."
             )
         if key.lower().startswith("aws:"):
-            yield _rule(("Tags", index, "Key"), f"is {shown(key)}: aws: is AWS's own.")
+            yield rule(("Tags", index, "Key"), f"is {shown(key)}: aws: is AWS's own.")
         if isinstance(value, str) and len(value) > TAG_VALUE_LIMIT:
-            yield _rule(
+            yield rule(
                 ("Tags", index, "Value"), f"has {len(value)} characters: EMR takes at most {TAG_VALUE_LIMIT}."
             )
 
@@ -128,16 +128,16 @@ def _machine_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
     flat = [key for key in ("MasterInstanceType", "SlaveInstanceType", "InstanceCount") if instances.get(key)]
     groups, fleets = bool(instances.get("InstanceGroups")), bool(instances.get("InstanceFleets"))
     if groups and fleets:
-        yield _rule(
+        yield rule(
             ("Instances",),
             "has InstanceFleets and InstanceGroups: EMR takes one of them.",
             "Instance groups and instance fleets are mutually exclusive.",
         )
     elif (groups or fleets) and flat:
         other = "InstanceGroups" if groups else "InstanceFleets"
-        yield _rule(("Instances",), f"has {other} and {' and '.join(flat)}: EMR takes one of the two ways.")
+        yield rule(("Instances",), f"has {other} and {' and '.join(flat)}: EMR takes one of the two ways.")
     elif not (groups or fleets or instances.get("MasterInstanceType")):
-        yield _rule(
+        yield rule(
             ("Instances",),
             "names no machines: set InstanceFleets, InstanceGroups, or MasterInstanceType and InstanceCount.",
             "Instances needs InstanceGroups, InstanceFleets or MasterInstanceType.",
@@ -148,14 +148,14 @@ def _machine_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
         if not roles:
             continue
         if roles.count("MASTER") != 1:
-            yield _rule(
+            yield rule(
                 ("Instances", name),
                 f"must have one entry with {role} MASTER, the primary node, not {roles.count('MASTER')}.",
                 "A cluster needs exactly one MASTER instance group or fleet.",
             )
         for other in ("CORE", "TASK") if name == "InstanceFleets" else ("CORE",):
             if roles.count(other) > 1:
-                yield _rule(
+                yield rule(
                     ("Instances", name),
                     f"has {roles.count(other)} entries with {role} {other}: EMR takes one.",
                     f"A cluster may have only one {other} instance group or fleet.",
@@ -167,15 +167,15 @@ def _group_problems(request: Mapping[str, Any], instances: Mapping[str, Any]) ->
         where, count = ("Instances", "InstanceGroups", index), group.get("InstanceCount")
         yield from _count_problem((*where, "InstanceCount"), count, least=0 if _is_task(group) else 1)
         if group.get("InstanceRole") == "MASTER" and _is_whole(count) and count not in (1, 3):
-            yield _rule((*where, "InstanceCount"), f"is {count}: a cluster has 1 or 3 primary nodes.")
+            yield rule((*where, "InstanceCount"), f"is {count}: a cluster has 1 or 3 primary nodes.")
         if group.get("BidPrice") is not None and group.get("Market") == "ON_DEMAND":
-            yield _rule((*where, "BidPrice"), "and Market ON_DEMAND exclude each other.")
+            yield rule((*where, "BidPrice"), "and Market ON_DEMAND exclude each other.")
         if "AutoScalingPolicy" not in group:
             continue
         if not request.get("AutoScalingRole"):
-            yield _rule((*where, "AutoScalingPolicy"), "needs the key AutoScalingRole.")
+            yield rule((*where, "AutoScalingPolicy"), "needs the key AutoScalingRole.")
         if request.get("ManagedScalingPolicy") is not None:
-            yield _rule((*where, "AutoScalingPolicy"), "and ManagedScalingPolicy exclude each other.")
+            yield rule((*where, "AutoScalingPolicy"), "and ManagedScalingPolicy exclude each other.")
 
 
 def _is_task(group: Mapping[str, Any]) -> bool:
@@ -184,7 +184,7 @@ def _is_task(group: Mapping[str, Any]) -> bool:
 
 def _count_problem(path: tuple[str | int, ...], count: Any, *, least: int) -> Iterator[Problem]:
     if _is_whole(count) and not least <= count <= INSTANCE_LIMIT:
-        yield _rule(path, f"is {count}: EMR takes {least} to {INSTANCE_LIMIT}.")
+        yield rule(path, f"is {count}: EMR takes {least} to {INSTANCE_LIMIT}.")
 
 
 def _fleet_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
@@ -194,19 +194,19 @@ def _fleet_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
         target = sum(value for value in targets if _is_whole(value))
         role, types = fleet.get("InstanceFleetType"), _entries(fleet.get("InstanceTypeConfigs"))
         if role == "MASTER" and target not in (1, 3):
-            yield _rule(where, f"wants {target} primary nodes: its two target capacities together must be 1.")
+            yield rule(where, f"wants {target} primary nodes: its two target capacities together must be 1.")
         if role == "CORE" and target < 1:
-            yield _rule(where, "wants no core node: set TargetOnDemandCapacity or TargetSpotCapacity.")
+            yield rule(where, "wants no core node: set TargetOnDemandCapacity or TargetSpotCapacity.")
         if not types:
-            yield _rule((*where, "InstanceTypeConfigs"), "is missing: name at least one InstanceType.")
+            yield rule((*where, "InstanceTypeConfigs"), "is missing: name at least one InstanceType.")
         weights = [weight for kind in types if _is_whole(weight := kind.get("WeightedCapacity", 1))]
         if target > INSTANCE_LIMIT * max([1, *weights]):
-            yield _rule(
+            yield rule(
                 where, f"wants {target} units of capacity: EMR takes at most {INSTANCE_LIMIT} instances."
             )
         for number, kind in enumerate(types):
             if "BidPrice" in kind and "BidPriceAsPercentageOfOnDemandPrice" in kind:
-                yield _rule(
+                yield rule(
                     (*where, "InstanceTypeConfigs", number),
                     "has BidPrice and BidPriceAsPercentageOfOnDemandPrice: EMR takes one of them.",
                 )
@@ -222,12 +222,12 @@ def _provisioning_problems(
     most = FLEET_TYPES_WITH_STRATEGY if has_strategy else FLEET_TYPES
     if len(types) > most:
         hint = "" if has_strategy else f", or {FLEET_TYPES_WITH_STRATEGY} with an AllocationStrategy"
-        yield _rule(
+        yield rule(
             (*where, "InstanceTypeConfigs"), f"has {len(types)} entries: EMR takes at most {most}{hint}."
         )
     minutes = spot.get("TimeoutDurationMinutes")
     if _is_whole(minutes) and not SPOT_TIMEOUT_MIN <= minutes <= SPOT_TIMEOUT_MAX:
-        yield _rule(
+        yield rule(
             (*where, "LaunchSpecifications", "SpotSpecification", "TimeoutDurationMinutes"),
             f"is {minutes}: EMR takes {SPOT_TIMEOUT_MIN} to {SPOT_TIMEOUT_MAX}.",
         )
@@ -238,27 +238,27 @@ def _network_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
     zones = [key for key in ("AvailabilityZone", "AvailabilityZones") if placement.get(key)]
     subnets = [key for key in ("Ec2SubnetId", "Ec2SubnetIds") if instances.get(key)]
     if len(subnets) > 1:
-        yield _rule(("Instances",), "has Ec2SubnetId and Ec2SubnetIds: EMR takes one of them.")
+        yield rule(("Instances",), "has Ec2SubnetId and Ec2SubnetIds: EMR takes one of them.")
     if len(zones) > 1:
-        yield _rule(
+        yield rule(
             ("Instances", "Placement"), "has AvailabilityZone and AvailabilityZones: EMR takes one of them."
         )
     if subnets and zones:
-        yield _rule(
+        yield rule(
             ("Instances", "Placement", zones[0]),
             f"and Instances.{subnets[0]} exclude each other: a subnet is in one zone.",
         )
     several = instances.get("Ec2SubnetIds")
     if not instances.get("InstanceFleets"):
         if isinstance(several, list) and len(several) > 1:
-            yield _rule(("Instances", "Ec2SubnetIds"), "may name several subnets with InstanceFleets only.")
+            yield rule(("Instances", "Ec2SubnetIds"), "may name several subnets with InstanceFleets only.")
         if "AvailabilityZones" in zones:
-            yield _rule(("Instances", "Placement", "AvailabilityZones"), "needs InstanceFleets.")
+            yield rule(("Instances", "Placement", "AvailabilityZones"), "needs InstanceFleets.")
     pair = ("EmrManagedMasterSecurityGroup", "EmrManagedSlaveSecurityGroup")
     given = [key for key in pair if instances.get(key)]
     if len(given) == 1:
         missing = pair[1 - pair.index(given[0])]
-        yield _rule(("Instances", missing), f"is missing: EMR takes it together with {given[0]} only.")
+        yield rule(("Instances", missing), f"is missing: EMR takes it together with {given[0]} only.")
 
 
 def _scaling_problems(request: Mapping[str, Any], instances: Mapping[str, Any]) -> Iterator[Problem]:
@@ -266,17 +266,13 @@ def _scaling_problems(request: Mapping[str, Any], instances: Mapping[str, Any]) 
     limits = _keys(_keys(request.get("ManagedScalingPolicy")).get("ComputeLimits"))
     unit, most = limits.get("UnitType"), limits.get("MaximumCapacityUnits")
     if unit in ("Instances", "VCPU") and instances.get("InstanceFleets"):
-        yield _rule((*where, "UnitType"), f"is {unit}: with InstanceFleets it must be InstanceFleetUnits.")
+        yield rule((*where, "UnitType"), f"is {unit}: with InstanceFleets it must be InstanceFleetUnits.")
     if unit == "InstanceFleetUnits" and not instances.get("InstanceFleets"):
-        yield _rule((*where, "UnitType"), "is InstanceFleetUnits, but Instances has no InstanceFleets.")
+        yield rule((*where, "UnitType"), "is InstanceFleetUnits, but Instances has no InstanceFleets.")
     for key in ("MinimumCapacityUnits", "MaximumOnDemandCapacityUnits", "MaximumCoreCapacityUnits"):
         value = limits.get(key)
         if _is_whole(value) and _is_whole(most) and value > most:
-            yield _rule((*where, key), f"is {value}, more than MaximumCapacityUnits ({most}).")
-
-
-def _rule(path: tuple[str | int, ...], words: str, api: str | None = None) -> Problem:
-    return Problem(path=path, words=words, api=api or f"{at(path)} {words}")
+            yield rule((*where, key), f"is {value}, more than MaximumCapacityUnits ({most}).")
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:

@@ -33,7 +33,9 @@ from emr_executor.agent.retention_s3 import S3Retention, StoredNeeds
 from emr_executor.agent.schema_check import check_tables, until_other_tables
 from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.aws.records import S3StepRecords
 from emr_executor.aws.session import open_aws
+from emr_executor.aws.staged import S3StagedObjects
 from emr_executor.config import Settings
 from emr_executor.config_load import load_settings
 from emr_executor.core.health import Dependency
@@ -117,9 +119,9 @@ async def _run_agent(settings: Settings, running: list[Agent], name: str) -> Non
         await _once_reachable(dependencies, clock, lambda: check_tables(runner))
         aws = await stack.enter_async_context(open_aws(settings.aws, clock))
         deployment_id = await _once_reachable(dependencies, clock, store.deployment_id)
-        records = aws.records_for(deployment_id, settings.staging_uri)
+        records = S3StepRecords(aws.objects, settings.staging_uri, deployment_id)
         expiry = S3Retention(
-            staged=aws.staged_in(settings.staging_uri),
+            staged=S3StagedObjects(aws.objects, settings.staging_uri),
             needs=StoredNeeds(runner),
             clock=clock,
             deployment_id=deployment_id,

@@ -23,8 +23,6 @@ from emr_executor.aws.access import MODELS, way_of
 from emr_executor.aws.budget import Budget
 from emr_executor.aws.emr import EmrClient
 from emr_executor.aws.objects import S3Objects
-from emr_executor.aws.records import S3StepRecords
-from emr_executor.aws.staged import S3StagedObjects
 from emr_executor.config import AwsAccess
 from emr_executor.errors import CredentialsMissing
 from emr_executor.ports import Clock
@@ -47,14 +45,6 @@ class Aws:
     emr: EmrClient
     objects: S3Objects
     region: str
-
-    def records_for(self, deployment_id: str, staging_uri: str) -> S3StepRecords:
-        """The step records of a deployment."""
-        return S3StepRecords(self.objects, staging_uri, deployment_id)
-
-    def staged_in(self, staging_uri: str) -> S3StagedObjects:
-        """Everything below a ``staging_uri``, for housekeeping."""
-        return S3StagedObjects(self.objects, staging_uri)
 
 
 class LookedUpCredentials(AioCredentials):
