@@ -8,7 +8,7 @@ from moto.server import ThreadedMotoServer
 
 from emr_executor.aws.session import Aws, open_aws
 from emr_executor.config import AwsAccess
-from tests.aws.clock import VirtualClock
+from tests.agent.manual_clock import ManualClock
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +33,12 @@ def moto_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-async def aws(moto_url: str, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Aws]:
+async def aws(moto_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Aws]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     async with open_aws(AwsAccess(region_name="eu-west-1", endpoint_url=moto_url), clock) as opened:

@@ -14,7 +14,7 @@ from emr_executor.aws.session import open_aws
 from emr_executor.config import AwsAccess
 from emr_executor.core.model import ClusterId
 from emr_executor.errors import ConfigError, CredentialsMissing
-from tests.aws.clock import VirtualClock
+from tests.agent.manual_clock import ManualClock
 from tests.aws.small_emr import SmallEmr
 from tests.http_server import HttpServer, key_of
 
@@ -52,7 +52,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 async def test_endpoints_of_single_services_reach_the_agent_and_the_phases(
-    connect: Any, s3: Service, clock: VirtualClock
+    connect: Any, s3: Service, clock: ManualClock
 ) -> None:
     emr = SmallEmr()
     emr.answers = [(200, {"Steps": []})]
@@ -96,7 +96,7 @@ def test_verify_and_config_of_the_connection_count_and_never_loosen_what_must_ho
     assert client.meta.config.retries["total_max_attempts"] == 1
 
 
-async def test_verify_of_the_connection_counts_for_the_agent(connect: Any, clock: VirtualClock) -> None:
+async def test_verify_of_the_connection_counts_for_the_agent(connect: Any, clock: ManualClock) -> None:
     connect(region_name="eu-south-1", verify=False)
     async with open_aws(BY_CONNECTION, clock) as aws:
         sessions = [aws.emr._client._endpoint.http_session, aws.objects._client._endpoint.http_session]

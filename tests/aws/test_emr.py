@@ -26,7 +26,7 @@ from emr_executor.errors import (
     TryElsewhere,
 )
 from emr_executor.ports import NewStep
-from tests.aws.clock import VirtualClock
+from tests.agent.manual_clock import ManualClock
 from tests.aws.small_emr import SmallEmr
 
 J = ClusterId("j-1")
@@ -56,7 +56,7 @@ def server() -> Iterator[SmallEmr]:
 
 @pytest.fixture
 async def emr(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[EmrClient]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -305,7 +305,7 @@ async def test_template_that_is_no_request_is_refused_before_it_is_sent(
 
 
 async def test_throttled_answer_slows_the_next_calls(
-    emr: EmrClient, server: SmallEmr, clock: VirtualClock
+    emr: EmrClient, server: SmallEmr, clock: ManualClock
 ) -> None:
     server.refuse("ThrottlingException", "Rate exceeded")
     with pytest.raises(Throttled):

@@ -12,7 +12,7 @@ from emr_executor.aws.session import LOOK_FOUND_S, LOOK_MISSING_S, LOOK_TIMEOUT_
 from emr_executor.config import AwsAccess
 from emr_executor.core.model import ClusterId
 from emr_executor.errors import ConfigError, CredentialsMissing
-from tests.aws.clock import VirtualClock
+from tests.agent.manual_clock import ManualClock
 from tests.aws.small_emr import SmallEmr
 
 J = ClusterId("j-1")
@@ -35,33 +35,33 @@ def write_profile(monkeypatch: pytest.MonkeyPatch, path: Path, key_id: str) -> N
 
 
 async def test_missing_credentials_heal_when_the_file_appears(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with open_aws(access(server), clock) as aws:
         for call in (aws.emr.list_steps(J), aws.objects.put(S3Uri("b", "k"), b"")):
             with pytest.raises(CredentialsMissing):
                 await call
         write_profile(monkeypatch, tmp_path / "credentials", "AKIALATE")
-        clock.time += LOOK_MISSING_S
+        clock.passed_s += LOOK_MISSING_S
         assert (await aws.emr.list_steps(J)).steps == ()
     assert server.signed_by == ["AKIALATE"]
 
 
 async def test_changed_credentials_are_used_without_a_restart(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_profile(monkeypatch, tmp_path / "credentials", "AKIAOLD")
     async with open_aws(access(server), clock) as aws:
         await aws.emr.list_steps(J)
         write_profile(monkeypatch, tmp_path / "credentials", "AKIANEW")
         await aws.emr.list_steps(J)
-        clock.time += LOOK_FOUND_S
+        clock.passed_s += LOOK_FOUND_S
         await aws.emr.list_steps(J)
     assert server.signed_by == ["AKIAOLD", "AKIAOLD", "AKIANEW"]
 
 
 async def test_refused_credentials_are_looked_up_at_once(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_profile(monkeypatch, tmp_path / "credentials", "AKIAOLD")
     async with open_aws(access(server), clock) as aws:
@@ -75,7 +75,7 @@ async def test_refused_credentials_are_looked_up_at_once(
 
 
 async def test_environment_is_used(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_aws(access(server), clock) as aws:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENV")
@@ -85,7 +85,7 @@ async def test_environment_is_used(
 
 
 async def test_airflow_connection_gives_credentials_region_and_endpoint(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = {
         "conn_type": "aws",
@@ -99,13 +99,13 @@ async def test_airflow_connection_gives_credentials_region_and_endpoint(
         await aws.emr.list_steps(J)
         connection["login"] = "AKIAEDITED"
         monkeypatch.setenv("AIRFLOW_CONN_AWS_EMR", json.dumps(connection))
-        clock.time += LOOK_FOUND_S
+        clock.passed_s += LOOK_FOUND_S
         await aws.emr.list_steps(J)
     assert server.signed_by == ["AKIACONN", "AKIAEDITED"]
 
 
 async def test_a_look_waits_less_long_for_an_answer_than_an_act(
-    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tick stands still for a look; of an act nobody may give up too early whether it was done."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
@@ -116,14 +116,14 @@ async def test_a_look_waits_less_long_for_an_answer_than_an_act(
     assert acts.retries["total_max_attempts"] == 1
 
 
-async def test_no_region_is_a_configuration_error(clock: VirtualClock) -> None:
+async def test_no_region_is_a_configuration_error(clock: ManualClock) -> None:
     with pytest.raises(ConfigError, match="region_name"):
         async with open_aws(AwsAccess(), clock):
             pass
 
 
 async def test_region_of_the_environment_serves(
-    server: SmallEmr, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
     async with open_aws(AwsAccess(endpoint_url=server.url), clock) as aws:

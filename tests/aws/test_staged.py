@@ -19,7 +19,7 @@ from emr_executor.errors import TryAgain
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.runner import RunnerOptions
 from emr_executor.local.server import LocalEndpoint, ServerOptions
-from tests.aws.clock import VirtualClock
+from tests.agent.manual_clock import ManualClock
 
 DAY_S = 86_400.0
 
@@ -44,7 +44,7 @@ async def local_aws(ours: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> Asy
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", info["access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", info["secret_access_key"])
     access = AwsAccess(region_name=info["region"], endpoint_url=info["endpoint_url"])
-    async with open_aws(access, VirtualClock()) as opened:
+    async with open_aws(access, ManualClock()) as opened:
         yield opened
 
 
