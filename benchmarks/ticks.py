@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import gc
 import logging
-import pstats
 import tempfile
 from pathlib import Path
 from statistics import median, quantiles
@@ -127,7 +125,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ticks", type=int, default=15, help="counted ticks of each kind, at most 18")
     parser.add_argument("--only", choices=("postgresql", "sqlite"), action="append", help="one database only")
-    parser.add_argument("--profile", choices=("idle", "busy"), help="show where the larger one's time goes")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     sizes = [Size(parked=PARKED * times, over=PARKED) for times in (1, TIMES)]
@@ -140,7 +137,7 @@ def main() -> None:
                 Ticks(life.engine, size.parked, Path(folder, f"logs-{size.parked}"))
                 for life, size in zip(lives, sizes, strict=True)
             ]
-            figures = asyncio.run(_all(all_ticks, arguments.ticks, arguments.profile))
+            figures = asyncio.run(_all(all_ticks, arguments.ticks))
         for size, (idle, busy) in zip(sizes, figures, strict=True):
             cells = [_told(idle), f"{median(idle) / median(figures[0][0]):.1f}"]
             cells += [_told(busy), f"{median(busy) / median(figures[0][1]):.1f}"]
@@ -148,17 +145,10 @@ def main() -> None:
     Console().print(table)
 
 
-async def _all(all_ticks: list[Ticks], rounds: int, profiled: str | None) -> list[Figures]:
+async def _all(all_ticks: list[Ticks], rounds: int) -> list[Figures]:
     for ticks in all_ticks:
         await ticks.begin()
-    figures = [await measure(ticks, rounds) for ticks in all_ticks]
-    if profiled:
-        with cProfile.Profile() as profile:
-            for _ in range(10):
-                all_ticks[-1].news(NEWS if profiled == "busy" else 0)
-                await all_ticks[-1].tick()
-        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
-    return figures
+    return [await measure(ticks, rounds) for ticks in all_ticks]
 
 
 def _told(seconds: list[float]) -> str:

@@ -11,16 +11,15 @@ would stop queueing at that number, and a parked try costs the scheduler nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
 from uuid import UUID
 
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import object_session
 
 from emr_executor.agent_process import AgentProcess
@@ -229,7 +228,7 @@ class EmrExecutor(BaseExecutor):
         self._settings = load_settings()
 
     def _refuse_other_tables(self) -> None:
-        if problem := self._in_own_transaction(lambda session: tables_problem(session.connection())):
+        if problem := self._in_own_transaction(tables_problem):
             raise ConfigError([problem])
 
     def _refuse(self, text: str, *, ends_scheduler: bool = False) -> Refusal:
@@ -278,7 +277,7 @@ class EmrExecutor(BaseExecutor):
                     self._fail_unstorable(workload, error)
 
     def _accept(self, batch: Sequence[Workload]) -> None:
-        self._in_own_transaction(lambda session: scheduler_store.accept(session.connection(), batch))
+        self._in_own_transaction(scheduler_store.accept, batch)
         self._tries.stored(batch)
 
     def _fail_unstorable(self, workload: Workload, error: Exception) -> None:
@@ -292,37 +291,26 @@ class EmrExecutor(BaseExecutor):
     def _adopt_late(self) -> None:
         """Tries that Airflow made ours while our statement failed."""
         ids = self._tries.unadopted()
-        settings = self._settings
-        if not ids or settings is None:
+        if not ids or self._settings is None:
             return
+        from airflow.models.taskinstance import TaskInstance
 
-        def adopt(session: Session) -> None:
-            from airflow.models.taskinstance import TaskInstance
-
-            ours = (
-                TaskInstance.id.in_([UUID(workload_id) for workload_id in ids]),
-                TaskInstance.queued_by_job_id == self._job_id,
-            )
+        ours = (
+            TaskInstance.id.in_([UUID(workload_id) for workload_id in ids]),
+            TaskInstance.queued_by_job_id == self._job_id,
+        )
+        with self._own_session() as session:
             if tis := session.scalars(select(TaskInstance).where(*ours)).all():
-                self._adopt(tis, settings)
-
-        self._in_own_transaction(adopt)
+                self._adopt(tis, self._settings)
         self._tries.looked_for(ids)
 
     def _send_cancels(self) -> None:
         for reason, ids in self._tries.cancels():
-            self._in_own_transaction(partial(self._cancel, ids, reason))
+            self._in_own_transaction(scheduler_store.ask_cancel, ids, reason, self._job_id)
             self._tries.cancelled(ids)
 
-    def _cancel(self, ids: Sequence[WorkloadId], reason: str, session: Session) -> None:
-        scheduler_store.ask_cancel(session.connection(), ids, reason, self._job_id)
-
     def _take_outcomes(self) -> None:
-        outcomes = self._in_own_transaction(
-            lambda session: scheduler_store.take_outcomes(
-                session.connection(), self._job_id or 0, OUTCOMES_A_SYNC
-            )
-        )
+        outcomes = self._in_own_transaction(scheduler_store.take_outcomes, self._job_id or 0, OUTCOMES_A_SYNC)
         for outcome in self._tries.ended(outcomes):
             # The Execution API already has the real state; SUCCESS says "the executor is done with it"
             # and is what frees a try that was cleared while it ran (process_executor_events).
@@ -349,8 +337,11 @@ class EmrExecutor(BaseExecutor):
             self._tries.adopted(workload_id, key)
         return [ti for workload_id, ti in by_id.items() if workload_id not in keys]
 
-    def _in_own_transaction(self, work: Callable[[Session], _T]) -> _T:
+    def _in_own_transaction(self, work: Callable[Concatenate[Connection, ...], _T], *args: Any) -> _T:
+        with self._own_session() as session:
+            return work(session.connection(), *args)
+
+    def _own_session(self) -> AbstractContextManager[Session]:
         from airflow.utils.session import create_session
 
-        with create_session(scoped=False) as session:
-            return work(session)
+        return create_session(scoped=False)

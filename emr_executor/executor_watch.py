@@ -22,7 +22,6 @@ from airflow.observability import stats
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session
 
 from emr_executor.agent.stale import StaleWatch
 from emr_executor.config import Settings
@@ -73,10 +72,11 @@ class ExecutorWatch:
         """A successor steers well before this: it needs the lease's time and one beat."""
         return 2 * self._settings.lease_s + 5.0
 
-    def synced(self, run: Callable[[Callable[[Session], None]], None], parked: int) -> None:
+    def synced(self, run: Callable[..., None], parked: int) -> None:
         """The database answered; look at the agents when it is time.
 
-        run: runs work in a transaction of its own; parked: tries of this scheduler that wait or run
+        run: runs work with a connection, in a transaction of its own
+        parked: tries of this scheduler that wait or run
         """
         now = self._monotonic()
         if self._database_since is not None:
@@ -85,11 +85,11 @@ class ExecutorWatch:
             self._metrics.gauge("emr_executor.database_away_seconds", 0.0)
             self._log.info("Airflow's metadata database answers EmrExecutor again, after %.0f s", away_s)
         if self._dead:
-            run(lambda session: self._hand_over(session.connection()))
+            run(self._hand_over)
             self._dead.clear()
         if now >= self._look_at:
             self._look_at = now + LOOK_S
-            run(lambda session: self.look(session.connection(), parked))
+            run(self.look, parked)
 
     def look(self, conn: Connection, parked: int) -> None:
         """Read the lease and the agents' rows."""

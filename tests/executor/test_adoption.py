@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from airflow.executors import workloads
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Engine, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from emr_executor.config_refusal import Refusal
 from emr_executor.core.model import Identity, WorkloadId
@@ -26,7 +27,6 @@ from emr_executor.store.schema import WORKLOAD
 from tests.agent.fakes import SETTINGS
 from tests.cli.world import World, workload_of
 
-T = TypeVar("T")
 DEAD = 3
 
 
@@ -49,9 +49,8 @@ class OnEngine(EmrExecutor):
         super().__init__()
         self._engine, self.job_id, self._settings = engine, job_id, SETTINGS
 
-    def _in_own_transaction(self, work: Callable[[Session], T]) -> T:
-        with Session(self._engine) as session, session.begin():
-            return work(session)
+    def _own_session(self) -> AbstractContextManager[Session]:
+        return sessionmaker(self._engine).begin()
 
 
 def rows(engine: Engine) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def task_instances(session: Session) -> list[TaskInstance]:
 @pytest.fixture
 def orphans(engine: Engine) -> tuple[World, str, str]:
     """Tries of a dead scheduler: one parked, one QUEUED whose row was never stored."""
-    world = World(engine)
+    world = World(engine, SETTINGS)
     world.run()
     parked = world.set_task("average", state="running", queued_by_job_id=None, last_heartbeat_at=None)
     lost = world.set_task("extract", state="queued", queued_by_job_id=None, queue="emr")
@@ -148,7 +147,7 @@ def adopt(engine: Engine, executor: OnEngine) -> None:
 
 @pytest.fixture
 def queued(engine: Engine) -> tuple[World, str]:
-    world = World(engine)
+    world = World(engine, SETTINGS)
     world.run()
     return world, world.set_task("extract", state="queued", queue="emr")
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from emr_executor.core.health import AgentHealth, Away, Dependency
 from emr_executor.executor_watch import ExecutorWatch
@@ -142,7 +141,7 @@ def test_a_database_that_is_away_is_one_line_and_its_return_another(room: Room) 
     assert "database does not answer EmrExecutor" in line
     assert "geheim" not in line
     assert room.metrics.values["database_away_seconds"] == 49
-    room.watch.synced(lambda _work: None, 0)
+    room.watch.synced(lambda *_: None, 0)
     assert room.log.lines[1:] == ["Airflow's metadata database answers EmrExecutor again, after 49 s"]
 
 
@@ -157,16 +156,16 @@ def test_the_look_is_taken_every_ten_seconds_and_not_in_each_loop(room: Room) ->
     looks: list[object] = []
     for _ in range(100):
         room.now_s += 0.5
-        room.watch.synced(looks.append, 0)
+        room.watch.synced(lambda _look, parked: looks.append(parked), 0)
     assert len(looks) == 5
 
 
 def test_the_lease_of_a_dead_child_is_free_at_once_and_no_others(room: Room) -> None:
     watch, engine = room.watch, room.engine
 
-    def run(work: Callable[[Session], None]) -> None:
-        with Session(engine) as session, session.begin():
-            work(session)
+    def run(work: Callable[..., None], *args: Any) -> None:
+        with engine.begin() as connection:
+            work(connection, *args)
 
     with engine.begin() as conn:
         token = take_lease(conn, STEERING, "host/1/mine", read_lease(conn, STEERING))
