@@ -110,7 +110,8 @@ class LocalStack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if not self._let_go:
+            self.stop()
 
     def start(self) -> None:
         """Start everything and return once it is healthy. Raises StackError with the log of what failed."""
@@ -175,7 +176,7 @@ class LocalStack:
         (self.home / STATE_FILE).unlink(missing_ok=True)
 
     def leave_running(self) -> None:
-        """Let go of the processes; ``stop_recorded`` ends them later."""
+        """Let go of the processes, so that the context does not end them: ``stop_recorded`` does, later."""
         self._let_go = True
         self._write_state()
         self.client.close()

@@ -30,6 +30,7 @@ from tests.demo_run.live_view import beside
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".emr"
+TEMPLATE = CHECKOUT / "config" / "clusters" / "local.yaml"
 UI_PORT = 8080
 STOP_GRACE_S = 3.0
 """Nothing of a demo is needed after it."""
@@ -85,7 +86,7 @@ def demo() -> int:
     with LocalStack(
         home,
         dags=[CHECKOUT / "dags"],
-        template=_template(),
+        template=TEMPLATE,
         sections=flights.OPTIONS,
         stop_grace_s=STOP_GRACE_S,
         progress=say,
@@ -114,21 +115,16 @@ def up(port: int, *, fresh: bool, options: Sequence[str]) -> int:
             f"For another port: make up PORT={port + 1}"
         )
     _prepare_home(home, fresh=fresh)
-    stack = LocalStack(
+    with LocalStack(
         home,
         dags=[CHECKOUT / "dags"],
         api_port=port,
-        template=_template(),
+        template=TEMPLATE,
         whole=True,
         sections=sections,
         progress=_say(time.monotonic()),
-    )
-    try:
-        stack.start()
-    except BaseException:
-        stack.stop()
-        raise
-    stack.leave_running()
+    ) as stack:
+        stack.leave_running()
     console.print(
         f"Airflow: {stack.base_url} (no password, this machine only). DAGs: {_short(CHECKOUT / 'dags')}/"
     )
@@ -175,14 +171,8 @@ def _prepare_home(home: Path, *, fresh: bool) -> None:
         )
 
 
-def _template() -> Path:
-    return CHECKOUT / "config" / "clusters" / "local.yaml"
-
-
 def _say(started: float) -> Callable[[str], None]:
-    return lambda text: console.print(
-        beside(Text(f"{time.monotonic() - started:4.0f} s", "dim"), text),
-    )
+    return lambda text: console.print(beside(Text(f"{time.monotonic() - started:4.0f} s", "dim"), text))
 
 
 def _short(path: Path) -> str:
