@@ -7,9 +7,10 @@ value, where it came from and what is allowed. Nobody else reads Airflow's confi
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,6 @@ from emr_executor.policy import EXECUTOR_PATHS, named_executors
 _M = TypeVar("_M", bound=BaseModel)
 _ENV_PREFIX = f"AIRFLOW__{SECTION.upper()}__"
 _S3_PREFIX = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$")
-_STAGING_URI = "it must be s3://bucket/prefix/ with a prefix of its own."
 _COMMENT = re.compile(r"\s[#;]")
 _HTTP = re.compile(r"^https?://[^/\s]+/?$")
 
@@ -121,7 +121,9 @@ def load_settings_from(
     )
     values = reading.values()
     settings = reading.build(values)
-    reading.check_together(settings, airflow_heartbeat_timeout_s, default_queue)
+    for name, allowed in reading.contradictions(settings, airflow_heartbeat_timeout_s, default_queue):
+        if name not in reading.wrong:
+            reading.problem(name, allowed)
     if reading.problems:
         raise ConfigError(reading.problems)
     if airflow_heartbeat_timeout_s is None:
@@ -194,78 +196,49 @@ class _Reading:
             self.problem(names[name], _in_our_words(message))
         return model.model_validate({name: value for name, value in values.items() if name not in wrong})
 
-    def check_together(
+    def contradictions(
         self, settings: Settings, airflow_heartbeat_timeout_s: float | None, default_queue: str | None
-    ) -> None:
-        """What no single field can know. A check of two options is made where both can be used."""
+    ) -> Iterator[tuple[str, str]]:
+        """What no single field can know: an option, and what it must be."""
         pool, slots = settings.cluster_pools[0], _slots(settings.cluster_pools[0])
-        self.check("staging_uri", _S3_PREFIX.match(settings.staging_uri), _STAGING_URI)
-        endpoint = settings.aws.endpoint_url
-        self.check(
-            "endpoint_url",
-            endpoint is None or _HTTP.match(endpoint),
-            "it must be http://host:port or https://host, without a path.",
-        )
-        self.check(
-            "min_clusters",
-            pool.min_clusters <= pool.max_clusters,
-            f"it must not exceed max_clusters ({pool.max_clusters}).",
-            "max_clusters",
-        )
-        self.check(
-            "prefetch",
-            not slots or slots + pool.prefetch <= EMR_ACTIVE_STEP_LIMIT,
-            f"with StepConcurrencyLevel {slots} of the template it must not exceed "
-            f"{EMR_ACTIVE_STEP_LIMIT - (slots or 0)}: EMR holds at most {EMR_ACTIVE_STEP_LIMIT} a cluster.",
-        )
-        self.check(
-            "keep_history",
-            not 0 < settings.keep_history_s < KEEP_HISTORY_AT_LEAST_S,
-            "it must be at least 1d, or 0 to keep for ever.",
-        )
-        self.check(
-            "keep_staging",
-            not 0 < settings.keep_staging_s < KEEP_STAGING_AT_LEAST_S,
-            "it must be at least 7d, on which deployments with the same staging_uri rely, "
-            "or 0 to keep for ever.",
-        )
+        if not _S3_PREFIX.match(settings.staging_uri):
+            yield "staging_uri", "it must be s3://bucket/prefix/ with a prefix of its own."
+        if (endpoint := settings.aws.endpoint_url) is not None and not _HTTP.match(endpoint):
+            yield "endpoint_url", "it must be http://host:port or https://host, without a path."
+        if pool.min_clusters > pool.max_clusters and "max_clusters" not in self.wrong:
+            yield "min_clusters", f"it must not exceed max_clusters ({pool.max_clusters})."
+        if slots and slots + pool.prefetch > EMR_ACTIVE_STEP_LIMIT:
+            allowed = (
+                f"with StepConcurrencyLevel {slots} of the template it must not exceed "
+                f"{EMR_ACTIVE_STEP_LIMIT - slots}: EMR holds at most {EMR_ACTIVE_STEP_LIMIT} a cluster."
+            )
+            yield "prefetch", allowed
+        if 0 < settings.keep_history_s < KEEP_HISTORY_AT_LEAST_S:
+            yield "keep_history", "it must be at least 1d, or 0 to keep for ever."
+        if 0 < settings.keep_staging_s < KEEP_STAGING_AT_LEAST_S:
+            others = "on which deployments with the same staging_uri rely"
+            yield "keep_staging", f"it must be at least 7d, {others}, or 0 to keep for ever."
         policy = pool.template.get("AutoTerminationPolicy")
         own_idle_s = policy.get("IdleTimeout", EMR_IDLE_TIMEOUT_S) if isinstance(policy, dict) else None
-        self.check(
-            "idle_timeout",
-            not isinstance(own_idle_s, int) or own_idle_s > pool.idle_timeout_s,
-            f"it must be below the IdleTimeout of the template's AutoTerminationPolicy ({own_idle_s} s), "
-            "which ends clusters that the executor can no longer see to.",
-        )
-        if airflow_heartbeat_timeout_s is not None:
-            limit_s = airflow_heartbeat_timeout_s / 3
-            self.check(
-                "task_heartbeat_interval",
-                settings.task_heartbeat_interval_s <= limit_s,
-                f"it must be at most {limit_s:g} s, a third of [scheduler] task_instance_heartbeat_timeout.",
+        if isinstance(own_idle_s, int) and own_idle_s <= pool.idle_timeout_s:
+            allowed = (
+                f"it must be below the IdleTimeout of the template's AutoTerminationPolicy ({own_idle_s} s), "
+                "which ends clusters that the executor can no longer see to."
             )
-        self._check_queues(pool.queues, default_queue)
-
-    def _check_queues(self, queues: tuple[str, ...], default_queue: str | None) -> None:
-        """A queue that is nearly another one is one by mistake: its tasks would go where nobody looks."""
-        folded = [queue.casefold() for queue in queues]
-        self.check(
-            "queue",
-            len(set(folded)) == len(folded),
-            "two of the names differ in case only, which are two queues to Airflow: keep one.",
-        )
-        near = [] if default_queue is None else _nearly(default_queue, queues)
-        self.check(
-            "queue",
-            not near,
-            f"{', '.join(near)} is nearly [operators] default_queue ({default_queue}), whose tasks another "
-            "executor runs: write both alike, or rename one.",
-        )
-
-    def check(self, name: str, is_right: object, allowed: str, *others: str) -> None:
-        """Note a problem with an option unless it, or another that the check needs, cannot be used anyway."""
-        if not is_right and not self.wrong & {name, *others}:
-            self.problem(name, allowed)
+            yield "idle_timeout", allowed
+        most_s = math.inf if airflow_heartbeat_timeout_s is None else airflow_heartbeat_timeout_s / 3
+        if settings.task_heartbeat_interval_s > most_s:
+            third = "a third of [scheduler] task_instance_heartbeat_timeout"
+            yield "task_heartbeat_interval", f"it must be at most {most_s:g} s, {third}."
+        # A queue that is nearly another one is one by mistake: its tasks would go where nobody looks.
+        if len({queue.casefold() for queue in pool.queues}) < len(pool.queues):
+            yield "queue", "two of the names differ in case only, which are two queues to Airflow: keep one."
+        if near := _nearly(default_queue, pool.queues):
+            allowed = (
+                f"{', '.join(near)} is nearly [operators] default_queue ({default_queue}), whose tasks "
+                "another executor runs: write both alike, or rename one."
+            )
+            yield "queue", allowed
 
 
 def _in_our_words(message: str) -> str:
@@ -280,9 +253,9 @@ def _slots(pool: ClusterPool) -> int | None:
     return level if isinstance(level, int) and 1 <= level <= EMR_ACTIVE_STEP_LIMIT else None
 
 
-def _nearly(name: str, queues: tuple[str, ...]) -> list[str]:
+def _nearly(name: str | None, queues: tuple[str, ...]) -> list[str]:
     """The queues that a name is meant to be, most likely, and is not."""
-    if name in queues:
+    if name is None or name in queues:
         return []
     return [
         queue

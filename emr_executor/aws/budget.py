@@ -61,7 +61,7 @@ class Bucket:
         self._refill(now)
         return max(0.0, (1.0 - self.tokens) / self.rate)
 
-    def spend(self, now: float, count: float = 1.0) -> None:
+    def spend(self, now: float, count: int) -> None:
         """Take tokens that a call used; retries may take it below zero."""
         self._refill(now)
         self.tokens -= count
@@ -102,7 +102,6 @@ class Budget:
 
     async def take(self, operation: str, *, within_s: float | None = None) -> None:
         """Return when the call may be made. Raises BudgetSpent when that is not ``within_s`` from now."""
-        bucket = self._bucket(operation)
         asked_at = self._clock.monotonic()
         async with self._turns[operation]:
             while (wait_s := self.wait_s(operation)) > 0:
@@ -111,9 +110,7 @@ class Budget:
                 await self._clock.sleep(wait_s + 1e-3)
             # The process may have stood still meanwhile, for any time.
             self._refuse_late(operation, asked_at, 0.0, within_s)
-            now = self._clock.monotonic()
-            bucket.spend(now)
-            self._account.spend(now)
+            self._spend(operation, 1)
 
     def _refuse_late(self, operation: str, asked_at: float, wait_s: float, within_s: float | None) -> None:
         if within_s is not None and self._clock.monotonic() + wait_s - asked_at > within_s:
@@ -124,9 +121,11 @@ class Budget:
     def answered(self, operation: str, retries: int) -> None:
         """Count the calls that botocore's own retries made besides the one taken."""
         if retries > 0:
-            now = self._clock.monotonic()
-            self._bucket(operation).spend(now, retries)
-            self._account.spend(now, retries)
+            self._spend(operation, retries)
+
+    def _spend(self, operation: str, count: int) -> None:
+        for bucket in (self._bucket(operation), self._account):
+            bucket.spend(self._clock.monotonic(), count)
 
     def throttled(self, operation: str) -> None:
         """Learn from a throttled answer: it does not say which bucket was empty, so both go down."""
