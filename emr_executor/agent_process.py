@@ -109,11 +109,6 @@ class AgentProcess:
         self._pause_s = FIRST_PAUSE_S
         self._stopped = False
 
-    @property
-    def pid(self) -> int | None:
-        """The child's process id while it runs."""
-        return self._child.pid if self._child is not None else None
-
     def keep_running(self) -> None:
         """Start the child, or start it again after a pause that grows while it keeps dying by itself."""
         if self._stopped:

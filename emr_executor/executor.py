@@ -5,7 +5,8 @@ so it only reads and writes a few rows, starts nothing before ``start``, and let
 A configuration that cannot be used puts it in a *refusing* state (``refusal``); all else goes on.
 
 Parked tries are not in ``running`` and occupy no slot of ``[core] parallelism``: the base class
-would stop queueing at that number, and a parked try costs the scheduler nothing.
+would stop queueing at that number, and a parked try costs the scheduler nothing. Phases are bounded by
+the agent's ``task_runner_parallelism``.
 """
 
 from __future__ import annotations
@@ -53,12 +54,7 @@ class EmrExecutor(BaseExecutor):
     ``[core] executor = LocalExecutor,emr_executor.EmrExecutor``.
     """
 
-    is_local: bool = False
-    is_production: bool = True
-    serve_logs: bool = True
-    supports_ad_hoc_ti_run: bool = False
-    supports_callbacks: bool = False
-    supports_multi_team: bool = False
+    serve_logs = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -163,7 +159,7 @@ class EmrExecutor(BaseExecutor):
 
     def has_task(self, task_instance: TaskInstance) -> bool:
         """Whether this scheduler's executor has the try parked."""
-        return workload_id_of(task_instance) in self._tries or super().has_task(task_instance)
+        return workload_id_of(task_instance) in self._tries
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
         """A try was QUEUED for ``[scheduler] task_queued_timeout``; never raises.
@@ -191,20 +187,6 @@ class EmrExecutor(BaseExecutor):
                 ti.last_heartbeat_at = datetime.now(tz=UTC)
                 self._tries.park_unadopted(workload_id_of(ti))
             return []
-
-    @property
-    def slots_available(self) -> int:
-        """Every slot: a parked try holds none."""
-        return int(self.parallelism)
-
-    @property
-    def slots_occupied(self) -> int:
-        """None: phases are bounded by the agent's ``task_runner_parallelism``."""
-        return 0
-
-    def get_task_log(self, ti: TaskInstance, try_number: int) -> tuple[list[str], list[str]]:  # noqa: ARG002
-        """Nothing: every line is in the task's ordinary log file."""
-        return [], []
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -39,9 +39,6 @@ class ParkedTries(Generic[K]):
     def __contains__(self, workload_id: object) -> bool:
         return workload_id in self._parked
 
-    def __iter__(self) -> Iterator[WorkloadId]:
-        return iter(self._parked)
-
     # -- what the scheduler says: of a try it replaces what it said before ---------------------------
 
     def park(self, workload_id: WorkloadId, key: K) -> None:

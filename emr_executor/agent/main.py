@@ -33,9 +33,9 @@ from emr_executor.agent.retention_s3 import S3Retention, StoredNeeds
 from emr_executor.agent.schema_check import check_tables, until_other_tables
 from emr_executor.agent.surroundings import Surroundings
 from emr_executor.agent.tasklog import FileTaskLog
+from emr_executor.aws.objects import S3StagedObjects
 from emr_executor.aws.records import S3StepRecords
 from emr_executor.aws.session import open_aws
-from emr_executor.aws.staged import S3StagedObjects
 from emr_executor.config import Settings
 from emr_executor.config_load import load_settings
 from emr_executor.core.health import Dependency

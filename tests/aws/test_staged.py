@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from emr_executor.aws.layout import S3Uri
+from emr_executor.aws.objects import S3StagedObjects
 from emr_executor.aws.session import Aws, open_aws
-from emr_executor.aws.staged import S3StagedObjects
 from emr_executor.config import AwsAccess
 from emr_executor.errors import TryAgain
 from emr_executor.local.entities import ModelOptions

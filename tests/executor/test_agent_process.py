@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from emr_executor.agent_process import HANG_MARGIN_S, START_S, AgentProcess, Child
+from tests.executor.log import Log
 
 HANG_S = 30.0
 
@@ -32,18 +33,6 @@ class FakeChild:
 
     def kill(self) -> None:
         self.killed, self.code = True, self.code_when_killed
-
-
-class Log:
-    """Airflow's logger, as far as it is used."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str, *args: object) -> None:
-        self.lines.append(text % args)
-
-    error = info
 
 
 class Room:

@@ -19,6 +19,7 @@ from emr_executor.store.lease_store import beat_lease, read_lease, take_lease
 from emr_executor.store.schema import METADATA, STEERING
 from tests.agent.fakes import SETTINGS
 from tests.builders import NOW
+from tests.executor.log import Log
 
 AGENT = AgentHealth(
     holder="host/1/aa",
@@ -31,18 +32,6 @@ AGENT = AgentHealth(
     told_at=NOW,
 )
 S3_AWAY = Away(dependency=Dependency.S3, since=NOW, error="no answer")
-
-
-class Log:
-    """Airflow's logger, as far as it is used."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str, *args: object, **_: object) -> None:
-        self.lines.append(text % args)
-
-    warning = error = info
 
 
 class Metrics:
