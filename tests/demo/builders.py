@@ -6,7 +6,7 @@ from typing import Any
 
 from emr_executor.local.ledger import LedgerEntry
 from tests.airflow_stack.airflow_client import RunState, TaskState
-from tests.demo_run.checks import Evidence
+from tests.demo_run.checks import FLIGHTS, Evidence
 from tests.demo_run.emr_now import EmrStep
 
 
@@ -55,7 +55,7 @@ GOOD = Evidence(
     ),
     losses={"month[1]": ("cluster j-B ended",)},
     lost_cluster="j-B",
-    checked={"flights": 10, "routes": 2, "output": "s3://b/routes", "worst": []},
+    checked={"flights": FLIGHTS, "routes": 2, "output": "s3://b/routes", "worst": []},
 )
 """A run of which everything is true: a cluster was lost in its middle."""
 

