@@ -38,13 +38,11 @@ def doctor(_args: Any) -> None:
     configuration, around = look_at_configuration(), look_around()
     executor = executor_problem()
     problems = [*([executor] if executor else []), *configuration.problems, *around.problems]
-    for note in (*configuration.notes, *around.notes):
-        print(f"note: {note}")  # noqa: T201 - a command's output
-    for problem in problems:
-        print(f"problem: {problem}")  # noqa: T201 - a command's output
+    _say(*(f"note: {note}" for note in (*configuration.notes, *around.notes)))
     if problems:
+        _say(*(f"problem: {problem}" for problem in problems))
         sys.exit(1)
-    print("The configuration can be used.")  # noqa: T201 - a command's output
+    _say("The configuration can be used.")
 
 
 def init(args: Any) -> None:
@@ -55,7 +53,7 @@ def init(args: Any) -> None:
         path = write_template(args.file)
     except ConfigError as error:
         sys.exit("\n".join(error.problems))
-    print(told(path, args.staging_uri))  # noqa: T201 - a command's output
+    _say(told(path, args.staging_uri))
 
 
 def migrate(_args: Any) -> None:
@@ -69,7 +67,7 @@ def migrate(_args: Any) -> None:
             EmrExecutorDBManager(session).initdb()
     except ConfigError as error:
         sys.exit("\n".join(error.problems))
-    print("The tables of emr_executor are up to date.")  # noqa: T201 - a command's output
+    _say("The tables of emr_executor are up to date.")
 
 
 def status(args: Any, engine: Engine | None = None) -> None:
@@ -133,7 +131,11 @@ def _answer(
     except StoreBusy as error:
         sys.exit(f"{error}. {_WITHOUT_DATABASE}")
     if args.output == "json":
-        print(as_json(facts))  # noqa: T201 - a command's output
+        _say(as_json(facts))
     else:
         show(view(facts))
     return facts
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(lines))  # noqa: T201 - a command's output
