@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
-from tests.agent.fakes import ManualClock
+from tests.agent.fakes import ManualClock, World
 from tests.inline_runner import InlineRunner
 
 
@@ -32,3 +32,8 @@ def store(engine: Engine) -> AgentStore:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def world(engine: Engine, tmp_path: Path) -> World:
+    return World(engine, tmp_path / "logs")

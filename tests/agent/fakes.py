@@ -29,7 +29,7 @@ from emr_executor.core.model import (
     SubmissionId,
     Workload,
 )
-from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, StepState
+from emr_executor.core.states import OVER_CLUSTER_STATES, ClusterState, RecordPhase, StepState
 from emr_executor.errors import BudgetSpent, ClusterGone, OutcomeUnknown, StepsRefused
 from emr_executor.ports import NewStep
 from emr_executor.store import scheduler_store
@@ -38,6 +38,7 @@ from emr_executor.store.rows import submission_from, workload_from
 from emr_executor.store.schema import HISTORY, STEERING, SUBMISSION, WORKLOAD
 from tests.agent.fake_records import FakeRecords
 from tests.agent.manual_clock import ManualClock
+from tests.builders import NOW, make_workload
 from tests.inline_runner import InlineRunner
 
 DEPLOYMENT = "dep"
@@ -244,6 +245,12 @@ class SlowRunner(InlineRunner):
         return result
 
 
+def ready(name: str = "w1", **changes: Any) -> Workload:
+    """A parked workload with a log of its own."""
+    values = {"accepted_at": NOW, "ready_at": NOW, "log_path": f"{name}.log"}
+    return make_workload(name, **{**values, **changes})
+
+
 class World:
     """One steering agent over a real store and the fakes; ``restart`` is a kill -9 and a successor."""
 
@@ -281,6 +288,20 @@ class World:
         self.token = await self._take_lease()
         with self.engine.begin() as connection:
             scheduler_store.accept(connection, workloads)
+
+    async def placed(self, *names: str) -> None:
+        """Workloads of which each has a step, PENDING on a cluster that starts."""
+        await self.begin(*map(ready, names))
+        await self.tick(times=2)
+
+    async def running(self, *names: str) -> None:
+        """Workloads of which each has a step that runs."""
+        await self.placed(*names)
+        for cluster_id in self.emr.clusters:
+            self.emr.set_cluster(cluster_id, ClusterState.RUNNING)
+        for name in names:
+            self.show(name, StepState.RUNNING)
+        await self.tick(times=2)
 
     async def _take_lease(self) -> int:
         token = await self.store.take_lease(STEERING, "me", await self.store.read_lease(STEERING))
@@ -324,6 +345,19 @@ class World:
         with self.engine.connect() as connection:
             its = select(SUBMISSION).where(SUBMISSION.c.workload_id == workload_id).order_by(SUBMISSION.c.n)
             return tuple(map(submission_from, connection.execute(its).mappings()))
+
+    def last(self, name: str) -> Submission:
+        return self.submissions(name)[-1]
+
+    def show(self, name: str, state: StepState) -> None:
+        """EMR shows the workload's last step in this state."""
+        step_id = self.last(name).step_id
+        assert step_id is not None
+        self.emr.set_step(step_id, state)
+
+    def end(self, name: str, exit_code: int = 0, **changes: Any) -> None:
+        """The wrapper of the workload's last step writes its final record."""
+        self.records.write(self.last(name), RecordPhase.ENDED, exit_code=exit_code, **changes)
 
     def events(self) -> list[str]:
         with self.engine.connect() as connection:

@@ -5,26 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.agent.claims import UNSEEN_S3_HOLD_S
 from emr_executor.core.model import ClusterId, StepId, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState
-from tests.agent.fakes import World
-from tests.builders import NOW, make_workload
+from tests.agent.fakes import World, ready
+from tests.builders import NOW
 
 J1, FIRST, TWIN = ClusterId("j-1"), StepId("s-1"), StepId("s-TWIN")
 
 
 @pytest.fixture
-async def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
+async def world(world: World) -> World:
     """The step that is known runs; EMR has its twin, which holds the claim, and lists neither any more."""
-    world = World(engine, tmp_path_factory.mktemp("logs"))
-    await world.begin(make_workload("w1", accepted_at=NOW, ready_at=NOW, log_path="w1.log"))
-    await world.tick(times=2)
-    world.emr.set_cluster(J1, ClusterState.RUNNING)
-    world.emr.set_step(FIRST, StepState.RUNNING)
-    await world.tick(times=4)
+    await world.running("w1")
     (first,) = world.emr.steps[J1]
     world.emr.steps[J1].append(replace(first, step_id=TWIN, started_at=NOW))
     world.records.claims[SubmissionId("w1-1")] = TWIN
@@ -71,11 +65,9 @@ async def test_an_id_that_emr_refuses_keeps_no_other_from_being_asked_for(world:
     world.emr.set_step(FIRST, StepState.FAILED)
     world.records.claims[SubmissionId("w1-1")] = StepId("s-FORGED")
     world.emr.refused_ids.add(StepId("s-FORGED"))
-    await world.begin(make_workload("w2", accepted_at=NOW, ready_at=NOW))
+    await world.begin(ready("w2"))
     await world.tick(seconds=10, times=20)
-    (second,) = world.submissions("w2")
-    assert second.step_id is not None
-    world.emr.set_step(second.step_id, StepState.COMPLETED)
+    world.show("w2", StepState.COMPLETED)
     await world.tick(seconds=10, times=20)
     assert world.submissions("w2")[0].state is SubmissionState.COMPLETED
     world.emr.set_cluster(J1, ClusterState.TERMINATED, "USER_REQUEST")

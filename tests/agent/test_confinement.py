@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from emr_executor.agent.tasklog import FileTaskLog
 from emr_executor.agent.tick_state import TickState
 from emr_executor.core.model import ObservedCluster
-from emr_executor.core.states import (
-    SubmissionState,
-    WorkloadState,
-)
+from emr_executor.core.states import SubmissionState, WorkloadState
 from emr_executor.errors import InvalidTransition, StaleWriter
 from emr_executor.store.change_store import Change
 from tests.agent.fakes import World
-from tests.agent.impossible import end, last, running
 from tests.builders import make_cluster, make_submission, make_workload
 from tests.store.builders import store
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path: Path) -> World:
-    return World(engine, tmp_path / "logs")
 
 
 async def saved(world: World, *rows: Any) -> TickState:
@@ -93,13 +82,13 @@ async def test_what_the_caller_can_do_something_about_is_no_quarantine(world: Wo
 
 
 async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
 
     async def broken(**_: Any) -> tuple[ObservedCluster, ...]:
         raise ValueError("a cluster like none before")
 
     world.emr.list_clusters = broken  # type: ignore[method-assign]
-    end(world, "w1")
+    world.end("w1")
     with capture_logs() as logs:
         await world.tick(times=2)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
@@ -108,8 +97,8 @@ async def test_a_look_that_always_fails_does_not_blind_the_others(world: World) 
 
 async def test_the_record_of_a_tick_that_was_dropped_is_told_in_the_next_one(world: World) -> None:
     await world.begin()
-    await running(world, "w1")
-    end(world, "w1")
+    await world.running("w1")
+    world.end("w1")
     world.clock.passed_s += 2.0
     await world.record_poll.round()
     save = world.store.apply
@@ -122,7 +111,7 @@ async def test_the_record_of_a_tick_that_was_dropped_is_told_in_the_next_one(wor
         await world.steering.tick(world.token)
     await world.record_poll.round()
     world.store.apply = save  # type: ignore[method-assign]
-    assert (last(world, "w1").is_live, world.records.consumed) == (True, [])
+    assert (world.last("w1").is_live, world.records.consumed) == (True, [])
     world.records.changed = None  # type: ignore[method-assign,assignment]  # it is not read again
     await world.steering.tick(world.token)
     assert world.workload("w1").state is WorkloadState.FINISHABLE

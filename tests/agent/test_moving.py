@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.core.fact_ages import STALE_READ_S
-from emr_executor.core.model import ClusterId, ObservedStep, StepId, Submission, SubmissionId
+from emr_executor.core.model import ClusterId, StepId, SubmissionId
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
-from tests.agent.fakes import World
-from tests.builders import NOW, ago, make_workload
+from tests.agent.fakes import World, ready
+from tests.builders import NOW, ago
 
 
 @pytest.fixture
-async def world(engine: Engine, tmp_path: Path) -> World:
+async def world(world: World) -> World:
     """Two clusters with two slots each, full, and w5 behind the steps of j-1."""
-    world = World(engine, tmp_path / "logs")
     names = [f"w{i}" for i in range(1, 6)]
-    await world.begin(
-        *(
-            make_workload(name, accepted_at=ago(60 - i), ready_at=NOW, log_path=f"{name}.log")
-            for i, name in enumerate(names)
-        )
-    )
+    await world.begin(*(ready(name, accepted_at=ago(60 - i)) for i, name in enumerate(names)))
     await world.tick(times=2)
     for cluster_id in ("j-1", "j-2"):
         world.emr.set_cluster(cluster_id, ClusterState.RUNNING)
@@ -34,33 +26,34 @@ async def world(engine: Engine, tmp_path: Path) -> World:
     for name in names[:4]:
         begin(world, name)
     await world.tick(seconds=10, times=3)
-    assert [world.submissions(name)[0].state for name in names] == ["RUNNING"] * 4 + ["PENDING"]
+    assert [world.last(name).state for name in names] == ["RUNNING"] * 4 + ["PENDING"]
     return world
 
 
 def begin(world: World, name: str) -> None:
-    submission = last(world, name)
-    world.emr.set_step(submission.step_id or StepId(""), StepState.RUNNING)
-    world.records.write(submission, RecordPhase.RUNNING)
+    world.show(name, StepState.RUNNING)
+    world.records.write(world.last(name), RecordPhase.RUNNING)
 
 
 def end(world: World, name: str) -> None:
-    submission = last(world, name)
-    world.emr.set_step(submission.step_id or StepId(""), StepState.COMPLETED)
-    world.records.write(submission, RecordPhase.ENDED, exit_code=0)
-
-
-def last(world: World, name: str) -> Submission:
-    return world.submissions(name)[-1]
+    world.show(name, StepState.COMPLETED)
+    world.end(name)
 
 
 def free_the_other(world: World) -> str:
     """The cluster on which w5 waits; the other one's steps end."""
-    where = last(world, "w5").cluster_uuid
+    where = world.last("w5").cluster_uuid
     for name in ("w1", "w2", "w3", "w4"):
-        if last(world, name).cluster_uuid != where:
+        if world.last(name).cluster_uuid != where:
             end(world, name)
     return where
+
+
+def show_twin(world: World) -> None:
+    """EMR shows the other step that a doubled call made of w5, and it runs."""
+    steps = world.emr.steps[ClusterId("j-1")]
+    own = next(one for one in steps if "w5-1" in one.name)
+    steps.insert(0, replace(own, step_id=StepId("s-twin"), state=StepState.RUNNING, started_at=NOW))
 
 
 async def test_a_step_behind_others_runs_where_a_slot_is_free(world: World) -> None:
@@ -82,12 +75,11 @@ async def test_a_step_behind_others_runs_where_a_slot_is_free(world: World) -> N
 
 async def test_a_step_that_has_begun_since_the_last_look_is_not_cancelled(world: World) -> None:
     """Its wrapper is silent; EMR is asked before it is taken back."""
-    step_id = last(world, "w5").step_id
     free_the_other(world)
-    world.emr.set_step(step_id or StepId(""), StepState.RUNNING)
+    world.show("w5", StepState.RUNNING)
     await world.tick(times=6)
     assert "cancel_steps" not in world.emr.calls
-    assert last(world, "w5").state is SubmissionState.RUNNING
+    assert world.last("w5").state is SubmissionState.RUNNING
 
 
 async def test_a_step_that_begins_as_it_is_cancelled_runs_on_when_emr_lets_it(world: World) -> None:
@@ -115,7 +107,7 @@ async def test_a_step_that_was_hit_as_it_began_starts_again_and_costs_no_submiss
                 replace(one, state=StepState.CANCELLED, started_at=NOW) if one.step_id in step_ids else one
                 for one in steps
             ]
-        world.records.write(last(world, "w5"), RecordPhase.ENDED, exit_code=143, reason="terminated")
+        world.end("w5", exit_code=143, reason="terminated")
 
     world.emr.cancel_steps = hits  # type: ignore[method-assign]
     free_the_other(world)
@@ -134,7 +126,7 @@ async def test_a_cancel_that_was_never_made_is_made_again_unless_the_step_began(
     free_the_other(world)
     world.clock.passed_s += 2
     await world.tick_and_die()
-    assert last(world, "w5").cancel_asked_at is not None
+    assert world.last("w5").cancel_asked_at is not None
     if begins:
         begin(world, "w5")
     await world.restart()
@@ -149,73 +141,30 @@ async def test_a_cancel_that_was_never_made_is_made_again_unless_the_step_began(
 
 async def test_pending_steps_of_a_lost_cluster_do_not_wait_for_its_end(world: World) -> None:
     """EMR shows them over before the cluster is: nothing of them ever ran."""
-    where = last(world, "w5").cluster_uuid
+    where = world.last("w5").cluster_uuid
     world.records.unclaimed.add(SubmissionId("w5-1"))
     cluster_id = "j-1" if where == "uuid-1" else "j-2"
     launches = world.emr.calls.count("run_job_flow")
     world.emr.set_cluster(cluster_id, ClusterState.TERMINATING, "INSTANCE_FAILURE")
-    world.emr.set_step(last(world, "w5").step_id or StepId(""), StepState.CANCELLED)
+    world.show("w5", StepState.CANCELLED)
     await world.tick(times=1)
     assert world.emr.calls.count("run_job_flow") == launches + 1, "its replacement starts while it dies"
     await world.tick(times=4)
     first, second = world.submissions("w5")
     assert (first.state, second.cluster_uuid) == (SubmissionState.LOST, "uuid-3")
     assert world.workload("w5").losses == 0
-    on_it = [name for name in ("w1", "w2", "w3", "w4") if last(world, name).cluster_uuid == where]
-    assert [last(world, name).is_live for name in on_it] == [True] * 2, "those that ran wait for its end"
-
-
-async def test_a_cluster_that_never_came_up_gives_its_steps_back_at_once(
-    engine: Engine, tmp_path: Path
-) -> None:
-    world = World(engine, tmp_path / "logs")
-    await world.begin(make_workload("w1", ready_at=NOW))
-    await world.tick(times=2)
-    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "BOOTSTRAP_FAILURE")
-    await world.tick(times=2)
-    assert world.submissions("w1")[0].state is SubmissionState.LOST
-
-
-@pytest.mark.parametrize("step_state", [StepState.PENDING, None])
-async def test_a_cluster_that_starts_no_step_is_replaced_also_when_emr_has_a_new_word_for_waiting(
-    engine: Engine, tmp_path: Path, step_state: StepState | None
-) -> None:
-    world = World(engine, tmp_path / "logs")
-    world.records.unclaimed.add(SubmissionId("w1-1"))
-    await world.begin(make_workload("w1", ready_at=NOW))
-    await world.tick(times=2)
-    world.emr.set_cluster("j-1", ClusterState.WAITING)
-    world.emr.set_step(StepId("s-1"), step_state)
-    await world.tick(seconds=20, times=14)
-    assert len(world.submissions("w1")) == 1
-    await world.tick(seconds=20, times=6)
-    assert [one.cluster_uuid for one in world.submissions("w1")] == ["uuid-1", "uuid-2"]
-
-
-async def test_a_step_in_a_new_state_that_its_wrapper_says_runs_does_not_stall_its_cluster(
-    engine: Engine, tmp_path: Path
-) -> None:
-    world = World(engine, tmp_path / "logs")
-    await world.begin(make_workload("w1", ready_at=NOW))
-    await world.tick(times=2)
-    world.emr.set_cluster("j-1", ClusterState.WAITING)
-    begin(world, "w1")
-    world.emr.set_step(StepId("s-1"), None)
-    await world.tick(seconds=20, times=20)
-    assert [one.state for one in world.submissions("w1")] == [SubmissionState.RUNNING]
-    assert world.emr.calls.count("run_job_flow") == 1
+    on_it = [name for name in ("w1", "w2", "w3", "w4") if world.last(name).cluster_uuid == where]
+    assert [world.last(name).is_live for name in on_it] == [True] * 2, "those that ran wait for its end"
 
 
 async def test_a_step_that_was_taken_back_waits_for_the_other_one_of_a_doubled_call(world: World) -> None:
     """EMR has w5 twice: the one that we know is cancelled, and the other does the work."""
-    name = next(one.name for one in world.emr.steps[ClusterId("j-1")] if "w5-1" in one.name)
     free_the_other(world)
     await world.tick()
     assert world.emr.calls.count("cancel_steps") == 1
-    twin = ObservedStep(step_id=StepId("s-twin"), name=name, state=StepState.RUNNING, started_at=NOW)
     await world.tick()
-    assert last(world, "w5").is_live, "its claim is held"
-    world.emr.steps[ClusterId("j-1")].insert(0, twin)
+    assert world.last("w5").is_live, "its claim is held"
+    show_twin(world)
     await world.tick(times=3)
     (only,) = world.submissions("w5")
     assert (only.step_id, only.state) == ("s-twin", SubmissionState.RUNNING)
@@ -232,25 +181,23 @@ async def test_a_cleared_step_may_have_another_of_a_doubled_call_until_its_claim
     world.records.claims_away = True
     await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
     await world.tick(times=4)
-    assert last(world, "w5").step_state is StepState.CANCELLED
-    assert last(world, "w5").is_live
+    assert world.last("w5").step_state is StepState.CANCELLED
+    assert world.last("w5").is_live
     world.records.claims_away = False
     await world.tick()
-    assert last(world, "w5").state is SubmissionState.CANCELLED
+    assert world.last("w5").state is SubmissionState.CANCELLED
     assert world.workload("w5").state is WorkloadState.CANCELLED
 
 
 async def test_a_cleared_step_whose_other_one_began_is_over_when_that_is(world: World) -> None:
-    name = next(one.name for one in world.emr.steps[ClusterId("j-1")] if "w5-1" in one.name)
     await world.store.ask_cancel([world.workload("w5").workload_id], "cleared")
     await world.tick(times=4)
-    assert last(world, "w5").step_state is StepState.CANCELLED
-    assert last(world, "w5").is_live, "EMR's reads may not show the other one yet"
-    twin = ObservedStep(step_id=StepId("s-twin"), name=name, state=StepState.RUNNING, started_at=NOW)
-    world.emr.steps[ClusterId("j-1")].insert(0, twin)
+    assert world.last("w5").step_state is StepState.CANCELLED
+    assert world.last("w5").is_live, "EMR's reads may not show the other one yet"
+    show_twin(world)
     await world.tick(seconds=STALE_READ_S, times=2)
-    assert (last(world, "w5").step_id, last(world, "w5").is_live) == ("s-twin", True)
+    assert (world.last("w5").step_id, world.last("w5").is_live) == ("s-twin", True)
     world.emr.set_step(StepId("s-twin"), StepState.CANCELLED)
     await world.tick(seconds=STALE_READ_S, times=3)
-    assert last(world, "w5").state is SubmissionState.CANCELLED
+    assert world.last("w5").state is SubmissionState.CANCELLED
     assert world.workload("w5").state is WorkloadState.CANCELLED

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.agent.launch_backoff import FIRST_HOLD_S
-from emr_executor.core.model import StepId
-from emr_executor.core.states import (
-    ClusterState,
-    RecordPhase,
-    StepState,
-    SubmissionState,
-    Verdict,
-    WorkloadState,
-)
+from emr_executor.core.states import ClusterState, StepState, SubmissionState, Verdict, WorkloadState
 from emr_executor.errors import AwsUnavailable
 from emr_executor.store import scheduler_store
 from tests.agent.fake_records import FakeRecords
-from tests.agent.fakes import World
-from tests.builders import make_workload
+from tests.agent.fakes import World, ready
 
 OPERATIONS = ("run_job_flow", "add_steps", "list_steps", "list_clusters", "describe_cluster", "cancel_steps")
 MINUTES = 150
 """Ticks of two seconds."""
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path: Path) -> World:
-    return World(engine, tmp_path / "logs")
-
-
-def ready(name: str = "w1", **changes: object):
-    return make_workload(name, state=WorkloadState.READY, log_path=f"{name}.log", **changes)
 
 
 def emr_goes(world: World) -> None:
@@ -44,15 +23,6 @@ def emr_goes(world: World) -> None:
 
 def emr_returns(world: World) -> None:
     world.emr.refuse = {}
-
-
-async def running(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
-    world.emr.set_cluster("j-1", ClusterState.RUNNING)
-    world.emr.set_step(StepId("s-1"), StepState.RUNNING)
-    await world.tick(times=2)
-    assert world.submissions("w1")[0].state is SubmissionState.RUNNING
 
 
 async def test_with_no_cluster_launches_are_tried_now_and_then_and_soon_when_emr_is_back(
@@ -69,7 +39,7 @@ async def test_with_no_cluster_launches_are_tried_now_and_then_and_soon_when_emr
 
 
 async def test_no_step_is_placed_in_vain_while_emr_is_away(world: World) -> None:
-    await running(world)
+    await world.running("w1")
     emr_goes(world)
     await world.tick()
     with world.engine.begin() as connection:
@@ -85,20 +55,20 @@ async def test_no_step_is_placed_in_vain_while_emr_is_away(world: World) -> None
 
 
 async def test_an_emr_that_is_away_ends_no_cluster_and_no_step(world: World) -> None:
-    await running(world)
+    await world.running("w1")
     emr_goes(world)
     await world.tick(times=MINUTES)
     assert world.submissions("w1")[0].state is SubmissionState.RUNNING
     emr_returns(world)
-    world.records.write(world.submissions("w1")[0], RecordPhase.ENDED, exit_code=0)
+    world.end("w1")
     await world.tick(times=2)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
     assert len(world.emr.submissions()) == 1
 
 
 async def test_a_loss_is_told_from_a_failure_though_emr_was_away_in_between(world: World) -> None:
-    await running(world)
-    world.emr.set_step(StepId("s-1"), StepState.FAILED)
+    await world.running("w1")
+    world.show("w1", StepState.FAILED)
     await world.tick(times=2)
     emr_goes(world)
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
@@ -110,16 +80,15 @@ async def test_a_loss_is_told_from_a_failure_though_emr_was_away_in_between(worl
     assert lost.state is SubmissionState.LOST
 
 
+async def away(*_: object) -> None:
+    raise AwsUnavailable("no answer from S3")
+
+
 async def test_a_final_record_in_s3_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await running(world)
-
-    async def away(*_: object) -> None:
-        raise AwsUnavailable("no answer from S3")
-
+    await world.running("w1")
     monkeypatch.setattr(FakeRecords, "changed", away)
-    (submission,) = world.submissions("w1")
-    world.records.write(submission, RecordPhase.ENDED, exit_code=7, tail="ValueError: no such column\n")
-    world.emr.set_step(StepId("s-1"), StepState.FAILED)
+    world.end("w1", exit_code=7, tail="ValueError: no such column\n")
+    world.show("w1", StepState.FAILED)
     await world.tick(times=60)
     assert world.workload("w1").outcome is None
     monkeypatch.undo()
@@ -132,13 +101,9 @@ async def test_a_final_record_in_s3_is_waited_for(world: World, monkeypatch: pyt
 async def test_a_step_that_ended_well_waits_a_minute_for_s3_and_no_longer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await running(world)
-
-    async def away(*_: object) -> None:
-        raise AwsUnavailable("no answer from S3")
-
+    await world.running("w1")
     monkeypatch.setattr(FakeRecords, "changed", away)
-    world.emr.set_step(StepId("s-1"), StepState.COMPLETED)
+    world.show("w1", StepState.COMPLETED)
     await world.tick(times=25)
     assert world.workload("w1").state is WorkloadState.SUBMITTED, "its output may still be read"
     await world.tick(times=10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.agent.placement_backoff import (
     BUDGET_HOLD_S,
@@ -15,16 +14,10 @@ from emr_executor.agent.placement_backoff import (
 from emr_executor.core.model import ClusterId, ClusterUuid
 from emr_executor.core.states import SubmissionState, WorkloadState
 from emr_executor.errors import AwsUnavailable, BudgetSpent, Throttled, TryElsewhere
-from tests.agent.fakes import ManualClock, World
-from tests.builders import NOW, make_workload
+from tests.agent.fakes import ManualClock, World, ready
 
 ONE, OTHER = ClusterUuid("one"), ClusterUuid("other")
 BOTH = (ONE, OTHER)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture
@@ -83,10 +76,9 @@ def test_clusters_that_are_gone_are_forgotten(holds: PlacementBackoff) -> None:
     ],
 )
 async def test_steps_that_were_refused_are_not_asked_for_again_at_once(
-    engine: Engine, tmp_path_factory: pytest.TempPathFactory, error: Exception, hold_s: float
+    world: World, error: Exception, hold_s: float
 ) -> None:
-    world = World(engine, tmp_path_factory.mktemp("logs"))
-    await world.begin(make_workload("w1", accepted_at=NOW, ready_at=NOW))
+    await world.begin(ready())
     world.emr.refuse["add_steps"] = error
     while "add_steps" not in world.emr.calls:
         await world.tick()

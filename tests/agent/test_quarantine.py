@@ -7,36 +7,22 @@ hide counts as alive, and none of them stays for ever.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from emr_executor.core.model import SubmissionId
-from emr_executor.core.states import (
-    ClusterState,
-    ClusterTarget,
-    StepState,
-    SubmissionState,
-    WorkloadState,
-)
+from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
 from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
-from tests.agent.fakes import World
-from tests.agent.impossible import cluster, end, last, plant, poison, ready, running
+from tests.agent.fakes import World, ready
+from tests.agent.impossible import cluster, plant, poison
 from tests.store.builders import ME
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path: Path) -> World:
-    return World(engine, tmp_path / "logs")
-
 
 # -- the story, and who is told
 
 
 async def test_a_quarantine_is_logged_once_with_the_story_and_told_to_its_task(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
     with capture_logs() as logs:
         await world.tick(times=4)
@@ -51,7 +37,7 @@ async def test_a_quarantine_is_logged_once_with_the_story_and_told_to_its_task(w
 
 
 async def test_an_unexpected_error_keeps_its_traceback(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     poison(world, "w1")
     with capture_logs() as logs:
         await world.tick()
@@ -66,15 +52,15 @@ async def test_an_unexpected_error_keeps_its_traceback(world: World) -> None:
 async def test_a_workload_that_cannot_take_the_end_of_its_step_is_to_blame_and_not_the_step(
     world: World,
 ) -> None:
-    await running(world, "w1", "w2")
+    await world.running("w1", "w2")
     plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
-    end(world, "w1")
-    end(world, "w2")
+    world.end("w1")
+    world.end("w2")
     await world.tick()
     assert (world.workload("w1").quarantine or "").startswith(
         "workload w1: no edge from READY on step_completed"
     )
-    assert last(world, "w1").state is SubmissionState.COMPLETED
+    assert world.last("w1").state is SubmissionState.COMPLETED
     assert world.workload("w2").state is WorkloadState.FINISHABLE
     await world.tick(times=10)
     assert len(world.submissions("w1")) == 1
@@ -100,7 +86,7 @@ async def test_a_quarantined_workload_is_kept_alive_in_airflow_and_no_phase_of_i
 async def test_clearing_a_quarantined_workload_cancels_its_live_step_and_then_the_workload(
     world: World,
 ) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
     await world.tick()
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
@@ -108,16 +94,16 @@ async def test_clearing_a_quarantined_workload_cancels_its_live_step_and_then_th
     assert world.workload("w1").state is WorkloadState.READY
     await world.tick(times=6)
     assert world.emr.calls.count("cancel_steps") == 1
-    assert last(world, "w1").state is SubmissionState.CANCELLED
+    assert world.last("w1").state is SubmissionState.CANCELLED
     assert (world.workload("w1").state, len(world.submissions("w1"))) == (WorkloadState.CANCELLED, 1)
 
 
 async def test_clearing_ends_a_quarantined_workload_whose_step_is_long_over(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     plant(world, WORKLOAD, "w1", quarantine="why")
-    end(world, "w1")
+    world.end("w1")
     await world.tick(times=3)
-    assert (world.workload("w1").state, last(world, "w1").state) == (
+    assert (world.workload("w1").state, world.last("w1").state) == (
         WorkloadState.SUBMITTED,
         SubmissionState.COMPLETED,
     )
@@ -140,11 +126,11 @@ async def test_a_workload_submitted_without_a_submission_does_not_hang_unseen(wo
 
 
 async def test_a_poisoned_submission_is_quarantined_while_others_go_on(world: World) -> None:
-    await running(world, "w1", "w2")
+    await world.running("w1", "w2")
     poison(world, "w1")
-    end(world, "w2")
+    world.end("w2")
     await world.tick(times=3)
-    held = last(world, "w1")
+    held = world.last("w1")
     assert (held.quarantine or "").startswith("AttributeError")
     assert held.state is SubmissionState.RUNNING
     assert world.workload("w1").quarantine is None
@@ -152,10 +138,10 @@ async def test_a_poisoned_submission_is_quarantined_while_others_go_on(world: Wo
 
 
 async def test_a_quarantined_submission_holds_its_workload_until_its_cluster_is_over(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     poison(world, "w1")
     await world.tick(times=60)
-    assert (len(world.submissions("w1")), last(world, "w1").is_live) == (1, True)
+    assert (len(world.submissions("w1")), world.last("w1").is_live) == (1, True)
     world.emr.set_cluster("j-1", ClusterState.TERMINATED)
     await world.tick(times=40)
     first, second = world.submissions("w1")
@@ -164,7 +150,7 @@ async def test_a_quarantined_submission_holds_its_workload_until_its_cluster_is_
 
 
 async def test_a_quarantined_submission_is_not_cancelled_and_blocks_the_next_try(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     poison(world, "w1")
     await world.tick()
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
@@ -180,29 +166,25 @@ async def test_a_quarantined_submission_is_not_cancelled_and_blocks_the_next_try
 
 
 async def test_its_cluster_takes_no_more_steps_and_ends_when_emr_shows_the_step_over(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     poison(world, "w1")
     await world.tick()
     assert cluster(world, "j-1").target is ClusterTarget.DRAIN
     await world.begin(ready("w2"))
     await world.tick(times=5)
-    assert last(world, "w2").cluster_uuid == "uuid-2"
+    assert world.last("w2").cluster_uuid == "uuid-2"
     assert world.emr.clusters["j-1"].state is ClusterState.RUNNING  # type: ignore[index]
-    step_id = last(world, "w1").step_id
-    assert step_id is not None
-    world.emr.set_step(step_id, StepState.FAILED)
+    world.show("w1", StepState.FAILED)
     await world.tick(times=60)
     assert world.emr.clusters["j-1"].state is ClusterState.TERMINATED  # type: ignore[index]
     assert world.submissions("w1")[0].state is SubmissionState.LOST
 
 
 async def test_what_ended_well_is_not_run_again_for_a_quarantine(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     poison(world, "w1")
     await world.tick()
-    step_id = last(world, "w1").step_id
-    assert step_id is not None
-    world.emr.set_step(step_id, StepState.COMPLETED)
+    world.show("w1", StepState.COMPLETED)
     await world.tick(times=60)
     assert [s.state for s in world.submissions("w1")] == [SubmissionState.COMPLETED]
     assert world.workload("w1").state is WorkloadState.FINISHABLE
@@ -223,7 +205,7 @@ async def test_an_end_without_an_edge_is_a_quarantine_and_then_a_loss(world: Wor
     (told,) = [line for line in logs if line["event"] == "quarantined"]
     assert told["why"] == "submission w1-1: no edge from INTENDED on cancelled_by_us"
     assert world.submissions("w1")[0].state is SubmissionState.LOST
-    assert last(world, "w1").n == 2
+    assert world.last("w1").n == 2
 
 
 async def test_a_row_that_no_plan_can_be_made_of_stops_no_other(world: World) -> None:
@@ -241,14 +223,14 @@ async def test_a_row_that_no_plan_can_be_made_of_stops_no_other(world: World) ->
 
 
 async def test_an_impossible_cluster_is_quarantined_while_others_go_on(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     world.emr.set_cluster("j-1", ClusterState.NEVER_LAUNCHED)
     await world.begin(ready("w2"))
     await world.tick(times=6)
     reason = (cluster(world, "j-1").quarantine or "").split("\n")[0]
     assert reason == "cluster uuid-1: no edge from RUNNING on shown_NEVER_LAUNCHED"
-    assert last(world, "w2").cluster_uuid == "uuid-2"
-    end(world, "w1")
+    assert world.last("w2").cluster_uuid == "uuid-2"
+    world.end("w1")
     await world.tick(times=2)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
 
@@ -256,13 +238,13 @@ async def test_an_impossible_cluster_is_quarantined_while_others_go_on(world: Wo
 async def test_a_quarantined_cluster_counts_against_the_cap_and_is_left_to_its_auto_termination(
     world: World,
 ) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     plant(world, CLUSTER, "uuid-1", quarantine="why")
     await world.begin(*(ready(f"x{i}") for i in range(9)))
     await world.tick(times=10)
     assert len(world.emr.clusters) == 2
     assert [step.name for step in world.emr.steps["j-1"]] == ["airflow-emr/w1-1/d.w1"]  # type: ignore[index]
-    end(world, "w1")
+    world.end("w1")
     await world.tick(times=100)
     assert world.emr.clusters["j-1"].state is ClusterState.RUNNING  # type: ignore[index]
     assert world.emr.requests[0]["AutoTerminationPolicy"]["IdleTimeout"] == 3600
@@ -273,16 +255,16 @@ async def test_a_quarantined_cluster_counts_against_the_cap_and_is_left_to_its_a
 
 
 async def test_steps_of_a_quarantined_cluster_run_elsewhere_once_it_is_over(world: World) -> None:
-    await running(world, "w1")
+    await world.running("w1")
     plant(world, CLUSTER, "uuid-1", quarantine="why")
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
     await world.tick(times=40)
     assert world.submissions("w1")[0].state is SubmissionState.LOST
-    assert last(world, "w1").cluster_uuid == "uuid-2"
+    assert world.last("w1").cluster_uuid == "uuid-2"
 
 
 async def test_the_history_tells_of_each_kind_of_row(world: World) -> None:
-    await running(world, "w1", "w2", "w3")
+    await world.running("w1", "w2", "w3")
     plant(world, WORKLOAD, "w1", state=WorkloadState.READY)
     poison(world, "w2")
     world.emr.set_cluster("j-1", ClusterState.NEVER_LAUNCHED)

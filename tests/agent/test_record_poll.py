@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.agent import record_poll
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
 from tests.agent.fakes import SETTINGS, World
-from tests.agent.impossible import last
-from tests.builders import NOW, make_workload
 
 CHUNK = b"a line of the driver\n"
 
 
 @pytest.fixture
-async def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
+async def world(world: World) -> World:
     """Two steps run on one cluster."""
-    world = World(engine, tmp_path_factory.mktemp("logs"))
-    names = ("w1", "w2")
-    await world.begin(
-        *(make_workload(name, accepted_at=NOW, ready_at=NOW, log_path=f"{name}.log") for name in names)
-    )
-    await world.tick(times=2)
-    world.emr.set_cluster("j-1", ClusterState.RUNNING)
-    await world.tick(times=2)
-    for name in names:
-        world.emr.set_step(last(world, name).step_id, StepState.RUNNING)
+    await world.running("w1", "w2")
     return world
 
 
 def write(world: World, name: str, chunks: int, phase: RecordPhase = RecordPhase.RUNNING) -> None:
-    own = last(world, name)
+    own = world.last(name)
     for number in range(own.output_chunks + 1, chunks + 1):
         world.records.chunks[own.submission_id, number] = CHUNK
     exit_code = 0 if phase is RecordPhase.ENDED else None
@@ -50,12 +38,12 @@ async def test_a_step_that_writes_much_holds_up_no_other(
     write(world, "w1", chunks=40)
     write(world, "w2", chunks=2, phase=RecordPhase.ENDED)
     await world.tick(times=2)
-    assert last(world, "w1").state is SubmissionState.RUNNING, "its start is told before its output is read"
+    assert world.last("w1").state is SubmissionState.RUNNING, "its start is told before its output is read"
     assert (lines(world, "w2"), world.workload("w2").state) == (2, WorkloadState.FINISHABLE)
     assert 0 < lines(world, "w1") < 40
     await world.tick(seconds=0.1, times=40)
     assert lines(world, "w1") == 40
-    assert last(world, "w1").record_mark == world.records.written[last(world, "w1").submission_id].mark
+    assert world.last("w1").record_mark == world.records.written[world.last("w1").submission_id].mark
 
 
 async def test_no_more_output_is_read_than_ticks_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +74,11 @@ async def test_an_end_whose_output_is_still_being_read_is_not_lost_with_its_clus
     monkeypatch.setattr(record_poll, "MOST_OF_ONE_STEP_BYTES", len(CHUNK))
     write(world, "w1", chunks=300, phase=RecordPhase.ENDED)
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
-    world.emr.set_step(last(world, "w1").step_id, StepState.CANCELLED)
+    world.show("w1", StepState.CANCELLED)
     await world.tick(seconds=1, times=int(SETTINGS.loss_hold_s) + 60)
-    assert last(world, "w1").is_live
+    assert world.last("w1").is_live
     await world.tick(seconds=1, times=220)
-    assert (last(world, "w1").state, lines(world, "w1")) == (SubmissionState.COMPLETED, 300)
+    assert (world.last("w1").state, lines(world, "w1")) == (SubmissionState.COMPLETED, 300)
     assert len(world.submissions("w1")) == 1
 
 
@@ -104,7 +92,7 @@ async def test_a_tick_waits_for_no_answer_of_s3(world: World) -> None:
     await world.record_poll.round()
     for name in ("changed", "output", "unread", "consume"):
         setattr(records, name, never)
-    world.emr.set_step(last(world, "w2").step_id, StepState.COMPLETED)
+    world.show("w2", StepState.COMPLETED)
     await world.steering.tick(world.token)
     assert lines(world, "w1") == 1
-    assert last(world, "w1").state is SubmissionState.RUNNING
+    assert world.last("w1").state is SubmissionState.RUNNING

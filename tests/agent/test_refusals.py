@@ -9,25 +9,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine
 
 from emr_executor.agent.placement_backoff import MOST_REFUSALS, Pair, Refusals
-from emr_executor.core.model import StepPlan, Workload
+from emr_executor.core.model import StepPlan
 from emr_executor.core.states import Verdict, WorkloadState
 from emr_executor.errors import LaunchRefused
-from tests.agent.fakes import World
-from tests.builders import NOW, make_submission, make_workload
+from tests.agent.fakes import World, ready
+from tests.builders import make_submission, make_workload
 
 WHY = "ValidationException: The step is not what it should be"
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(engine, tmp_path_factory.mktemp("logs"))
-
-
-def ready(name: str) -> Workload:
-    return make_workload(name, accepted_at=NOW, ready_at=NOW, log_path=f"{name}.log")
 
 
 async def test_a_step_that_emr_refuses_fails_with_emrs_words_and_its_batch_runs(world: World) -> None:
@@ -54,26 +44,21 @@ async def test_a_step_that_emr_refuses_fails_with_emrs_words_and_its_batch_runs(
 
 
 async def test_a_step_that_was_alone_is_refused_as_often(world: World) -> None:
-    await world.begin(ready("bad"))
-    world.emr.refuse_steps = {"bad": WHY}
-    await world.tick(times=20)
+    await refused(world)
+    await world.tick(times=18)
     assert world.workload("bad").state is WorkloadState.FINISHABLE
     assert world.emr.calls.count("add_steps") == MOST_REFUSALS
 
 
 async def test_a_step_that_emr_takes_in_the_end_was_not_refused_for_good(world: World) -> None:
-    await world.begin(ready("bad"))
-    world.emr.refuse_steps = {"bad": WHY}
-    await world.tick(times=2)
+    await refused(world)
     world.emr.refuse_steps = {}
     await world.tick(times=3)
     assert world.emr.submissions() == ["bad-2"]
 
 
 async def test_a_refused_step_that_nobody_wants_any_more_is_cancelled(world: World) -> None:
-    await world.begin(ready("bad"))
-    world.emr.refuse_steps = {"bad": WHY}
-    await world.tick(times=2)
+    await refused(world)
     await world.store.ask_cancel([ready("bad").workload_id], "cleared")
     await world.tick(times=5)
     assert world.workload("bad").state is WorkloadState.CANCELLED
@@ -128,6 +113,12 @@ async def test_a_launch_that_cannot_be_made_is_refused_with_its_reason(
     await world.tick(times=3)
     assert "run_job_flow" not in world.emr.calls
     assert f"the last launch failed: {why}" in world.log("w1.log")
+
+
+async def refused(world: World) -> None:
+    await world.begin(ready("bad"))
+    world.emr.refuse_steps = {"bad": WHY}
+    await world.tick(times=2)
 
 
 def pairs(count: int) -> list[Pair]:

@@ -7,33 +7,45 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import update
 
 from emr_executor.agent.step_poll import one_of
 from emr_executor.core.model import ClusterId, ObservedStep, StepId, StepPlan, Workload
-from emr_executor.core.states import (
-    ClusterState,
-    ClusterTarget,
-    RecordPhase,
-    StepState,
-    SubmissionState,
-    WorkloadState,
-)
+from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
 from emr_executor.errors import OutcomeUnknown, StepsRefused, ThrottledUnknown, TryElsewhere
 from emr_executor.store.schema import CLUSTER
-from tests.agent.fakes import World
-from tests.builders import NOW, OLD_WRAPPER, make_workload
+from tests.agent.fakes import World, ready
+from tests.builders import OLD_WRAPPER
 
 THROTTLED = ThrottledUnknown("AddJobFlowSteps: ThrottlingException: Rate exceeded")
 
 
-@pytest.fixture
-def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(engine, tmp_path_factory.mktemp("logs"))
+async def throttled(world: World) -> None:
+    """EMR throttled the call that adds the step."""
+    await world.begin(ready())
+    await world.tick()
+    world.emr.refuse["add_steps"] = THROTTLED
+    await world.tick()
 
 
-def ready(name: str = "w1") -> Workload:
-    return make_workload(name, accepted_at=NOW, ready_at=NOW, log_path=f"{name}.log")
+async def sent_twice(world: World) -> None:
+    await throttled(world)
+    world.emr.refuse = {}
+    while world.last("w1").step_id is None:
+        await world.tick()
+
+
+async def taken_unheard(world: World, workload: Workload, *, hidden_for: int) -> list[ObservedStep]:
+    """EMR took the step, said that it was throttled, and shows the step only after so many ticks."""
+    await world.begin(workload)
+    await world.tick()
+    world.emr.lose_answers, world.emr.lost_as = {"add_steps"}, ThrottledUnknown
+    await world.tick()
+    world.emr.lose_answers = set()
+    world.emr.steps[ClusterId("j-1")], hidden = [], world.emr.steps[ClusterId("j-1")]
+    await world.tick(times=hidden_for)
+    world.emr.steps[ClusterId("j-1")] += hidden
+    return hidden
 
 
 async def test_a_throttled_step_is_sent_again_within_seconds_and_says_so_once(world: World) -> None:
@@ -52,19 +64,12 @@ async def test_a_throttled_step_is_sent_again_within_seconds_and_says_so_once(wo
 
 
 async def test_a_throttled_step_that_emr_took_after_all_is_there_twice_under_one_name(world: World) -> None:
-    await world.begin(ready())
-    await world.tick()
-    world.emr.lose_answers, world.emr.lost_as = {"add_steps"}, ThrottledUnknown
-    await world.tick()
-    world.emr.lose_answers = set()
-    world.emr.steps[ClusterId("j-1")], hidden = [], world.emr.steps[ClusterId("j-1")]
-    await world.tick(times=4)
-    world.emr.steps[ClusterId("j-1")] += hidden
+    await taken_unheard(world, ready(), hidden_for=4)
     await world.tick(times=4)
     assert world.emr.submissions() == ["w1-1", "w1-1"]
     (submission,) = world.submissions("w1")
     assert submission.is_live
-    world.records.write(submission, RecordPhase.ENDED, exit_code=0)
+    world.end("w1")
     await world.tick(times=2)
     assert world.workload("w1").state is WorkloadState.FINISHABLE
 
@@ -92,26 +97,16 @@ async def test_a_step_without_an_answer_is_looked_for_and_then_sent_again(
 
 async def test_a_step_of_an_old_release_is_never_there_twice(world: World) -> None:
     step = StepPlan(command=("spark-submit",), spec_uri="s3://b/s", wrapper_uri=OLD_WRAPPER)
-    await world.begin(replace(ready(), step=step))
-    await world.tick()
-    world.emr.lose_answers, world.emr.lost_as = {"add_steps"}, ThrottledUnknown
-    await world.tick()
-    world.emr.lose_answers = set()
-    world.emr.steps[ClusterId("j-1")], hidden = [], world.emr.steps[ClusterId("j-1")]
-    await world.tick(times=15)
-    world.emr.steps[ClusterId("j-1")] += hidden
+    (hidden,) = await taken_unheard(world, ready(step=step), hidden_for=15)
     await world.tick()
     assert world.emr.submissions() == ["w1-1"]
-    assert world.submissions("w1")[0].step_id == hidden[0].step_id
+    assert world.last("w1").step_id == hidden.step_id
 
 
 @pytest.mark.parametrize("answer", [TryElsewhere("full", cluster_id="j-1"), StepsRefused("no")])
 async def test_what_emr_says_the_second_time_does_not_undo_the_first(world: World, answer: Exception) -> None:
     """The first call may have had its effect."""
-    await world.begin(ready())
-    await world.tick()
-    world.emr.refuse["add_steps"] = THROTTLED
-    await world.tick()
+    await throttled(world)
     world.emr.refuse["add_steps"] = answer
     await world.tick(times=5)
     assert world.submissions("w1")[0].state is SubmissionState.INTENDED
@@ -121,10 +116,7 @@ async def test_what_emr_says_the_second_time_does_not_undo_the_first(world: Worl
 
 
 async def test_a_step_for_a_cluster_that_is_drained_meanwhile_is_not_sent_again(world: World) -> None:
-    await world.begin(ready())
-    await world.tick()
-    world.emr.refuse["add_steps"] = THROTTLED
-    await world.tick()
+    await throttled(world)
     with world.engine.begin() as connection:
         connection.execute(update(CLUSTER).values(target=ClusterTarget.DRAIN, version=CLUSTER.c.version + 1))
     await world.tick(times=10)
@@ -167,8 +159,7 @@ async def test_news_of_a_step_is_taken_while_its_answer_hangs(world: World) -> N
     await world.tick()
     await world.hanging_tick()
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
-    first, _ = *world.submissions("w1"), *world.submissions("w2")
-    world.records.write(first, RecordPhase.ENDED, exit_code=0)
+    world.end("w1")
     await world.hanging_tick()
     assert world.workload("w1").state is WorkloadState.FINISHABLE
     world.emr.hang["add_steps"].set()
@@ -189,13 +180,7 @@ async def test_a_cluster_is_seen_while_the_answer_of_its_launch_hangs(world: Wor
 
 async def test_a_step_that_did_nothing_hides_none_that_runs_on_a_later_page(world: World) -> None:
     """EMR took both calls; the newer step ended at once, and the older one is beyond fifty others."""
-    await world.begin(ready())
-    await world.tick()
-    world.emr.refuse["add_steps"] = THROTTLED
-    await world.tick()
-    world.emr.refuse = {}
-    while world.submissions("w1")[0].step_id is None:
-        await world.tick()
+    await sent_twice(world)
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
     (newer,) = world.emr.steps[ClusterId("j-1")]
     others = [step(f"s-x{n}", StepState.COMPLETED) for n in range(60)]
@@ -208,13 +193,7 @@ async def test_a_step_that_did_nothing_hides_none_that_runs_on_a_later_page(worl
 
 
 async def test_a_cancelled_step_that_was_sent_again_is_over_when_emr_would_show_another(world: World) -> None:
-    await world.begin(ready())
-    await world.tick()
-    world.emr.refuse["add_steps"] = THROTTLED
-    await world.tick()
-    world.emr.refuse = {}
-    while world.submissions("w1")[0].step_id is None:
-        await world.tick()
+    await sent_twice(world)
     await world.store.ask_cancel([ready().workload_id], "cleared")
     await world.tick(times=5)
     assert world.submissions("w1")[0].step_state is StepState.CANCELLED

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.core.model import Cluster, StepId, SubmissionId
 from emr_executor.core.states import (
@@ -17,17 +14,7 @@ from emr_executor.core.states import (
     WorkloadState,
 )
 from emr_executor.errors import LaunchRefused, StaleWriter, StepLimitReached, Throttled
-from tests.agent.fakes import World
-from tests.builders import make_workload
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path: Path) -> World:
-    return World(engine, tmp_path / "logs")
-
-
-def ready(name: str = "w1", **changes: object):
-    return make_workload(name, state=WorkloadState.READY, log_path=f"{name}.log", **changes)
+from tests.agent.fakes import World, ready
 
 
 async def up(world: World, cluster_id: str = "j-1") -> None:
@@ -40,8 +27,7 @@ async def clusters_of(world: World) -> tuple[Cluster, ...]:
 
 
 async def test_a_step_runs_from_ready_to_its_outcome(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     assert world.emr.calls.count("run_job_flow") == 1
     assert world.workload("w1").state is WorkloadState.SUBMITTED
     (submission,) = world.submissions("w1")
@@ -81,8 +67,7 @@ async def test_a_cluster_carries_its_identity_and_a_dead_mans_switch(world: Worl
 
 
 async def test_a_failed_command_fails_the_task_with_its_own_words(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     (submission,) = world.submissions("w1")
     tail = "Traceback (most recent call last):\nValueError: no such column\n"
     world.records.write(submission, RecordPhase.ENDED, exit_code=1, tail=tail)
@@ -93,13 +78,12 @@ async def test_a_failed_command_fails_the_task_with_its_own_words(world: World) 
 
 
 async def test_a_lost_cluster_runs_its_step_elsewhere_and_not_before_it_is_over(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
     world.emr.set_step(StepId("s-1"), StepState.RUNNING)
     await world.tick(times=5)
     world.emr.set_cluster("j-1", ClusterState.TERMINATING, "INSTANCE_FAILURE")
-    world.emr.set_step(world.submissions("w1")[0].step_id or "", StepState.CANCELLED)  # type: ignore[arg-type]
+    world.show("w1", StepState.CANCELLED)
     await world.tick(times=20)
     assert len(world.emr.submissions()) == 1
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
@@ -123,8 +107,7 @@ async def test_clusters_that_never_come_up_cost_a_task_nothing(world: World) -> 
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_lost_answer_of_add_steps_does_not_add_the_step_twice(world: World, restart: bool) -> None:
     world.emr.lose_answers = {"add_steps"}
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     assert world.submissions("w1")[0].state is SubmissionState.INTENDED
     if restart:
         await world.restart()
@@ -179,8 +162,7 @@ async def test_a_refused_template_is_held_back_and_not_asked_in_every_tick(world
 
 
 async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
     world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
@@ -191,8 +173,7 @@ async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> N
 
 
 async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_cancelled(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
     world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
@@ -208,10 +189,9 @@ async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_can
 async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not_have_ended(
     world: World,
 ) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
-    world.records.write(world.submissions("w1")[0], RecordPhase.ENDED, exit_code=0)
+    world.end("w1")
     while not any(cluster.end_asked_at for cluster in await clusters_of(world)):
         world.clock.passed_s += 10.0
         await world.tick_and_die()
@@ -222,10 +202,9 @@ async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not
 
 
 async def test_what_terminate_job_flows_answers_is_kept_until_it_ends_the_cluster(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
-    world.records.write(world.submissions("w1")[0], RecordPhase.ENDED, exit_code=0)
+    world.end("w1")
     world.emr.refuse["terminate_clusters"] = LaunchRefused("the cluster is termination protected")
     await world.tick(seconds=60, times=12)
     assert world.emr.calls.count("terminate_clusters") > 1
@@ -236,10 +215,9 @@ async def test_what_terminate_job_flows_answers_is_kept_until_it_ends_the_cluste
 
 
 async def test_a_step_cancelled_by_a_person_fails_the_task(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     await up(world)
-    world.emr.set_step(world.submissions("w1")[0].step_id or "", StepState.CANCELLED)  # type: ignore[arg-type]
+    world.show("w1", StepState.CANCELLED)
     await world.tick(times=30)
     outcome = world.workload("w1").outcome
     assert outcome is not None
@@ -264,8 +242,7 @@ async def test_the_pool_never_exceeds_its_cap_and_ends_when_idle(world: World) -
 
 
 async def test_many_steps_go_in_one_call(world: World) -> None:
-    await world.begin(ready("w1"), ready("w2"))
-    await world.tick(times=2)
+    await world.placed("w1", "w2")
     assert world.emr.calls.count("add_steps") == 1
     assert len(world.emr.submissions()) == 2
 
@@ -280,8 +257,7 @@ async def test_an_agent_that_lost_the_lease_writes_nothing(world: World) -> None
 
 
 async def test_secrets_of_the_try_are_masked_in_driver_output(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     (submission,) = world.submissions("w1")
     world.masks[submission.workload_id] = ("hunter2",)
     world.records.chunks[submission.submission_id, 1] = b"password is hunter2\n"

@@ -10,20 +10,11 @@ import pytest
 from sqlalchemy import Engine, select
 
 from emr_executor.aws.step import submission_of_step_name
-from emr_executor.core.model import ClusterId, ObservedStep, StepId, Workload
-from emr_executor.core.states import ClusterState, StepState, SubmissionState, WorkloadState
+from emr_executor.core.model import ClusterId, ObservedStep, StepId, SubmissionId
+from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState, WorkloadState
+from emr_executor.errors import StaleWriter
 from emr_executor.store.schema import CLUSTER
-from tests.agent.fakes import SETTINGS, World
-from tests.builders import NOW, make_workload
-
-
-@pytest.fixture
-def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(engine, tmp_path_factory.mktemp("logs"))
-
-
-def ready(name: str = "w1") -> Workload:
-    return make_workload(name, accepted_at=NOW, ready_at=NOW, log_path=f"{name}.log")
+from tests.agent.fakes import SETTINGS, World, ready
 
 
 def hide(world: World, cluster_id: str) -> None:
@@ -76,8 +67,7 @@ async def test_a_cluster_without_a_row_is_told_once_and_never_ended(world: World
 
 
 async def test_a_doubled_launch_leaves_one_cluster(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     twin = replace(world.emr.clusters[ClusterId("j-1")], cluster_id=ClusterId("j-twin"))
     world.emr.clusters[twin.cluster_id] = twin
     await world.tick()
@@ -90,8 +80,7 @@ async def test_a_doubled_launch_leaves_one_cluster(world: World) -> None:
 async def test_of_a_doubled_step_the_one_that_does_the_work_counts(
     world: World, winner: str, end: StepState
 ) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
     (own,) = world.emr.steps[ClusterId("j-1")]
     world.emr.steps[ClusterId("j-1")].insert(0, replace(own, step_id=StepId("s-twin")))
@@ -113,8 +102,7 @@ async def test_of_a_doubled_step_the_one_that_does_the_work_counts(
 async def test_a_step_that_completed_before_its_cluster_was_lost_does_not_run_again(
     world: World,
 ) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     world.emr.set_cluster("j-1", ClusterState.RUNNING)
     await world.tick(times=2)
     world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
@@ -128,8 +116,7 @@ async def test_a_step_that_completed_before_its_cluster_was_lost_does_not_run_ag
 
 
 async def test_a_known_cluster_that_a_stale_read_does_not_show_is_not_given_up(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     hide(world, "j-1")
     await world.tick(times=200)
     assert world.submissions("w1")[0].is_live
@@ -140,8 +127,7 @@ async def test_a_known_cluster_that_a_stale_read_does_not_show_is_not_given_up(w
 
 
 async def test_a_cluster_that_emr_forgot_for_good_is_over(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     hide(world, "j-1")
     del world.emr.steps[ClusterId("j-1")]
     await world.tick(seconds=20, times=40)
@@ -185,8 +171,7 @@ async def test_a_cluster_in_a_state_that_is_new_to_us_hides_no_other(world: Worl
 
 async def test_a_step_in_a_state_that_is_new_to_us_is_not_added_again(world: World) -> None:
     world.emr.lose_answers = {"add_steps"}
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     world.emr.set_step(StepId("s-1"), None)
     await world.tick(times=100)
     assert world.emr.submissions() == ["w1-1"]
@@ -198,8 +183,7 @@ async def test_a_successor_whose_clock_differs_adds_the_same_submission(
     world: World, skew: timedelta
 ) -> None:
     world.emr.lose_answers = {"add_steps"}
-    await world.begin(ready())
-    await world.tick(times=2)
+    await world.placed("w1")
     added: list[ObservedStep] = world.emr.steps[ClusterId("j-1")]
     world.emr.steps[ClusterId("j-1")] = []
     world.clock.skew = skew
@@ -213,17 +197,41 @@ async def test_a_successor_whose_clock_differs_adds_the_same_submission(
     assert world.emr.submissions() == ["w1-1", "w1-1"], "it is added again under its own name alone"
 
 
-async def test_a_cluster_that_starts_none_of_its_steps_is_replaced(world: World) -> None:
-    await world.begin(ready())
-    await world.tick(times=2)
+@pytest.mark.parametrize("step_state", [StepState.PENDING, None])
+async def test_a_cluster_that_starts_none_of_its_steps_is_replaced(
+    world: World, step_state: StepState | None
+) -> None:
+    """Also when EMR has a new word for waiting."""
+    world.records.unclaimed.add(SubmissionId("w1-1"))
+    await world.placed("w1")
     world.emr.set_cluster("j-1", ClusterState.WAITING)
-    await world.tick(times=100)
+    world.emr.set_step(StepId("s-1"), step_state)
+    await world.tick(seconds=20, times=14)
     assert world.emr.submissions() == ["w1-1"], "it may start them yet"
-    await world.tick(times=100)
+    await world.tick(seconds=20, times=6)
     first, second = world.submissions("w1")
     assert (first.state, second.cluster_uuid) == (SubmissionState.CANCELLED, "uuid-2")
     assert world.emr.clusters[ClusterId("j-1")].state is ClusterState.TERMINATED
     assert world.workload("w1").losses == 0
+
+
+async def test_a_step_in_a_new_state_that_its_wrapper_says_runs_does_not_stall_its_cluster(
+    world: World,
+) -> None:
+    await world.placed("w1")
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
+    world.emr.set_step(StepId("s-1"), None)
+    world.records.write(world.last("w1"), RecordPhase.RUNNING)
+    await world.tick(seconds=20, times=20)
+    assert world.last("w1").state is SubmissionState.RUNNING
+    assert world.emr.calls.count("run_job_flow") == 1
+
+
+async def test_a_cluster_that_never_came_up_gives_its_steps_back_at_once(world: World) -> None:
+    await world.placed("w1")
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "BOOTSTRAP_FAILURE")
+    await world.tick(times=2)
+    assert world.submissions("w1")[0].state is SubmissionState.LOST
 
 
 async def test_an_act_that_was_held_up_for_too_long_is_not_begun(world: World) -> None:
@@ -236,3 +244,29 @@ async def test_an_act_that_was_held_up_for_too_long_is_not_begun(world: World) -
     world.runner.delay_s = 0.0
     await world.tick()
     assert world.emr.submissions() == ["w1-2"]
+
+
+async def test_a_last_poll_at_a_cluster_that_was_not_saved_is_taken_again(world: World) -> None:
+    await world.running("w1")
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    world.show("w1", StepState.COMPLETED)
+    await world.tick(times=2)
+    assert world.last("w1").is_live
+    world.clock.passed_s += 60
+    with pytest.raises(StaleWriter):
+        await world.steering.tick(world.token + 1)
+    await world.tick(times=3)
+    assert world.last("w1").state is SubmissionState.COMPLETED
+    assert world.emr.submissions() == ["w1-1"]
+
+
+async def test_a_step_that_completed_and_that_no_page_shows_is_not_lost_with_its_cluster(
+    world: World,
+) -> None:
+    await world.running("w1")
+    world.emr.visible_steps = 0
+    world.show("w1", StepState.COMPLETED)
+    world.emr.set_cluster("j-1", ClusterState.TERMINATED_WITH_ERRORS, "INSTANCE_FAILURE")
+    await world.tick(seconds=10, times=12)
+    assert world.last("w1").state is SubmissionState.COMPLETED
+    assert world.emr.submissions() == ["w1-1"]

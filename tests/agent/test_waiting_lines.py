@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Engine
 
 from emr_executor.agent import waiting_lines
 from emr_executor.agent.tasklog import FileTaskLog
@@ -74,23 +72,15 @@ def test_a_task_that_is_gone_is_forgotten() -> None:
     assert log.waiting_lines._told == {}
 
 
-@pytest.fixture
-def world(engine: Engine, tmp_path: Path) -> World:
-    return World(engine, tmp_path / "logs")
-
-
 def events(world: World, name: str) -> list[str]:
     return [json.loads(line)["event"] for line in world.log(name).splitlines()]
 
 
 async def test_a_step_whose_end_is_held_says_until_when_in_its_own_log(world: World) -> None:
-    await world.begin(make_workload("w1", state=WorkloadState.READY, log_path="w1.log"))
-    await world.tick(times=2)
+    await world.placed("w1")
     world.emr.set_cluster("j-1", ClusterState.WAITING)
     await world.tick(times=3)
-    (submission,) = world.submissions("w1")
-    assert submission.step_id is not None
-    world.emr.set_step(submission.step_id, StepState.FAILED)
+    world.show("w1", StepState.FAILED)
     await world.tick(seconds=20, times=4)
     (held,) = [line for line in events(world, "w1.log") if "(loss_hold)" in line]
     assert held.startswith("waiting: its step on cluster j-1 is FAILED without its wrapper's final record")

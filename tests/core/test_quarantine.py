@@ -10,13 +10,7 @@ import pytest
 from emr_executor.core.contradictions import contradictions
 from emr_executor.core.fact_ages import Ages
 from emr_executor.core.plan import Plan, culprit
-from emr_executor.core.states import (
-    ClusterTarget,
-    StepState,
-    SubmissionState,
-    WorkloadState,
-    WorkloadTarget,
-)
+from emr_executor.core.states import ClusterTarget, StepState, SubmissionState, WorkloadState, WorkloadTarget
 from tests import builders
 from tests.builders import ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
 

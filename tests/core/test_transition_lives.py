@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emr_executor.core.fact_ages import ages_by_rows
-from emr_executor.core.model import (
-    ClusterId,
-    ObservedCluster,
-    ObservedStep,
-    StepId,
-    StepRecord,
-    Submission,
-)
+from emr_executor.core.model import ClusterId, ObservedCluster, ObservedStep, StepId, StepRecord, Submission
 from emr_executor.core.observe import (
     added,
     gone,

@@ -6,16 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from emr_executor.core.states import (
-    ClusterState,
-    SubmissionState,
-    WorkloadState,
-)
-from emr_executor.core.transitions import (
-    CLUSTER,
-    SUBMISSION,
-    WORKLOAD,
-)
+from emr_executor.core.states import ClusterState, SubmissionState, WorkloadState
+from emr_executor.core.transitions import CLUSTER, SUBMISSION, WORKLOAD
 
 ROOT = Path(__file__).parents[2]
 ENUMS = {

@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.model import (
-    ClusterId,
-    ObservedCluster,
-)
-from emr_executor.core.observe import (
-    observe_cluster,
-)
+from emr_executor.core.model import ClusterId, ObservedCluster
+from emr_executor.core.observe import observe_cluster
 from emr_executor.core.states import (
     LIVE_SUBMISSION_STATES,
     OVER_CLUSTER_STATES,

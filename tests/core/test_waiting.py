@@ -11,13 +11,7 @@ import pytest
 from emr_executor.core.fact_ages import ages_by_rows
 from emr_executor.core.model import Cluster, Snapshot, StepId, Submission, Workload
 from emr_executor.core.plan import plan
-from emr_executor.core.states import (
-    ClusterState,
-    ClusterTarget,
-    StepState,
-    SubmissionState,
-    WorkloadState,
-)
+from emr_executor.core.states import ClusterState, ClusterTarget, StepState, SubmissionState, WorkloadState
 from emr_executor.core.waiting import Hold, Holds, Reason, reasons
 from tests.builders import NOW, ago, make_cluster, make_limits, make_snapshot, make_submission, make_workload
 
