@@ -40,13 +40,12 @@ from tests.airflow_stack.emr_local_process import (
 from tests.airflow_stack.stack_record import STATE_FILE, STOP_GRACE_S, write_record
 
 START_TIMEOUT_S = 180.0
-_PROCESS_ARGS = {
+AIRFLOW_PROCESSES = {
     "api-server": ("api-server",),
     # All processes share one log folder, so no log server is needed (it would listen on every address).
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
-AIRFLOW_PROCESSES = tuple(_PROCESS_ARGS)
 _TRIGGERER = ("triggerer", "--skip-serve-logs")
 _LOG_SERVER = "airflow.utils.serve_logs.log_server:get_app"
 """What ``airflow scheduler`` serves logs with; here on loopback alone."""
@@ -136,7 +135,7 @@ class LocalStack:
         )
         self._write_state()
         self.airflow("db", "migrate")
-        airflow = [self._airflow_component(name) for name in AIRFLOW_PROCESSES]
+        airflow = [self._airflow_component(name, args) for name, args in AIRFLOW_PROCESSES.items()]
         if self._log_port is not None:
             where = ("--host", "127.0.0.1", "--port", str(self._log_port))
             serve = (sys.executable, "-m", "uvicorn", _LOG_SERVER, "--factory", *where)
@@ -151,18 +150,18 @@ class LocalStack:
         self._write_state()
         self.wait_healthy()
 
-    def wait_healthy(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait_healthy(self) -> None:
         """Return once scheduler and DAG processor beat and the API server says so."""
 
         def healthy() -> bool:
             for component in self._components.values():
                 component.check()
             health = self.client.health()
-            return all(
-                health.get(part) == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
-            )
+            return {health.get(part) for part in ("metadatabase", "scheduler", "dag_processor")} == {
+                "healthy"
+            }
 
-        self._wait(healthy, timeout_s, "a healthy Airflow")
+        self._wait(healthy, START_TIMEOUT_S, "a healthy Airflow")
 
     def stop(self) -> None:
         """End every process of the stack, children and leftovers included; safe to call twice."""
@@ -185,13 +184,13 @@ class LocalStack:
         """Signal one process (``emr-local`` or one of AIRFLOW_PROCESSES) as a crash or an operator would."""
         self._components[name].kill(sig)
 
-    def restart(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
+    def restart(self, name: str) -> None:
         """Start a process again after ``kill`` and wait until the stack is healthy."""
         component = self._components[name]
         wait_until(lambda: not component.is_running, timeout_s=STOP_GRACE_S, what=f"the end of {name}")
         component.start()
         self._write_state()
-        self.wait_healthy(timeout_s=timeout_s)
+        self.wait_healthy()
 
     def ended(self) -> tuple[str, ...]:
         return tuple(name for name, component in self._components.items() if not component.is_running)
@@ -217,16 +216,17 @@ class LocalStack:
     def log_path(self, name: str) -> Path:
         return self._components[name].log
 
-    def airflow(self, *args: str, timeout_s: float = START_TIMEOUT_S) -> str:
+    def airflow(self, *args: str) -> str:
         """Run one ``airflow`` command in the stack's environment; its output. Raises StackError."""
         name = f"airflow-{'-'.join(args[:2])}"
         component = self._airflow_component(name, args)
         start = component.log.stat().st_size if component.log.exists() else 0
         component.start()
         try:
-            self._wait(lambda: not component.is_running, timeout_s, f"the end of airflow {' '.join(args)}")
-            code = component.process.returncode if component.process else 0
-            if code != 0:
+            self._wait(
+                lambda: not component.is_running, START_TIMEOUT_S, f"the end of airflow {' '.join(args)}"
+            )
+            if component.process and (code := component.process.returncode):
                 raise StackError(f"airflow {' '.join(args)} ended with exit code {code}.\n{component.tail()}")
         finally:
             stop_all([component], grace_s=1.0)
@@ -234,7 +234,7 @@ class LocalStack:
             log.seek(start)
             return log.read().decode(errors="replace")
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, timeout_s: float = 90.0) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run of a DAG, waiting until it has been parsed; the run id."""
 
         def parsed() -> bool:
@@ -244,7 +244,7 @@ class LocalStack:
                 raise StackError("DAG files cannot be imported:\n" + "\n".join(f"  {e}" for e in errors))
             return False
 
-        self._wait(parsed, timeout_s, f"parsing DAG {dag_id}")
+        self._wait(parsed, 90.0, f"parsing DAG {dag_id}")
         return self.client.trigger(dag_id, conf)
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_s: float = 300.0) -> RunState:
@@ -259,11 +259,6 @@ class LocalStack:
     def metadata_url(self) -> str:
         """Airflow's metadata database, for reading: SQLAlchemy's URL."""
         return self.database_url or sqlite_url(self.airflow_home)
-
-    @property
-    def staging_uri(self) -> str:
-        """``[emr_executor] staging_uri`` of the stack."""
-        return f"s3://{BUCKET}/airflow-emr/"
 
     def airflow_env(self) -> dict[str, str]:
         """The environment of Airflow's processes: also for a test that runs code of its own beside them."""
@@ -289,10 +284,9 @@ class LocalStack:
     def _all_sections(self) -> Sections:
         sections: dict[str, dict[str, str]] = {}
         if self.endpoint is not None:
-            template = self.template or self._own_template()
             sections["emr_executor"] = {
-                "cluster_template": str(template),
-                "staging_uri": self.staging_uri,
+                "cluster_template": str(self.template or self._own_template()),
+                "staging_uri": f"s3://{BUCKET}/airflow-emr/",
                 "endpoint_url": self.endpoint.endpoint_url,
                 "region_name": self.endpoint.region,
                 "idle_timeout": "120",
@@ -319,8 +313,8 @@ class LocalStack:
         )
         return path
 
-    def _airflow_component(self, name: str, args: Sequence[str] | None = None) -> Component:
-        return self._component(name, (sys.executable, "-m", "airflow", *(args or _PROCESS_ARGS[name])))
+    def _airflow_component(self, name: str, args: Sequence[str]) -> Component:
+        return self._component(name, (sys.executable, "-m", "airflow", *args))
 
     def _component(self, name: str, command: Sequence[str]) -> Component:
         log = self.home / "logs" / f"{name}.log"
