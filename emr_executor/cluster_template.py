@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from emr_executor.config import AUTO_TERMINATION_MAX_S, AUTO_TERMINATION_MIN_S, CLUSTER_TAG_PREFIX
-from emr_executor.emr_request import SHOWN, Problem, at, model_problems, rule
+from emr_executor.emr_request import SHOWN, Place, Problem, at, model_problems, rule
 from emr_executor.launch_rules import auto_terminates, launch_problems
 
 _OF_OTHER_TOOLS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\$\{(?!emr\.clusterId\})[^}]*\}|<[^<>]*>")
@@ -66,7 +66,7 @@ def template_problems(template: dict[str, Any]) -> list[str]:
     """Every reason why a cluster could not be launched or steered with this request; empty when none."""
     # The Name that a launch gets is ours.
     request = {**template, "Name": "checked"}
-    told: dict[tuple[str | int, ...], list[str]] = {}
+    told: dict[Place, list[str]] = {}
     for found in (_own_problems(template), model_problems("RunJobFlow", request), launch_problems(request)):
         # A place that has been told needs no second opinion.
         new = [problem for problem in found if problem.path not in told]
@@ -79,7 +79,7 @@ def left_as_examples(template: dict[str, Any]) -> list[str]:
     """Values that stand in examples, such as a subnet of nothing but ones: EMR would refuse the launch."""
     return [
         f"{at(path)} is '{text}', which is an example: write your own."
-        for path, text in _texts(template, ())
+        for path, text in _texts(template)
         if is_example(text)
     ]
 
@@ -148,7 +148,7 @@ def _own_problems(template: dict[str, Any]) -> Iterator[Problem]:
     yield from _release(template)
     yield from _endable(template)
     yield from _spark_defaults(template)
-    for path, text in _texts(template, ()):
+    for path, text in _texts(template):
         pattern = _IN_SETTINGS if _is_passed_on(path) else _OF_OTHER_TOOLS
         if found := pattern.search(text) or _TO_BE_CHANGED.search(text):
             yield rule(
@@ -229,8 +229,8 @@ def _endable(template: dict[str, Any]) -> Iterator[Problem]:
 
 def _spark_defaults(template: dict[str, Any]) -> Iterator[Problem]:
     """Settings of the cluster with which a step's end would not be its application's."""
-    for path, value in _found(template, (), "Configurations"):
-        for index, one in enumerate(_list(value)):
+    for path, value in _walk(template, ()):
+        for index, one in enumerate(_list(value) if path and path[-1] == "Configurations" else ()):
             if not isinstance(one, dict) or one.get("Classification") != "spark-defaults":
                 continue
             properties = one.get("Properties")
@@ -245,33 +245,26 @@ def _spark_defaults(template: dict[str, Any]) -> Iterator[Problem]:
                     yield rule(where, f"is '{text}': Spark takes client or cluster.")
 
 
-def _is_passed_on(path: tuple[str | int, ...]) -> bool:
+def _is_passed_on(path: Place) -> bool:
     """Whether EMR hands a value on to a program that has variables of its own."""
     return "Properties" in path or "Args" in path
 
 
-def _texts(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every text in a template, with where it stands; keys too."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            where = (*path, str(key))
+def _texts(template: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Every text in a template, with where it stands; also keys that are to be filled in."""
+    for path, value in _walk(template, ()):
+        if isinstance(value, str):
+            yield path, value
+        for key in value if isinstance(value, dict) else ():
             if isinstance(key, str) and (_OF_OTHER_TOOLS.search(key) or _TO_BE_CHANGED.search(key)):
-                yield where, key
-            yield from _texts(inner, where)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, (*path, index))
+                yield (*path, key), key
 
 
-def _found(value: Any, path: tuple[str | int, ...], key: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every value of a key, however deep."""
-    inner = value.items() if isinstance(value, dict) else enumerate(_list(value))
-    for name, one in inner:
-        if name == key:
-            yield (*path, name), one
-        yield from _found(one, (*path, name), key)
+def _walk(value: Any, path: Place) -> Iterator[tuple[Place, Any]]:
+    """A value and everything in it."""
+    yield path, value
+    for key, one in value.items() if isinstance(value, dict) else enumerate(_list(value)):
+        yield from _walk(one, (*path, str(key) if isinstance(value, dict) else key))
 
 
 def _list(value: Any) -> list[Any]:

@@ -19,6 +19,9 @@ DEEPEST = 50
 SHOWN = 60
 """Characters of a value that a message repeats."""
 
+Place = tuple[str | int, ...]
+"""Keys and list indices from a request's top."""
+
 _JAVA_ASTRAL = r"\uD800\uDC00-\uDBFF\uDFFF"
 
 
@@ -26,12 +29,11 @@ _JAVA_ASTRAL = r"\uD800\uDC00-\uDBFF\uDFFF"
 class Problem:
     """One thing that EMR does not take.
 
-    path: keys and list indices from the request's top
     words: what is wrong and what to write, as the end of a sentence that begins with the key
     api: the same as EMR's API says it
     """
 
-    path: tuple[str | int, ...]
+    path: Place
     words: str
     api: str
 
@@ -39,7 +41,7 @@ class Problem:
         return f"{at(self.path)} {self.words}"
 
 
-def rule(path: tuple[str | int, ...], words: str, api: str | None = None) -> Problem:
+def rule(path: Place, words: str, api: str | None = None) -> Problem:
     """A problem that no model says. api: where EMR's own words are another sentence."""
     return Problem(path=path, words=words, api=api or f"{at(path)} {words}")
 
@@ -67,7 +69,7 @@ def model_problems(operation: str, request: Any) -> list[Problem]:
     return [] if shape is None else list(_value_problems(request, shape, ()))
 
 
-def _value_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _value_problems(value: Any, shape: Any, path: Place) -> Iterator[Problem]:
     if len(path) > DEEPEST:
         yield _refused(path, value, f"is nested deeper than {DEEPEST} levels.", "Member must not be nested")
         return
@@ -87,7 +89,7 @@ def _value_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> Iter
         yield from _scalar_problems(value, shape, path)
 
 
-def _structure_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _structure_problems(value: Any, shape: Any, path: Place) -> Iterator[Problem]:
     for key in shape.required_members:
         if key not in value:
             yield _refused((*path, key), None, "is missing.", "Member must not be null")
@@ -100,7 +102,7 @@ def _structure_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> 
         yield _refused((*path, str(key)), entry, f"is no key that EMR knows here; {hint}", "Unknown member")
 
 
-def _scalar_problems(value: Any, shape: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _scalar_problems(value: Any, shape: Any, path: Place) -> Iterator[Problem]:
     said, limits = shown(value), shape.metadata
     if shape.type_name == "string":
         if shape.enum and value not in shape.enum:
@@ -195,7 +197,7 @@ def shown(value: Any) -> str:
     return f"'{text}'" if isinstance(value, str) else text
 
 
-def _refused(path: tuple[str | int, ...], value: Any, words: str, constraint: str) -> Problem:
+def _refused(path: Place, value: Any, words: str, constraint: str) -> Problem:
     place = ".".join(
         f"{part + 1}.member" if isinstance(part, int) else f"{part[:1].lower()}{part[1:]}" for part in path
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from emr_executor.emr_request import Problem, rule, shown
+from emr_executor.emr_request import Place, Problem, rule, shown
 
 BOOTSTRAP_ACTION_LIMIT = 16
 STEP_CONCURRENCY_LIMIT = 256
@@ -182,7 +182,7 @@ def _is_task(group: Mapping[str, Any]) -> bool:
     return group.get("InstanceRole") == "TASK"
 
 
-def _count_problem(path: tuple[str | int, ...], count: Any, *, least: int) -> Iterator[Problem]:
+def _count_problem(path: Place, count: Any, *, least: int) -> Iterator[Problem]:
     if _is_whole(count) and not least <= count <= INSTANCE_LIMIT:
         yield rule(path, f"is {count}: EMR takes {least} to {INSTANCE_LIMIT}.")
 
@@ -214,7 +214,7 @@ def _fleet_problems(instances: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _provisioning_problems(
-    where: tuple[str | int, ...], fleet: Mapping[str, Any], types: Sequence[Mapping[str, Any]]
+    where: Place, fleet: Mapping[str, Any], types: Sequence[Mapping[str, Any]]
 ) -> Iterator[Problem]:
     specifications = _keys(fleet.get("LaunchSpecifications"))
     spot = _keys(specifications.get("SpotSpecification"))
