@@ -124,13 +124,12 @@ def _scalar_problems(value: Any, shape: Any, path: Place) -> Iterator[Problem]:
         size, unit, measure = value, "", "value"
     least, most = limits.get("min"), limits.get("max")
     is_has = f"has {size} characters" if unit else f"is {said}"
-    for bound, is_broken, how, word in (
-        (least, least is not None and size < least, "greater", "least"),
-        (most, most is not None and size > most, "less", "most"),
-    ):
-        if is_broken:
-            constraint = f"Member must have {measure} {how} than or equal to {bound}"
-            yield _refused(path, value, f"{is_has}: EMR takes at {word} {bound}{unit}.", constraint)
+    if least is not None and size < least:
+        constraint = f"Member must have {measure} greater than or equal to {least}"
+        yield _refused(path, value, f"{is_has}: EMR takes at least {least}{unit}.", constraint)
+    if most is not None and size > most:
+        constraint = f"Member must have {measure} less than or equal to {most}"
+        yield _refused(path, value, f"{is_has}: EMR takes at most {most}{unit}.", constraint)
 
 
 def _characters(value: str, pattern: str | None) -> str | None:
