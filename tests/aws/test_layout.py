@@ -9,8 +9,9 @@ import pytest
 from emr_executor.aws import layout
 from emr_executor.aws.step import new_step, step_name, submission_of_step_name
 from emr_executor.config import EMR_STEP_CHARACTERS
-from emr_executor.core.model import ClusterUuid, StepPlan, SubmissionId, TaskKey, Workload, WorkloadId
+from emr_executor.core.model import ClusterUuid, StepPlan, SubmissionId, TaskKey, Workload
 from emr_executor.errors import Bug, ConfigError, StepTooLong
+from tests.builders import make_workload
 
 C, S = ClusterUuid("c-uuid"), SubmissionId("w-uuid-1")
 DAY = "2026-01-03"
@@ -18,17 +19,8 @@ SHA = "0123456789abcdef" * 4
 
 
 def workload(step: StepPlan | None, *, dag_id: str = "salaries", map_index: int = -1) -> Workload:
-    return Workload(
-        workload_id=WorkloadId("w-uuid"),
-        key=TaskKey(dag_id=dag_id, task_id="average", run_id="r", try_number=1, map_index=map_index),
-        cluster_pool="default",
-        queue="emr",
-        priority_weight=1,
-        accepted_at=datetime(2026, 1, 1, tzinfo=UTC),
-        scheduler_job_id=None,
-        workload={},
-        step=step,
-    )
+    key = TaskKey(dag_id=dag_id, task_id="average", run_id="r", try_number=1, map_index=map_index)
+    return make_workload(key=key, step=step)
 
 
 PLAN = StepPlan(
