@@ -74,16 +74,6 @@ async def test_refused_credentials_are_looked_up_at_once(
     assert server.signed_by == ["AKIAOLD", "AKIANEW"]
 
 
-async def test_environment_is_used(
-    server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_aws(access(server), clock) as aws:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENV")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-        await aws.emr.list_steps(J)
-    assert server.signed_by == ["AKIAENV"]
-
-
 async def test_airflow_connection_gives_credentials_region_and_endpoint(
     server: SmallEmr, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
