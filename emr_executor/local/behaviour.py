@@ -21,7 +21,7 @@ from typing import Any
 from emr_executor.core.states import StepState
 from emr_executor.local import views
 from emr_executor.local.bootstrap import bootstrap_ended
-from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
+from emr_executor.local.effects import Effect, KillProcess, StartProcess
 from emr_executor.local.entities import OLDEST_READ_S, ClusterEntry, ModelOptions
 from emr_executor.local.faults import ApiFaults, LaunchFailureKind, launch_failure
 from emr_executor.local.ledger import LedgerEntry
@@ -33,7 +33,6 @@ from emr_executor.local.views import FRESH
 
 __all__ = [
     "ApiFaults",
-    "ClusterEnded",
     "Effect",
     "EmrApiError",
     "EmrModel",

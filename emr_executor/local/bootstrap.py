@@ -27,7 +27,6 @@ def start_bootstrap(life: Lifecycle, cluster: ClusterEntry) -> None:
     life.record("bootstrap_started", cluster, detail={"action": number})
     life.effects.append(
         StartProcess(
-            at=life.now,
             cluster_id=cluster.cluster_id,
             step_id=process_id,
             config={
@@ -71,7 +70,7 @@ def kill_bootstrap(life: Lifecycle, cluster: ClusterEntry) -> None:
     """Ask for the end of the bootstrap action that runs, if one does."""
     if cluster.bootstrap_id in cluster.processes:
         life.effects.append(
-            KillProcess(at=life.now, cluster_id=cluster.cluster_id, step_id=cluster.bootstrap_id, force=True)
+            KillProcess(cluster_id=cluster.cluster_id, step_id=cluster.bootstrap_id, force=True)
         )
 
 

@@ -18,7 +18,6 @@ class StartProcess:
     configurations: those of the cluster
     """
 
-    at: float
     cluster_id: str
     step_id: str
     config: Mapping[str, Any]
@@ -34,18 +33,9 @@ class KillProcess:
     force: at once and without warning (the machine is gone, or TERMINATE_PROCESS)
     """
 
-    at: float
     cluster_id: str
     step_id: str
     force: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterEnded:
-    """The cluster is TERMINATED or TERMINATED_WITH_ERRORS; nothing of it is left."""
-
-    at: float
-    cluster_id: str
-
-
-Effect = StartProcess | KillProcess | ClusterEnded
+Effect = StartProcess | KillProcess

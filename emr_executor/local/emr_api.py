@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from werkzeug.wrappers import Response
 
 from emr_executor.emr_request import emr_model, model_problems
-from emr_executor.local.faults import CallFate
+from emr_executor.local.engine import Engine
 from emr_executor.local.http import ConnectionCut
 from emr_executor.local.requests import EmrApiError
 
@@ -25,23 +25,11 @@ PROBLEMS_TOLD = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class EmrCalls(Protocol):
-    """What the protocol needs of the engine."""
-
-    def fate_of(self, operation: str) -> CallFate:
-        """What the faults that are set do to a call made now."""
-        ...
-
-    def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One API call. Raises EmrApiError."""
-        ...
-
-
 class EmrApi:
     """Answers EMR's requests. ``sleep`` makes calls slow when the faults say so."""
 
-    def __init__(self, calls: EmrCalls, *, sleep: Callable[[float], None]) -> None:
-        self._calls = calls
+    def __init__(self, engine: Engine, *, sleep: Callable[[float], None]) -> None:
+        self._engine = engine
         self._sleep = sleep
 
     def handle(self, target: str, body: bytes) -> Response:
@@ -58,7 +46,7 @@ class EmrApi:
         operation = target.removeprefix(TARGET_PREFIX)
         if not target.startswith(TARGET_PREFIX) or operation not in emr_model().operation_names:
             raise EmrApiError("UnknownOperationException", f"X-Amz-Target {target!r} is no operation of EMR.")
-        fate = self._calls.fate_of(operation)
+        fate = self._engine.fate_of(operation)
         if fate.delay_s > 0:
             self._sleep(fate.delay_s)
         if fate.throttled:
@@ -68,7 +56,7 @@ class EmrApi:
             raise EmrApiError(code, message, status=status)
         if fate.dropped == "before":
             raise ConnectionCut
-        answer = self._calls.call(operation, read_request(operation, body))
+        answer = self._engine.call(operation, read_request(operation, body))
         if fate.dropped == "after":
             raise ConnectionCut
         return answer

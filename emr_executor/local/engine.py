@@ -5,33 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from emr_executor.local.behaviour import EmrModel
 from emr_executor.local.effects import KillProcess, StartProcess
 from emr_executor.local.faults import CallFate
+from emr_executor.local.runner import StepRunner
 
 _T = TypeVar("_T")
-
-
-class Processes(Protocol):
-    """Starts and kills the processes of steps; both return at once."""
-
-    def start(self, effect: StartProcess) -> None:
-        """Start the process of a step."""
-        ...
-
-    def kill(self, effect: KillProcess) -> None:
-        """Kill the process of a step."""
-        ...
 
 
 class Engine:
     """The model, a clock that never goes back, and a thread that wakes when the model's next timer is due."""
 
-    def __init__(self, model: EmrModel, processes: Processes) -> None:
+    def __init__(self, model: EmrModel, runner: StepRunner) -> None:
         self._model = model
-        self._processes = processes
+        self._runner = runner
         self._changed = threading.Condition()
         self._epoch = time.time() - time.monotonic()
         self._closed = False
@@ -84,9 +73,9 @@ class Engine:
         for effect in self._model.take_effects():
             match effect:
                 case StartProcess():
-                    self._processes.start(effect)
+                    self._runner.start(effect)
                 case KillProcess():
-                    self._processes.kill(effect)
+                    self._runner.kill(effect)
         self._changed.notify_all()
 
     def _tick(self) -> None:

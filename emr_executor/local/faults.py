@@ -6,12 +6,12 @@ for every API call and answers with the call's fate; the caller (HTTP endpoint o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 ANY_OPERATION = "*"
-_T = TypeVar("_T")
 
 # Default token buckets, (size, refill a second), as Service Quotas lists them; all are adjustable in AWS.
 # Operations without a row there are limited by the account's bucket alone.
@@ -58,8 +58,42 @@ class LaunchFailure:
     code: str
     message: str
     error_code: str | None = None
-    error_data: tuple[dict[str, str], ...] = ()
+    error_data: Mapping[str, str] = field(default_factory=dict)
     stage: Literal["provision", "bootstrap"] = "provision"
+
+
+_LAUNCH_FAILURES = {
+    LaunchFailureKind.CAPACITY: LaunchFailure(
+        code="INTERNAL_ERROR",
+        message="EC2 is out of capacity for {instance_type}",
+        error_code="INTERNAL_ERROR_EC2_INSUFFICIENT_CAPACITY_AZ",
+        error_data={"instance-type": "{instance_type}", "availability-zone": "local-1a"},
+    ),
+    LaunchFailureKind.SPOT_CAPACITY: LaunchFailure(
+        code="INTERNAL_ERROR",
+        message="EC2 has no spot capacity for {instance_type}",
+        error_code="INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY",
+        error_data={"instance-type": "{instance_type}"},
+    ),
+    LaunchFailureKind.BOOTSTRAP: LaunchFailure(
+        code="BOOTSTRAP_FAILURE",
+        message="On the master instance ({instance_id}), bootstrap action {action} {how}",
+        error_code="BOOTSTRAP_FAILURE_PRIMARY_WITH_NON_ZERO_CODE",
+        error_data={"primary-instance-id": "{instance_id}", "bootstrap-action": "{action}"},
+        stage="bootstrap",
+    ),
+    LaunchFailureKind.VALIDATION: LaunchFailure(
+        code="VALIDATION_ERROR",
+        message=(
+            "The requested instance type {instance_type} is not supported in the requested Availability Zone"
+        ),
+        error_code="VALIDATION_ERROR_INSTANCE_TYPE_NOT_SUPPORTED",
+        error_data={"instance-type": "{instance_type}"},
+    ),
+    LaunchFailureKind.FLEET_TIMEOUT: LaunchFailure(
+        code="INSTANCE_FLEET_TIMEOUT", message="Spot provisioning timeout - terminating cluster"
+    ),
+}
 
 
 def launch_failure(
@@ -74,44 +108,10 @@ def launch_failure(
 
     action, how: the number of the bootstrap action that failed, and in which way
     """
-    match kind:
-        case LaunchFailureKind.CAPACITY:
-            return LaunchFailure(
-                code="INTERNAL_ERROR",
-                message=f"EC2 is out of capacity for {instance_type}",
-                error_code="INTERNAL_ERROR_EC2_INSUFFICIENT_CAPACITY_AZ",
-                error_data=({"instance-type": instance_type, "availability-zone": "local-1a"},),
-            )
-        case LaunchFailureKind.SPOT_CAPACITY:
-            return LaunchFailure(
-                code="INTERNAL_ERROR",
-                message=f"EC2 has no spot capacity for {instance_type}",
-                error_code="INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY",
-                error_data=({"instance-type": instance_type},),
-            )
-        case LaunchFailureKind.BOOTSTRAP:
-            return LaunchFailure(
-                code="BOOTSTRAP_FAILURE",
-                message=f"On the master instance ({instance_id}), bootstrap action {action} {how}",
-                error_code="BOOTSTRAP_FAILURE_PRIMARY_WITH_NON_ZERO_CODE",
-                error_data=({"primary-instance-id": instance_id, "bootstrap-action": str(action)},),
-                stage="bootstrap",
-            )
-        case LaunchFailureKind.VALIDATION:
-            return LaunchFailure(
-                code="VALIDATION_ERROR",
-                message=(
-                    f"The requested instance type {instance_type} is not supported "
-                    "in the requested Availability Zone"
-                ),
-                error_code="VALIDATION_ERROR_INSTANCE_TYPE_NOT_SUPPORTED",
-                error_data=({"instance-type": instance_type},),
-            )
-        case LaunchFailureKind.FLEET_TIMEOUT:
-            return LaunchFailure(
-                code="INSTANCE_FLEET_TIMEOUT",
-                message="Spot provisioning timeout - terminating cluster",
-            )
+    failure = _LAUNCH_FAILURES[kind]
+    words = {"instance_type": instance_type, "instance_id": instance_id, "action": action, "how": how}
+    data = {name: text.format_map(words) for name, text in failure.error_data.items()}
+    return replace(failure, message=failure.message.format_map(words), error_data=data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,118 +145,87 @@ class TokenBucket:
         return True
 
 
-@dataclass(slots=True)
-class _Slow:
-    delay_s: float
-    left: int | None
-
-
-@dataclass(slots=True)
 class ApiFaults:
     """The faults of API calls that are set now. ``*`` means any operation; an exact name goes first."""
 
-    _throttle: dict[str, int] = field(default_factory=dict)
-    _drop: dict[str, tuple[Literal["before", "after"], int]] = field(default_factory=dict)
-    _fail: dict[str, tuple[tuple[str, str, int], int]] = field(default_factory=dict)
-    _slow: dict[str, _Slow] = field(default_factory=dict)
-    _buckets: dict[str, TokenBucket] | None = None
-    _account: TokenBucket | None = None
+    def __init__(self) -> None:
+        self._set: dict[str, dict[str, tuple[Any, int | None]]]
+        """By kind and operation: what it does, and to how many more calls (None: to all)."""
+        self._buckets: dict[str, TokenBucket] | None
+        self._account: TokenBucket
+        self.clear()
 
     def throttle_next(self, operation: str, count: int = 1) -> None:
         """The next ``count`` calls are answered ThrottlingException and do nothing."""
-        self._throttle[operation] = count
+        self._set["throttle"][operation] = (True, count)
 
     def drop_next(
         self, operation: str, count: int = 1, *, when: Literal["before", "after"] = "after"
     ) -> None:
         """The next ``count`` calls get no answer; with ``after`` they have had their effect."""
-        self._drop[operation] = (when, count)
+        self._set["drop"][operation] = (when, count)
 
     def fail_next(
         self, operation: str, count: int = 1, *, code: str, message: str = "", status: int = 400
     ) -> None:
         """The next ``count`` calls are answered with this error and do nothing."""
-        self._fail[operation] = ((code, message, status), count)
+        self._set["fail"][operation] = ((code, message, status), count)
 
     def slow(self, operation: str, delay_s: float, count: int | None = None) -> None:
         """Calls wait ``delay_s`` before they act; None means until ``clear``."""
-        self._slow[operation] = _Slow(delay_s, count)
+        self._set["slow"][operation] = (delay_s, count)
 
     def use_buckets(self, now: float, buckets: dict[str, tuple[float, float]] | None = None) -> None:
         """Throttle as AWS does, by one bucket for each operation and one for the account, full at first."""
         rows = DEFAULT_BUCKETS if buckets is None else buckets
-        self._buckets = {
-            name: TokenBucket(size=size, refill=refill, level=size, at=now)
-            for name, (size, refill) in rows.items()
-        }
-        size, refill = ACCOUNT_BUCKET
-        self._account = TokenBucket(size=size, refill=refill, level=size, at=now)
+        self._buckets = {name: _full_bucket(row, now) for name, row in rows.items()}
+        self._account = _full_bucket(ACCOUNT_BUCKET, now)
 
     def clear(self) -> None:
         """Forget every fault, buckets included."""
-        self._throttle.clear()
-        self._drop.clear()
-        self._fail.clear()
-        self._slow.clear()
-        self._buckets = self._account = None
+        self._set = {"throttle": {}, "drop": {}, "fail": {}, "slow": {}}
+        self._buckets = None
 
     def decide(self, operation: str, now: float) -> CallFate:
         """The fate of a call made now; counts are used up by asking."""
-        delay_s = self._next_delay(operation)
-        if self._use(self._throttle, operation) or not self._token(operation, now):
+        delay_s = self._use("slow", operation) or 0.0
+        if self._use("throttle", operation) or not self._token(operation, now):
             return CallFate(delay_s=delay_s, throttled=True)
-        if (error := _use_paired(self._fail, operation)) is not None:
+        if (error := self._use("fail", operation)) is not None:
             return CallFate(delay_s=delay_s, error=error)
-        if (when := _use_paired(self._drop, operation)) is not None:
-            return CallFate(delay_s=delay_s, dropped=when)
-        return CallFate(delay_s=delay_s)
+        return CallFate(delay_s=delay_s, dropped=self._use("drop", operation) or "no")
 
     def as_dict(self) -> dict[str, Any]:
         """The faults that are set, for people."""
+        throttle, drop, fail, slow = (
+            self._set[kind].items() for kind in ("throttle", "drop", "fail", "slow")
+        )
         return {
-            "throttle": dict(self._throttle),
-            "drop": {name: {"when": when, "left": left} for name, (when, left) in self._drop.items()},
-            "fail": {name: {"code": error[0], "left": left} for name, (error, left) in self._fail.items()},
-            "slow": {name: {"delay_s": slow.delay_s, "left": slow.left} for name, slow in self._slow.items()},
+            "throttle": {name: left for name, (_, left) in throttle},
+            "drop": {name: {"when": when, "left": left} for name, (when, left) in drop},
+            "fail": {name: {"code": error[0], "left": left} for name, (error, left) in fail},
+            "slow": {name: {"delay_s": delay_s, "left": left} for name, (delay_s, left) in slow},
             "buckets": self._buckets is not None,
         }
 
     def _token(self, operation: str, now: float) -> bool:
-        if self._buckets is None or self._account is None:
+        if self._buckets is None:
             return True
         own = self._buckets.get(operation)
-        if own is not None and not own.take(now):
-            return False
-        return self._account.take(now)
+        return (own is None or own.take(now)) and self._account.take(now)
 
-    def _next_delay(self, operation: str) -> float:
+    def _use(self, kind: str, operation: str) -> Any:
+        """What a fault of this kind does to a call, which uses it up by one; None without one."""
+        faults = self._set[kind]
         for name in (operation, ANY_OPERATION):
-            slow = self._slow.get(name)
-            if slow is None:
-                continue
-            if slow.left is not None:
-                slow.left -= 1
-                if slow.left <= 0:
-                    del self._slow[name]
-            return slow.delay_s
-        return 0.0
-
-    @staticmethod
-    def _use(counts: dict[str, int], operation: str) -> bool:
-        for name in (operation, ANY_OPERATION):
-            if name in counts:
-                counts[name] -= 1
-                if counts[name] <= 0:
-                    del counts[name]
-                return True
-        return False
+            if name in faults:
+                value, left = faults.pop(name)
+                if left is None or left > 1:
+                    faults[name] = (value, left and left - 1)
+                return value
+        return None
 
 
-def _use_paired(faults: dict[str, tuple[_T, int]], operation: str) -> _T | None:
-    for name in (operation, ANY_OPERATION):
-        if name in faults:
-            value, left = faults.pop(name)
-            if left > 1:
-                faults[name] = (value, left - 1)
-            return value
-    return None
+def _full_bucket(row: tuple[float, float], now: float) -> TokenBucket:
+    size, refill = row
+    return TokenBucket(size=size, refill=refill, level=size, at=now)

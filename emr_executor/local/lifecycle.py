@@ -20,7 +20,7 @@ from typing import Any
 
 from emr_executor.core.states import ClusterState, StepState
 from emr_executor.local.bootstrap import kill_bootstrap, start_bootstrap
-from emr_executor.local.effects import ClusterEnded, Effect, KillProcess, StartProcess
+from emr_executor.local.effects import Effect, KillProcess, StartProcess
 from emr_executor.local.entities import (
     OLDEST_READ_S,
     READY_CLUSTER_STATES,
@@ -129,7 +129,7 @@ class Lifecycle:
                 {
                     "ErrorCode": failure.error_code,
                     "ErrorMessage": failure.message,
-                    "ErrorData": [dict(data) for data in failure.error_data],
+                    "ErrorData": [dict(failure.error_data)],
                 }
             ]
         self.terminate(cluster, (failure.code, failure.message))
@@ -190,7 +190,6 @@ class Lifecycle:
         self.record("process_started", cluster, step)
         self.effects.append(
             StartProcess(
-                at=self.now,
                 cluster_id=cluster.cluster_id,
                 step_id=step.step_id,
                 config=step.config,
@@ -276,9 +275,7 @@ class Lifecycle:
         if step.step_id not in cluster.processes:
             return
         self.record("kill_sent", cluster, step, detail={"force": force})
-        self.effects.append(
-            KillProcess(at=self.now, cluster_id=cluster.cluster_id, step_id=step.step_id, force=force)
-        )
+        self.effects.append(KillProcess(cluster_id=cluster.cluster_id, step_id=step.step_id, force=force))
 
     # -- clusters: idle, loss and end -----------------------------------------------------------------
 
@@ -350,7 +347,6 @@ class Lifecycle:
                 instance.state, instance.ended_at = "TERMINATED", self.now
                 instance.reason = ("CLUSTER_TERMINATED", "Job flow terminated")
         self._enter(cluster, cluster.end, cluster.reason)
-        self.effects.append(ClusterEnded(at=self.now, cluster_id=cluster.cluster_id))
 
     def release_termination(self, cluster: ClusterEntry) -> None:
         """Let a cluster end whose TERMINATING was made to hang."""

@@ -6,12 +6,14 @@ import argparse
 import errno
 import fcntl
 import json
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.runner import RunnerOptions
@@ -46,7 +48,10 @@ def parser() -> argparse.ArgumentParser:
         "--root", type=Path, required=True, help="directory for S3 objects, logs and running steps"
     )
     serve.add_argument(
-        "--port", type=_port, default=0, help="port on 127.0.0.1; 0 (default) takes a free one"
+        "--port",
+        type=_number(int, 0, PORT_MAX, f"a port, 0 to {PORT_MAX}"),
+        default=0,
+        help="port on 127.0.0.1; 0 (default) takes a free one",
     )
     serve.add_argument(
         "--ready-file", type=Path, help="written (mode 0600) once it listens: JSON with endpoint_url and keys"
@@ -59,9 +64,13 @@ def parser() -> argparse.ArgumentParser:
         ("--step-start-delay-s", 0.0, "how long a step is PENDING, at least"),
         ("--kill-grace-s", 5.0, "from SIGTERM to SIGKILL when a step is cancelled"),
     ):
-        serve.add_argument(name, type=_seconds, default=default, help=f"{what} (default: %(default)s)")
+        seconds = _number(float, 0, sys.float_info.max, "seconds, 0 or more")
+        serve.add_argument(name, type=seconds, default=default, help=f"{what} (default: %(default)s)")
     serve.add_argument(
-        "--spark-cores", type=_cores, default=1, help="k of Spark's local[k] (default: %(default)s)"
+        "--spark-cores",
+        type=_number(int, 1, math.inf, "cores, 1 or more"),
+        default=1,
+        help="k of Spark's local[k] (default: %(default)s)",
     )
     serve.add_argument(
         "--driver-memory", default="512m", help="for jobs that name none (default: %(default)s)"
@@ -168,25 +177,17 @@ def _refuse(message: str) -> int:
     return EXIT_REFUSED
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("seconds, 0 or more")
-    return value
+def _number(kind: type, least: int, most: float, what: str) -> Callable[[str], Any]:
+    """Reads a number from the command line."""
 
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(what)
+        return value
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= PORT_MAX:
-        raise argparse.ArgumentTypeError(f"a port, 0 to {PORT_MAX}")
-    return value
-
-
-def _cores(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("cores, 1 or more")
-    return value
+    read.__name__ = kind.__name__  # for what argparse says of what is no number
+    return read
 
 
 if __name__ == "__main__":

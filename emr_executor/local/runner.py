@@ -290,10 +290,7 @@ class StepRunner:
             temporary = self._store.new_temporary()
             temporary.write_bytes(packed)
             etag = hashlib.md5(packed, usedforsecurity=False).hexdigest()
-            try:
-                self._store.put(bucket, f"{folder}/{name}.gz", temporary, {}, etag=etag)
-            finally:
-                temporary.unlink(missing_ok=True)
+            self._store.put(bucket, f"{folder}/{name}.gz", temporary, {}, etag=etag)
         return f"s3://{bucket}/{folder}"
 
 

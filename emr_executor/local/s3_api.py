@@ -158,11 +158,8 @@ class S3Api:
     def _put_object(self, request: S3Request) -> Response:
         only_if = write_condition(request.headers)
         body = request.take_body(self._store)
-        try:
-            headers = kept_headers(request.headers)
-            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
-        finally:
-            body.path.unlink(missing_ok=True)
+        headers = kept_headers(request.headers)
+        self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
         return Response(status=200, headers={"ETag": f'"{body.md5}"'})
 
     def _copy_object(self, request: S3Request) -> Response:
@@ -171,10 +168,7 @@ class S3Api:
         body, source = self._copy_of_source(request)
         replace = request.headers.get("x-amz-metadata-directive", "COPY").upper() == "REPLACE"
         headers = kept_headers(request.headers) if replace else dict(source.headers)
-        try:
-            self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
-        finally:
-            body.path.unlink(missing_ok=True)
+        self._store.put(request.bucket, request.key, body.path, headers, etag=body.md5, only_if=only_if)
         return xml(document("CopyObjectResult", self._copied(self._store.info(request.bucket, request.key))))
 
     def _upload_part(self, request: S3Request) -> Response:

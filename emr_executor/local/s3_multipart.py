@@ -91,9 +91,10 @@ class Multipart:
                 for part in parts:
                     with part.open("rb") as source:
                         shutil.copyfileobj(source, target)
-            self._store.put(request.bucket, request.key, whole, headers, etag=etag, only_if=only_if)
-        finally:
+        except BaseException:
             whole.unlink(missing_ok=True)
+            raise
+        self._store.put(request.bucket, request.key, whole, headers, etag=etag, only_if=only_if)
         return etag
 
     def abort(self, request: S3Request) -> Response:

@@ -155,21 +155,21 @@ class S3Store:
         etag: str,
         only_if: Condition = ALWAYS,
     ) -> None:
-        """Make ``source`` (a file from ``new_temporary``) the object's content; it is moved, not copied.
+        """Make ``source`` (a file from ``new_temporary``) the object's content; it is gone in any case.
 
         only_if: sees what is there, at the moment of the change, and raises S3Error to leave it
         """
-        path = self.path_of(bucket, key)
-        with self._lock:
-            only_if(self._present(key, path) if only_if is not ALWAYS else None)
-            try:
+        try:
+            path = self.path_of(bucket, key)
+            with self._lock:
+                only_if(self._present(key, path) if only_if is not ALWAYS else None)
                 path.parent.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError):
-                raise _conflict(key) from None
-            if path.is_dir():
-                raise _conflict(key)
-            source.replace(path)
-            self._remember(path, etag, dict(headers))
+                source.replace(path)
+                self._remember(path, etag, dict(headers))
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise _conflict(key) from None
+        finally:
+            source.unlink(missing_ok=True)
 
     def delete(self, bucket: str, key: str, *, only_if: Condition = ALWAYS) -> None:
         """Remove an object; an absent one is fine. Directories left empty go too.

@@ -24,11 +24,18 @@ from emr_executor.local.server import LocalEndpoint
 from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.step_cluster import OVER, SCRIPT_RUNNER, Cluster
 from tests.local.waiting import until, until_step
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 pytestmark = pytest.mark.processes
 
 STEPS_AT_ONCE = 20
+VARIABLES = """
+    PATH HOME PWD USER LOGNAME LANG TMPDIR JAVA_HOME PIP_TARGET PYTHONPATH PYSPARK_PYTHON
+    SPARK_HOME SPARK_CONF_DIR SPARK_LOCAL_IP SPARK_LAUNCHER_OPTS
+    EMR_STEP_ID EMR_CLUSTER_ID EMR_LOCAL_STEP EMR_LOCAL_ROOT
+    AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
+    AWS_REGION AWS_DEFAULT_REGION AWS_EC2_METADATA_DISABLED
+"""
 
 
 @pytest.fixture
@@ -152,20 +159,7 @@ def test_a_step_sees_a_clean_environment_and_its_own_directories(
     assert env["AWS_ENDPOINT_URL"] == env["AWS_ENDPOINT_URL_S3"] == cluster.ready.endpoint_url
     assert env["AWS_ACCESS_KEY_ID"] == cluster.ready.access_key_id
     assert (env["AWS_REGION"], env["EMR_STEP_ID"]) == ("us-east-1", step_id)
-    assert set(env) <= {
-        *("PATH", "HOME", "PWD", "USER", "LOGNAME", "LANG", "TMPDIR", "JAVA_HOME", "SPARK_HOME"),
-        *(
-            "PIP_TARGET",
-            "PYTHONPATH",
-            "SPARK_CONF_DIR",
-            "SPARK_LOCAL_IP",
-            "SPARK_LAUNCHER_OPTS",
-            "PYSPARK_PYTHON",
-        ),
-        *("EMR_STEP_ID", "EMR_CLUSTER_ID", "EMR_LOCAL_STEP", "EMR_LOCAL_ROOT"),
-        *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-        *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED"),
-    }
+    assert set(env) <= set(VARIABLES.split())
     assert Path(env["PATH"].split(":")[0], "spark-submit").exists()
     work = Path(cluster.log(other, "stdout").strip())
     assert step_id in env["HOME"]
@@ -204,7 +198,10 @@ def test_cancel_ends_the_whole_family_even_what_ignores_sigterm(cluster: Cluster
     assert pid_file.alive() == []
 
 
-def test_cancel_gives_a_step_time_to_say_goodbye(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "words"), [("SEND_INTERRUPT", "goodbye\n"), ("TERMINATE_PROCESS", "")])
+def test_cancel_gives_a_step_time_to_say_goodbye_unless_it_terminates_the_process(
+    cluster: Cluster, tmp_path: Path, option: str, words: str
+) -> None:
     step_id = cluster.script(
         f"""
         #!/bin/bash
@@ -215,25 +212,8 @@ def test_cancel_gives_a_step_time_to_say_goodbye(cluster: Cluster, tmp_path: Pat
         key="jobs/polite",
     )
     until((tmp_path / "ready").exists)
-    cluster.emr.cancel_steps(ClusterId=cluster.cluster_id, StepIds=[step_id])
-    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("CANCELLED", "goodbye\n")
-
-
-def test_terminate_process_is_immediate(cluster: Cluster, tmp_path: Path) -> None:
-    step_id = cluster.script(
-        f"""
-        #!/bin/bash
-        trap 'echo goodbye' TERM
-        touch {tmp_path}/ready
-        while true; do sleep 0.05; done
-        """,
-        key="jobs/killed",
-    )
-    until((tmp_path / "ready").exists)
-    cluster.emr.cancel_steps(
-        ClusterId=cluster.cluster_id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
-    )
-    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("CANCELLED", "")
+    cluster.emr.cancel_steps(ClusterId=cluster.cluster_id, StepIds=[step_id], StepCancellationOption=option)
+    assert (cluster.ends(step_id), cluster.log(step_id, "stdout")) == ("CANCELLED", words)
 
 
 def test_what_a_step_leaves_behind_is_ended_with_it(cluster: Cluster, pid_file: PidFile) -> None:
@@ -279,8 +259,7 @@ def test_a_cluster_without_log_uri_keeps_its_logs_on_its_own_disk(
 ) -> None:
     emr: Any = boto3.client("emr", **ready.client_args())
     cluster_id = emr.run_job_flow(**launch_request())["JobFlowId"]
-    jar_step = {"Jar": "command-runner.jar", "Args": ["echo", "hello"]}
-    steps = [{"Name": "s", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar_step}]
+    steps = [step_config(args=["echo", "hello"])]
     (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
     assert until_step(emr, cluster_id, step_id, *OVER) == "COMPLETED"
     log = endpoint.options.root.resolve() / "logs" / cluster_id / step_id / "stdout"
@@ -322,7 +301,7 @@ def test_nothing_is_started_while_a_script_is_written(
     runner = StepRunner(tmp_path, store, aws_env={}, on_ended=on_ended)
     config = {"HadoopJarStep": {"Jar": SCRIPT_RUNNER, "Args": ["s3://runner/script"]}}
     for n in range(STEPS_AT_ONCE):
-        runner.start(StartProcess(at=0.0, cluster_id="j-1", step_id=f"s-{n}", config=config, log_uri=None))
+        runner.start(StartProcess(cluster_id="j-1", step_id=f"s-{n}", config=config, log_uri=None))
     assert over.wait(timeout=60)
     assert ended == [0] * STEPS_AT_ONCE
     assert [files for files in seen if files] == []
