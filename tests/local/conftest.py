@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from emr_executor.local.entities import ModelOptions
 from emr_executor.local.runner import RunnerOptions
@@ -44,6 +48,19 @@ def endpoint(shared_endpoint: LocalEndpoint) -> Iterator[LocalEndpoint]:
 @pytest.fixture
 def ready(endpoint: LocalEndpoint) -> ReadyInfo:
     return ready_info(endpoint)
+
+
+@pytest.fixture
+def s3(ready: ReadyInfo) -> Any:
+    once = Config(max_pool_connections=16, retries={"total_max_attempts": 1})
+    return boto3.client("s3", **ready.client_args(), config=once)
+
+
+@pytest.fixture
+def bucket(s3: Any) -> str:
+    name = f"bucket-{os.urandom(4).hex()}"
+    s3.create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture

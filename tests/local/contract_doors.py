@@ -30,7 +30,7 @@ from emr_executor.local.requests import EmrApiError
 from emr_executor.local.runner import RunnerOptions
 from emr_executor.local.server import LocalEndpoint, ServerOptions
 from tests.airflow_stack.emr_local_process import ReadyInfo
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 from tests.simulator.client import CloudClient
 from tests.simulator.clock import VirtualClock
 from tests.simulator.cloud import Cloud, StepScript
@@ -83,11 +83,7 @@ class Door(Protocol):
 
 def step(kind: str, name: str = "contract", action: str = "CONTINUE") -> dict[str, Any]:
     """A step; its Name looks like one of ours, so that the simulator finds its script."""
-    return {
-        "Name": f"airflow-emr/{kind}-{next(_SUBMISSIONS)}/{name}",
-        "ActionOnFailure": action,
-        "HadoopJarStep": {"Jar": "command-runner.jar", "Args": COMMANDS[kind]},
-    }
+    return step_config(f"airflow-emr/{kind}-{next(_SUBMISSIONS)}/{name}", action, COMMANDS[kind])
 
 
 class VirtualDoor:

@@ -10,7 +10,7 @@ import boto3
 
 from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.waiting import step_state, until_step
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 SCRIPT_RUNNER = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
 OVER = ("COMPLETED", "FAILED", "CANCELLED")
@@ -28,12 +28,8 @@ class Cluster:
         self.cluster_id = str(self.emr.run_job_flow(**request)["JobFlowId"])
 
     def step(self, jar: str, *args: str) -> str:
-        config = {
-            "Name": "s",
-            "ActionOnFailure": "CONTINUE",
-            "HadoopJarStep": {"Jar": jar, "Args": list(args)},
-        }
-        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=[config])["StepIds"][0])
+        steps = [step_config(args=args, jar=jar)]
+        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=steps)["StepIds"][0])
 
     def script(self, text: str, *args: str, key: str = "jobs/script") -> str:
         """A step that runs a script from S3."""

@@ -105,15 +105,6 @@ def test_presigned_urls_are_served_until_they_expire(ready: ReadyInfo, version: 
     assert s3.get_object(**where)["Body"].read() == b"new"
 
 
-def test_the_default_presigned_url_is_served(ready: ReadyInfo) -> None:
-    s3 = boto3.client("s3", **ready.client_args())
-    s3.create_bucket(Bucket="presigned")
-    s3.put_object(Bucket="presigned", Key="k", Body=b"bytes")
-    url = s3.generate_presigned_url("get_object", Params={"Bucket": "presigned", "Key": "k"})
-    assert "AWSAccessKeyId=" in url
-    assert _fetch(url) == (200, b"bytes")
-
-
 def test_other_services_are_4xx(ready: ReadyInfo) -> None:
     for service in ("sqs", "sts"):
         assert by_hand(ready, "POST", "/", b"Action=X", service=service).status == 400

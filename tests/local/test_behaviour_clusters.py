@@ -17,10 +17,6 @@ from tests.local.world import (
 )
 
 
-def states(world: World) -> list[str]:
-    return [entry.state for entry in world.events("cluster_state")]
-
-
 def test_a_cluster_walks_up_and_says_when_it_was_ready() -> None:
     world = World(SLOW)
     cluster_id = world.launch()
@@ -85,15 +81,6 @@ def test_a_hanging_termination_leaves_steps_alive_until_released() -> None:
     world.settle()
     world.wait(1)
     assert world.cluster_state(cluster_id) == "TERMINATED"
-
-
-def test_an_ended_cluster_is_terminated_again_without_a_word() -> None:
-    world = World()
-    cluster_id = world.launch()
-    for _ in range(2):
-        assert world.call("TerminateJobFlows", JobFlowIds=[cluster_id]) == {}
-        world.wait(1)
-    assert states(world).count("TERMINATED") == 1
 
 
 def test_termination_protection_refuses_and_can_be_lifted() -> None:
@@ -247,43 +234,15 @@ def test_clusters_are_listed_by_state_and_creation_in_pages_of_fifty() -> None:
         ids.append(world.launch())
         world.wait(1)
     first = world.call("ListClusters")
+    world.launch()  # shifts nothing
     second = world.call("ListClusters", Marker=first["Marker"])
     listed = [cluster["Id"] for page in (first, second) for cluster in page["Clusters"]]
     assert (len(first["Clusters"]), "Marker" in second) == (50, False)
-    assert sorted(listed) == sorted(ids)
+    assert listed == list(reversed(ids))
     world.call("TerminateJobFlows", JobFlowIds=ids[:2])
     world.wait(1)
     over = world.call("ListClusters", ClusterStates=["TERMINATED"], CreatedAfter=EPOCH)["Clusters"]
     assert [cluster["Id"] for cluster in over] == [ids[1]]
-
-
-def test_unknown_clusters_are_told_in_the_words_of_the_operation() -> None:
-    world = World()
-    known = world.launch()
-    cases = {
-        "DescribeCluster": (
-            {"ClusterId": "j-X"},
-            "InvalidRequestException",
-            "Cluster id 'j-X' is not valid.",
-        ),
-        "AddJobFlowSteps": (
-            {"JobFlowId": "j-X", "Steps": []},
-            "ValidationException",
-            "Specified job flow ID not valid",
-        ),
-        "TerminateJobFlows": (
-            {"JobFlowIds": [known, "j-X"]},
-            "ValidationException",
-            "Specified job flow ID does not exist",
-        ),
-    }
-    for operation, (request, code, message) in cases.items():
-        with pytest.raises(EmrApiError) as refused:
-            world.call(operation, **request)
-        assert (refused.value.code, refused.value.message) == (code, message)
-    with pytest.raises(EmrApiError, match="The JobFlowId list cannot be empty"):
-        world.call("TerminateJobFlows", JobFlowIds=[])
-    assert world.cluster_state(known) == "WAITING"
 
 
 def test_instances_follow_groups_and_fleets() -> None:

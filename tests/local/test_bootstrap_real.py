@@ -9,7 +9,7 @@ import pytest
 
 from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.step_cluster import Cluster
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 pytestmark = pytest.mark.processes
 
@@ -30,14 +30,7 @@ def test_bootstrap_actions_run_before_the_first_step_or_end_their_cluster(
     cluster.s3.put_object(Bucket="runner", Key="jobs/bootstrap", Body=text)
     cluster.s3.put_object(Bucket="runner", Key="jobs/module.py", Body=b"VALUE = 'of the bootstrap action'\n")
     action = {"Path": "s3://runner/jobs/bootstrap", "Args": ["arguments", code]}
-    step = {
-        "Name": "s",
-        "ActionOnFailure": "CONTINUE",
-        "HadoopJarStep": {
-            "Jar": "command-runner.jar",
-            "Args": ["python3", "-c", "import module; print(module.VALUE)"],
-        },
-    }
+    step = step_config(args=["python3", "-c", "import module; print(module.VALUE)"])
     request = launch_request(
         LogUri="s3://runner/logs/",
         Steps=[step],

@@ -54,12 +54,7 @@ class Client:
 
     def emr(self, operation: str, request: Any) -> tuple[int, Any]:
         body = request if isinstance(request, bytes) else json.dumps(request).encode()
-        headers = {
-            "x-amz-target": f"ElasticMapReduce.{operation}",
-            "x-amz-content-sha256": "UNSIGNED-PAYLOAD",
-        }
-        headers |= {"content-length": str(len(body))}
-        del headers["x-amz-content-sha256"]
+        headers = {"x-amz-target": f"ElasticMapReduce.{operation}"}
         status, answer = self.send("POST", "/", headers, body=body, service="elasticmapreduce")
         return status, json.loads(answer)
 
@@ -181,31 +176,25 @@ def test_no_body_is_a_5xx(client: Client, body: bytes) -> None:
 
 GROUP = {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1}
 FLEET = {"InstanceFleetType": "MASTER", "TargetOnDemandCapacity": 1}
+MANY = 2_000_000_000
+
+
+def groups(*groups: dict[str, Any]) -> dict[str, Any]:
+    return launch_request(Instances={"InstanceGroups": list(groups)})
+
+
 STRANGE: dict[str, tuple[str, Any]] = {
-    "many instances": ("RunJobFlow", launch_request(Instances={"InstanceCount": 2_000_000_000})),
-    "many in a group": (
-        "RunJobFlow",
-        launch_request(
-            Instances={
-                "InstanceGroups": [GROUP, GROUP | {"InstanceRole": "CORE", "InstanceCount": 2_000_000_000}]
-            }
-        ),
-    ),
+    "many instances": ("RunJobFlow", launch_request(Instances={"InstanceCount": MANY})),
+    "many in a group": ("RunJobFlow", groups(GROUP, GROUP | {"InstanceRole": "CORE", "InstanceCount": MANY})),
     "many in a fleet": (
         "RunJobFlow",
         launch_request(
             Instances={
-                "InstanceFleets": [
-                    FLEET,
-                    FLEET | {"InstanceFleetType": "CORE", "TargetSpotCapacity": 2_000_000_000},
-                ]
+                "InstanceFleets": [FLEET, FLEET | {"InstanceFleetType": "CORE", "TargetSpotCapacity": MANY}]
             }
         ),
     ),
-    "less than none": (
-        "RunJobFlow",
-        launch_request(Instances={"InstanceGroups": [GROUP | {"InstanceCount": -1}]}),
-    ),
+    "less than none": ("RunJobFlow", groups(GROUP | {"InstanceCount": -1})),
     "deep JSON": ("RunJobFlow", b"[" * DEEP + b"]" * DEEP),
     "deep JSON in a member": ("RunJobFlow", b'{"Name":' + b'{"a":' * DEEP + b"1" + b"}" * (DEEP + 1)),
     "deep Configurations": (
@@ -242,59 +231,27 @@ def test_a_body_over_the_limit_is_refused(client: Client) -> None:
     assert (status, answer["__type"]) == (403, "RequestTooLarge")
 
 
-HEADERS = st.sampled_from(
-    [
-        *("range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "content-md5"),
-        *("x-amz-copy-source", "x-amz-copy-source-range", "x-amz-copy-source-if-match", "x-amz-meta-a"),
-        *(
-            "x-amz-content-sha256",
-            "x-amz-decoded-content-length",
-            "x-amz-metadata-directive",
-            "content-encoding",
-        ),
-        *("x-amz-checksum-crc32", "x-amz-checksum-sha256", "expires", "content-type", "x-amz-if-match-size"),
-    ]
-)
+HEADER_NAMES = """
+    range if-match if-none-match if-modified-since if-unmodified-since content-md5
+    x-amz-copy-source x-amz-copy-source-range x-amz-copy-source-if-match x-amz-meta-a
+    x-amz-content-sha256 x-amz-decoded-content-length x-amz-metadata-directive content-encoding
+    x-amz-checksum-crc32 x-amz-checksum-sha256 expires content-type x-amz-if-match-size
+"""
+HEADERS = st.sampled_from(HEADER_NAMES.split())
 LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=20)
 VALUES = LATIN | st.sampled_from(
     [
-        *(
-            "",
-            "*",
-            "bytes=-",
-            "bytes=5-2",
-            "bytes=99-",
-            "bytes=0-" + "9" * 5000,
-            "-1",
-            "9" * 5000,
-            "/fuzz/k",
-            "fuzz",
-        ),
-        *(
-            "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
-            "UNSIGNED-PAYLOAD",
-            "REPLACE",
-            "Mon, 99 Foo",
-            "Tue, 01 Jan 0001",
-        ),
-        *("Thu, 01 Jan 9999 00:00:00 -9999", "\xff", "a\tb", "/fuzz/../../etc/passwd"),
+        *("", "*", "bytes=-", "bytes=5-2", "bytes=99-", "bytes=0-" + "9" * 5000, "-1", "9" * 5000),
+        *("/fuzz/k", "fuzz", "/fuzz/../../etc/passwd", "\xff", "a\tb", "REPLACE", "UNSIGNED-PAYLOAD"),
+        *("STREAMING-UNSIGNED-PAYLOAD-TRAILER", "Mon, 99 Foo", "Tue, 01 Jan 0001"),
+        "Thu, 01 Jan 9999 00:00:00 -9999",
     ]
 )
-PARAMETERS = st.sampled_from(
-    [
-        *(
-            "list-type",
-            "prefix",
-            "delimiter",
-            "marker",
-            "max-keys",
-            "continuation-token",
-            "start-after",
-            "uploads",
-        ),
-        *("uploadId", "partNumber", "delete", "encoding-type", "location", "acl", "versionId", "fetch-owner"),
-    ]
-)
+PARAMETER_NAMES = """
+    list-type prefix delimiter marker max-keys continuation-token start-after uploads
+    uploadId partNumber delete encoding-type location acl versionId fetch-owner
+"""
+PARAMETERS = st.sampled_from(PARAMETER_NAMES.split())
 KEYS = st.text(max_size=12) | st.sampled_from(
     ["k", "", "a/b", "k/under", "../x", "a//b", "\0", "\x01", "x" * 300, "k" * 1100, "/", ".", "folder/"]
 )

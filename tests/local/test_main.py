@@ -16,10 +16,10 @@ import boto3
 import pytest
 
 from emr_executor.local.main import main, parser
-from tests.airflow_stack.emr_local_process import EndpointDidNotStart, running_endpoint
+from tests.airflow_stack.emr_local_process import EndpointDidNotStart, ReadyInfo, running_endpoint
 from tests.local.test_runner import alive
 from tests.local.waiting import until, until_step
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 pytestmark = pytest.mark.processes
 
@@ -35,12 +35,8 @@ def sleeping_step(emr: Any, pids: Path) -> str:
     """A cluster with one running step, which wrote its pid."""
     cluster_id = str(emr.run_job_flow(**launch_request())["JobFlowId"])
     args = ["bash", "-c", f"trap '' TERM; echo $$ > {pids}; while true; do sleep 0.1; done"]
-    step = {
-        "Name": "s",
-        "ActionOnFailure": "CONTINUE",
-        "HadoopJarStep": {"Jar": "command-runner.jar", "Args": args},
-    }
-    (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=[step])["StepIds"]
+    steps = [step_config(args=args)]
+    (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
     until_step(emr, cluster_id, step_id, "RUNNING")
     until(lambda: pids.exists() and pids.read_text())
     return cluster_id
@@ -87,24 +83,11 @@ def test_s3_survives_a_restart_and_keys_do_not(tmp_path: Path) -> None:
 
 
 def test_steps_of_a_server_that_was_killed_are_ended_by_the_next(tmp_path: Path) -> None:
-    process = serve(
-        tmp_path / "root",
-        "--ready-file",
-        str(tmp_path / "r.json"),
-        "--start-delay-s",
-        "0",
-        "--bootstrap-delay-s",
-        "0",
-    )
+    quick = ("--start-delay-s", "0", "--bootstrap-delay-s", "0")
+    process = serve(tmp_path / "root", "--ready-file", str(tmp_path / "r.json"), *quick)
     until((tmp_path / "r.json").exists)
-    info = json.loads((tmp_path / "r.json").read_text())
-    client_args = {
-        "endpoint_url": info["endpoint_url"],
-        "aws_access_key_id": info["access_key_id"],
-        "aws_secret_access_key": info["secret_access_key"],
-        "region_name": info["region"],
-    }
-    sleeping_step(boto3.client("emr", **client_args), tmp_path / "pid")
+    ready = ReadyInfo(**json.loads((tmp_path / "r.json").read_text()))
+    sleeping_step(boto3.client("emr", **ready.client_args()), tmp_path / "pid")
     process.kill()
     process.communicate()
     pid = int((tmp_path / "pid").read_text())

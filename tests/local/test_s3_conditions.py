@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
 
 AT_ONCE = 16
-
-
-@pytest.fixture
-def s3(ready: ReadyInfo) -> Any:
-    once = Config(max_pool_connections=AT_ONCE, retries={"total_max_attempts": 1})
-    return boto3.client("s3", **ready.client_args(), config=once)
-
-
-@pytest.fixture
-def bucket(s3: Any) -> str:
-    name = f"conditions-{os.urandom(4).hex()}"
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 def put(s3: Any, bucket: str, **condition: str) -> None:

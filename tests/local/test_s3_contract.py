@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from emr_executor.local.server import LocalEndpoint
+from tests.local.conftest import ready_info
 
 Args = dict[str, str]
 MIB = 1024 * 1024
@@ -39,13 +40,7 @@ def moto_args() -> Iterator[Args]:
 def args(request: pytest.FixtureRequest, shared_endpoint: LocalEndpoint) -> Args:
     if request.param == "moto":
         return dict(request.getfixturevalue("moto_args"))
-    info = shared_endpoint.ready_info()
-    return {
-        "endpoint_url": info["endpoint_url"],
-        "aws_access_key_id": info["access_key_id"],
-        "aws_secret_access_key": info["secret_access_key"],
-        "region_name": info["region"],
-    }
+    return ready_info(shared_endpoint).client_args()
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emr_executor.config import ClusterPool, Settings
@@ -20,20 +18,6 @@ from emr_executor.task.messages import LocalFile, Park
 from emr_executor.task.staging import Staging
 from tests.airflow_stack.emr_local_process import ReadyInfo
 from tests.local.signing import by_hand
-
-ONCE = Config(max_pool_connections=16, retries={"total_max_attempts": 1})
-
-
-@pytest.fixture
-def s3(ready: ReadyInfo) -> Any:
-    return boto3.client("s3", **ready.client_args(), config=ONCE)
-
-
-@pytest.fixture
-def bucket(s3: Any) -> str:
-    name = f"ours-{os.urandom(4).hex()}"
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 def keys(s3: Any, bucket: str, **query: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.airflow_stack.emr_local_process import running_endpoint
 from tests.local.waiting import until_step
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 pytestmark = pytest.mark.processes
 
@@ -97,8 +97,7 @@ def test_word_count_reads_and_writes_s3(tmp_path: Path, monkeypatch: pytest.Monk
             *("--py-files", "s3://words/code/words.py", "s3://words/code/count.py"),
             *("s3://words/in/", "s3a://words/out/run=1"),
         ]
-        jar_step = {"Jar": "command-runner.jar", "Args": command}
-        steps = [{"Name": "count", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar_step}]
+        steps = [step_config("count", args=command)]
         (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
         state = until_step(emr, cluster_id, step_id, "COMPLETED", "FAILED", timeout_s=180)
         logs = {
@@ -144,8 +143,7 @@ def test_every_way_to_start_spark_reads_one_configuration_and_stays_on_loopback(
         told = {}
         for name, words in ways.items():
             script = f'cp {tmp_path}/*.py . && exec python3 listening.py "$@"'
-            jar_step = {"Jar": "command-runner.jar", "Args": ["bash", "-c", script, "bash", *words]}
-            steps = [{"Name": name, "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar_step}]
+            steps = [step_config(name, args=["bash", "-c", script, "bash", *words])]
             (step_id,) = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
             state = until_step(emr, cluster_id, step_id, "COMPLETED", "FAILED", timeout_s=180)
             logs = tmp_path / "root" / "logs" / cluster_id / step_id

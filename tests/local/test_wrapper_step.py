@@ -13,9 +13,10 @@ from botocore.exceptions import ClientError
 
 from emr_executor import wrapper
 from tests.airflow_stack.emr_local_process import ReadyInfo
+from tests.local.step_cluster import SCRIPT_RUNNER
 from tests.local.test_runner import PidFile, pid_file
 from tests.local.waiting import until, until_step
-from tests.local.world import launch_request
+from tests.local.world import launch_request, step_config
 
 pytestmark = pytest.mark.processes
 
@@ -53,20 +54,11 @@ class Wrapped:
         key = f"stage/specs/{hashlib.sha256(body).hexdigest()}.json"
         self.s3.put_object(Bucket="wrapped", Key=key, Body=body)
         args = [
-            *(
-                "s3://wrapped/stage/wrapper/abc/emr_step_wrapper.py",
-                "--spec",
-                f"s3://wrapped/{key}",
-            ),
+            *("s3://wrapped/stage/wrapper/abc/emr_step_wrapper.py", "--spec", f"s3://wrapped/{key}"),
             *("--records", "s3://wrapped/stage/d1/", "--cluster", "c1", "--submission", SUBMISSION),
         ]
-        jar = "s3://us-east-1.elasticmapreduce/libs/script-runner/script-runner.jar"
-        config = {
-            "Name": SUBMISSION,
-            "ActionOnFailure": "CONTINUE",
-            "HadoopJarStep": {"Jar": jar, "Args": args},
-        }
-        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=[config])["StepIds"][0])
+        steps = [step_config(SUBMISSION, args=args, jar=SCRIPT_RUNNER)]
+        return str(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=steps)["StepIds"][0])
 
     def ends(self, step_id: str) -> str:
         return until_step(self.emr, self.cluster_id, step_id, "COMPLETED", "FAILED", "CANCELLED")

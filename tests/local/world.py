@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from emr_executor.local.behaviour import EmrModel, KillProcess, ModelOptions, StartProcess
@@ -28,13 +29,12 @@ def launch_request(**changes: Any) -> dict[str, Any]:
 
 
 def step_config(
-    name: str = "step", action: str = "CONTINUE", args: tuple[str, ...] = ("true",)
+    name: str = "step",
+    action: str = "CONTINUE",
+    args: Sequence[str] = ("true",),
+    jar: str = "command-runner.jar",
 ) -> dict[str, Any]:
-    return {
-        "Name": name,
-        "ActionOnFailure": action,
-        "HadoopJarStep": {"Jar": "command-runner.jar", "Args": list(args)},
-    }
+    return {"Name": name, "ActionOnFailure": action, "HadoopJarStep": {"Jar": jar, "Args": list(args)}}
 
 
 class World:
