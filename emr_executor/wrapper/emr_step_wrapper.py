@@ -208,7 +208,7 @@ class Metadata:
 
 
 def epoch(moment: str) -> float:
-    """Seconds of ``2026-01-31T23:59:59Z``; no strptime, which brings locales along."""
+    """Seconds of ``2026-01-31T23:59:59Z``."""
     return calendar.timegm(tuple(int(number) for number in re.findall(r"\d+", moment)[:6]))
 
 
