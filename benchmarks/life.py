@@ -41,8 +41,9 @@ from emr_executor.core.workload import after_submission, placed
 from emr_executor.store import phase_store, scheduler_store
 from emr_executor.store.agent_store import AgentStore
 from emr_executor.store.change_store import Change
-from emr_executor.store.runner import InlineRunner, ThreadRunner, transact
+from emr_executor.store.runner import ThreadRunner, transact
 from emr_executor.store.schema import STEERING
+from tests.inline_runner import InlineRunner
 from tests.simulator.stores import StoreFunctions
 
 ACCEPTED_A_LOOP = 16
