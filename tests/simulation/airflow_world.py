@@ -17,14 +17,7 @@ from emr_executor.ports import PhaseEnded, PhaseJob
 from emr_executor.store.change_store import Change
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_api import ApiFaults, ExecutionApi
-from tests.simulator.airflow_entities import (
-    SimTaskInstance,
-    TaskScript,
-    TaskState,
-    Token,
-    TryScript,
-    mint,
-)
+from tests.simulator.airflow_entities import SimTaskInstance, TaskScript, TaskState, Token, TryScript, mint
 from tests.simulator.airflow_session import SchedulerSession, SessionFaults
 from tests.simulator.clock import EPOCH
 from tests.simulator.host import PhaseFaults, SimTaskHost

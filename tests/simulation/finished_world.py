@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emr_executor.local.ledger import LedgerEntry
 from tests.simulator import loop
 from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.error_capture import captured_errors
-from tests.simulator.scenario import draw_scenario
+from tests.simulator.scenario import Scenario, draw_scenario
 from tests.simulator.stores import in_memory
 from tests.simulator.world import Outcome, World
 
@@ -35,9 +36,11 @@ class FinishedWorld:
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def live(seed: int, *, workloads: int) -> FinishedWorld:
-    """Live the world of a seed and keep it."""
-    scenario = draw_scenario(seed, workloads=workloads)
+def live(
+    seed: int, *, workloads: int, plan: Callable[[Scenario], Scenario] = lambda scenario: scenario
+) -> FinishedWorld:
+    """Live the world of a seed, as ``plan`` changes it, and keep it."""
+    scenario = plan(draw_scenario(seed, workloads=workloads))
 
     async def life() -> FinishedWorld:
         world = World(scenario, in_memory(), errors)

@@ -22,12 +22,7 @@ from emr_executor.core.model import (
     Workload,
     WorkloadId,
 )
-from emr_executor.core.states import (
-    ClusterState,
-    StepState,
-    Verdict,
-    WorkloadState,
-)
+from emr_executor.core.states import ClusterState, StepState, Verdict, WorkloadState
 from emr_executor.errors import EmrExecutorError
 from emr_executor.ports import NewStep, PhaseEnded, PhaseJob
 from emr_executor.store.change_store import Change

@@ -39,7 +39,7 @@ def _refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> tuple[in
 def test_run_is_taken_once_and_again_from_the_same_identity(rows: Rows) -> None:
     """API:205-211, fact 3."""
     ti = rows.a_ti(S.QUEUED, retries=1)
-    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE).should_retry
+    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE)
     assert ti.state is S.RUNNING
     rows.airflow.run(ti.ti_id, rows.token(ti), HERE)
     assert _refusal(rows.airflow.run, ti.ti_id, rows.token(ti), ELSEWHERE) == (409, "invalid_state")
@@ -60,7 +60,7 @@ def test_should_retry_follows_max_tries(rows: Rows, retries: int, tries: int, ex
     """API:1292 _is_eligible_to_retry."""
     ti = rows.a_ti(S.QUEUED, retries=retries)
     ti.key = replace(ti.key, try_number=tries)
-    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE).should_retry is expected
+    assert rows.airflow.run(ti.ti_id, rows.token(ti), HERE) is expected
 
 
 def test_a_heartbeat_keeps_a_running_try_and_is_refused_with_a_reason(rows: Rows) -> None:

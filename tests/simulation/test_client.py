@@ -13,12 +13,7 @@ import pytest
 from emr_executor.aws.budget import EMR_BUCKETS, Budget
 from emr_executor.aws.emr import EmrClient
 from emr_executor.core.model import ClusterId
-from emr_executor.errors import (
-    AwsUnavailable,
-    ClusterGone,
-    OutcomeUnknown,
-    Throttled,
-)
+from emr_executor.errors import AwsUnavailable, ClusterGone, OutcomeUnknown, Throttled
 from emr_executor.ports import NewStep
 from tests.local.world import launch_request
 from tests.simulation.cloud_world import CloudWorld

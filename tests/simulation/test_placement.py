@@ -9,30 +9,23 @@ from functools import cache
 import pytest
 
 from tests.simulation import mutants
-from tests.simulation.finished_world import FinishedWorld
-from tests.simulator import loop
-from tests.simulator.error_capture import captured_errors
+from tests.simulation.finished_world import FinishedWorld, live
 from tests.simulator.fault_profile import FaultProfile
-from tests.simulator.scenario import draw_scenario
-from tests.simulator.stores import in_memory
-from tests.simulator.world import World
+from tests.simulator.scenario import Scenario
 
 WORKLOADS = 80
 SEEDS = range(4)
 
 
+def _few_slots(scenario: Scenario) -> Scenario:
+    """Few slots and many tasks; a quarter of them are long."""
+    calm = replace(scenario, profile=FaultProfile(), refused_share=0.0)
+    return mutants.both(mutants.crowded, mutants.with_steps_of(200, 20, 40, 10))(calm)
+
+
 @cache
 def _lived(seed: int) -> FinishedWorld:
-    """Few slots and many tasks; a quarter of them are long."""
-    scenario = replace(draw_scenario(seed, workloads=WORKLOADS), profile=FaultProfile(), refused_share=0.0)
-    plan = mutants.both(mutants.crowded, mutants.with_steps_of(200, 20, 40, 10))
-
-    async def life() -> FinishedWorld:
-        world = World(plan(scenario), in_memory(), errors)
-        return FinishedWorld(world, await world.live())
-
-    with captured_errors() as errors:
-        return loop.run(life(), seed=seed)
+    return live(seed, workloads=WORKLOADS, plan=_few_slots)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -40,7 +40,7 @@ async def test_a_consumed_record_is_gone_until_its_wrapper_writes_again_and_outp
     await asyncio.sleep(5)
     assert await world.told("w-1") == ("ENDED", 0, "")
     await world.records.consume({SubmissionId("w-1"): CLUSTER})
-    assert len(world.cloud.bucket) == 0
+    assert len(world.cloud.bucket.versions) == 0
 
 
 @in_world(profile=FaultProfile(records_late_s=60.0))
@@ -91,7 +91,7 @@ async def test_a_listing_costs_what_is_live_and_keeps_few_versions(world: CloudW
     cluster_id = world.launch()
     world.add(cluster_id, "w-1", StepScript(duration_s=5000))
     await asyncio.sleep(4000)
-    versions = world.cloud.bucket._versions[SubmissionId("w-1")]
+    versions = world.cloud.bucket.versions[SubmissionId("w-1")]
     assert len(versions) <= 3
     assert isinstance(versions[-1].record, StepRecord)
-    assert len(world.cloud.bucket) == 1
+    assert len(world.cloud.bucket.versions) == 1

@@ -17,7 +17,6 @@ from tests.simulator.airflow_entities import (
     TOKEN_LIFETIME_S,
     TOKEN_REFRESHED_BELOW,
     ApiRefused,
-    RunAnswer,
     SimTaskInstance,
     TaskState,
     Token,
@@ -40,10 +39,10 @@ class AirflowModel(AirflowTables):
 
     # -- the Execution API -------------------------------------------------------------------------------
 
-    def run(
-        self, ti_id: str, token: Token, identity: Identity, *, started_at: float | None = None
-    ) -> RunAnswer:
-        """PATCH /run (API:96-332). Raises ApiRefused: 403, 404, or 409 ``invalid_state``.
+    def run(self, ti_id: str, token: Token, identity: Identity, *, started_at: float | None = None) -> bool:
+        """PATCH /run (API:96-332): should_retry, whether a failure of this try leads to another.
+
+        Raises ApiRefused: 403, 404, or 409 ``invalid_state``.
 
         Taken when QUEUED or RESTARTING, and again from the same (hostname, unixname, pid) while RUNNING.
         """
@@ -67,7 +66,7 @@ class AirflowModel(AirflowTables):
         self.tell(event, ti)
         # API:1292; RESTARTING is always eligible.
         retries_left = ti.max_tries != 0 and ti.try_number <= ti.max_tries
-        return RunAnswer(should_retry=before is TaskState.RESTARTING or retries_left)
+        return before is TaskState.RESTARTING or retries_left
 
     def heartbeat(self, ti_id: str, token: Token, identity: Identity) -> None:
         """PUT /heartbeat (API:898-985). Raises ApiRefused: 403, 404, 410, or 409 with its two reasons."""

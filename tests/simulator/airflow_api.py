@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from emr_executor.core.model import Identity
 from emr_executor.ports import Clock
 from tests.simulator.airflow import AirflowModel
-from tests.simulator.airflow_entities import ApiSilent, RunAnswer, TaskState, Token, mint
+from tests.simulator.airflow_entities import ApiSilent, TaskState, Token, mint
+from tests.simulator.fault_profile import Shares
 
 PHASE_TIMEOUT_S = 5.0
 """``[workers] execution_api_timeout``: how long a phase's client waits for an answer."""
@@ -21,20 +21,18 @@ AGENT_TIMEOUT_S = 20.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class ApiFaults:
+@dataclass(slots=True, kw_only=True)
+class ApiFaults(Shares):
     """What goes wrong on the line; one object for all clients, driven from outside.
 
     refused: share of calls that get no answer and have no effect
     answer_lost: share of calls that have their effect, and whose answer never comes
     is_down: no call gets through
-    counts: what went wrong how often
     """
 
     refused: float = 0.0
     answer_lost: float = 0.0
     is_down: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 class ExecutionApi:
@@ -62,10 +60,12 @@ class ExecutionApi:
 
     async def run(
         self, ti_id: str, token: Token, identity: Identity, *, started_at: float
-    ) -> tuple[RunAnswer, Token]:
+    ) -> tuple[bool, Token]:
         """``AirflowModel.run``, and the token to use from now on."""
-        answer = await self._through(lambda: self._airflow.run(ti_id, token, identity, started_at=started_at))
-        return answer, self._airflow.refreshed(token)
+        should_retry = await self._through(
+            lambda: self._airflow.run(ti_id, token, identity, started_at=started_at)
+        )
+        return should_retry, self._airflow.refreshed(token)
 
     async def heartbeat(self, ti_id: str, token: Token, identity: Identity) -> Token:
         """``AirflowModel.heartbeat``; the token to use from now on."""

@@ -161,10 +161,3 @@ class Job:
     job_id: int
     latest_heartbeat: float
     is_running: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RunAnswer:
-    """What /run answers. ``should_retry``: whether a failure of this try leads to another."""
-
-    should_retry: bool

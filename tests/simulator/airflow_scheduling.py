@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from emr_executor.core.model import TaskKey
-from tests.simulator.airflow_entities import ADOPTABLE, SimTaskInstance, TaskState
-from tests.simulator.airflow_tables import AirflowTables, by_turn, task_name
+from tests.simulator.airflow_entities import ADOPTABLE, Job, SimTaskInstance, TaskState
+from tests.simulator.airflow_tables import AirflowTables, task_name
 
 HEARTBEAT_TIMEOUT_S = 300.0
 """``[scheduler] task_instance_heartbeat_timeout``."""
@@ -47,7 +47,9 @@ class Scheduling:
 
     def begin_job(self, now_s: float) -> int:
         """A scheduler starts. Returns its job id."""
-        return self._tables.next_job(now_s).job_id
+        job_id = len(self._tables.jobs) + 1
+        self._tables.jobs[job_id] = Job(job_id, now_s)
+        return job_id
 
     def beat_job(self, job_id: int, now_s: float) -> None:
         """A scheduler's own heartbeat. It undoes having been declared dead (jobs/job.py:217, merge)."""
@@ -87,7 +89,7 @@ class Scheduling:
                 tables.tell("retried", ti)
 
     def to_queue(self, limit: int, slots: int | None) -> list[SimTaskInstance]:
-        """SCHEDULED rows in the order of their turn, at most ``limit`` and what Airflow's pool has room for.
+        """SCHEDULED ones, by priority_weight, then age; no more than ``limit`` and the slots left.
 
         slots: of that pool; QUEUED and RUNNING count (models/pool.py:289)
         """
@@ -96,7 +98,8 @@ class Scheduling:
             limit = min(limit, slots - tables.count(TaskState.QUEUED) - tables.count(TaskState.RUNNING))
         if limit <= 0 or not tables.count(TaskState.SCHEDULED):
             return []
-        return by_turn(tables.in_state(TaskState.SCHEDULED))[:limit]
+        waiting = tables.in_state(TaskState.SCHEDULED)
+        return sorted(waiting, key=lambda ti: (-ti.script.priority_weight, ti.number))[:limit]
 
     def queue(self, ti: SimTaskInstance, job_id: int, now_s: float) -> None:
         """SCHEDULED -> QUEUED by this scheduler."""

@@ -9,11 +9,10 @@ after a whole method: put the gate around this object, never around the store in
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.errors import Bug, StoreBusy
@@ -22,38 +21,27 @@ from emr_executor.store.scheduler_store import Reported
 from tests.simulator.airflow import AirflowModel
 from tests.simulator.airflow_entities import SimTaskInstance
 from tests.simulator.airflow_scheduling import ExecutorEvent
+from tests.simulator.fault_profile import Shares
 from tests.simulator.stores import StoreFunctions
+
+if TYPE_CHECKING:
+    from tests.simulator.scheduler import ModelExecutor
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class SessionFaults:
+@dataclass(slots=True, kw_only=True)
+class SessionFaults(Shares):
     """Faults inside of a transaction; shares of calls.
 
     accept_fails: our statement fails in its savepoint, QUEUED is committed (``_late`` of the executor)
     commit_fails: the executor was told, then everything is rolled back
     adopt_fails: our statement fails while adopting: the executor answers that it has taken them all
-    counts: what went wrong how often, by these names
     """
 
     accept_fails: float = 0.0
     commit_fails: float = 0.0
     adopt_fails: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)
-
-
-class ExecutorSide(Protocol):
-    """The scheduler's executor inside of transactions; all of it in memory."""
-
-    @property
-    def tries(self) -> ParkedTries[TaskKey]:
-        """What it knows of."""
-        ...
-
-    def failed_by_scheduler(self, key: TaskKey, why: str) -> None:
-        """``change_state(key, FAILED)``."""
-        ...
 
 
 class SchedulerSession:
@@ -98,7 +86,7 @@ class SchedulerSession:
         """``_schedule_all_dag_runs``: what is due is SCHEDULED."""
         self._scheduling.schedule(now.timestamp())
 
-    async def queue(self, job_id: int, executor: ExecutorSide, now: datetime, limit: int) -> int:
+    async def queue(self, job_id: int, executor: ModelExecutor, now: datetime, limit: int) -> int:
         """``_critical_section_enqueue_task_instances``: QUEUED and our row in one; how many."""
         tis = self._scheduling.to_queue(limit, self._slots)
         if not tis:
@@ -141,30 +129,28 @@ class SchedulerSession:
     async def process_events(
         self,
         job_id: int,
-        executor: ExecutorSide,
+        executor: ModelExecutor,
         events: Mapping[TaskKey, ExecutorEvent],
         now: datetime,
     ) -> None:
         """See ``Scheduling.process_events``."""
+        self._scheduling.process_events(
+            job_id, events, lambda ti: ti.ti_id in executor.tries, now.timestamp()
+        )
 
-        def has_task(ti: SimTaskInstance) -> bool:
-            return ti.ti_id in executor.tries
-
-        self._scheduling.process_events(job_id, events, has_task, now.timestamp())
-
-    async def purge(self, job_id: int, executor: ExecutorSide, now: datetime) -> None:
+    async def purge(self, job_id: int, executor: ModelExecutor, now: datetime) -> None:
         """Tries without heartbeat: the executor is told to drop them; its event fails them (fact 9)."""
         for ti in self._scheduling.silent(job_id, now.timestamp()):
             executor.failed_by_scheduler(ti.key, "purged")
 
-    async def requeue_stuck(self, job_id: int, executor: ExecutorSide, now: datetime) -> None:
+    async def requeue_stuck(self, job_id: int, executor: ModelExecutor, now: datetime) -> None:
         """``_handle_tasks_stuck_in_queued`` (SJR:3015)."""
         for ti in self._scheduling.stuck(job_id, now.timestamp()):
             executor.tries.revoke(WorkloadId(ti.ti_id), ti.key)
             if not self._scheduling.requeue_stuck(ti):
                 executor.failed_by_scheduler(ti.key, "")
 
-    async def adopt_or_reset(self, job_id: int, executor: ExecutorSide, now: datetime) -> None:
+    async def adopt_or_reset(self, job_id: int, executor: ModelExecutor, now: datetime) -> None:
         """``adopt_or_reset_orphaned_tasks`` (SJR:3281) with ``try_adopt_task_instances``."""
         now_s = now.timestamp()
         self._scheduling.fail_silent_jobs(now_s)
@@ -204,10 +190,7 @@ class SchedulerSession:
         return unknown
 
     def _happens(self, what: str) -> bool:
-        share: float = getattr(self._faults, what)
-        is_so = share > 0.0 and self._rng.random() < share
-        self._faults.counts[what] += is_so
-        return is_so
+        return self._faults.happens(what, self._rng)
 
 
 def workload_of(ti: SimTaskInstance, job_id: int, now: datetime) -> Workload:

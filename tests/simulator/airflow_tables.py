@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from emr_executor.core.model import TaskKey
 from emr_executor.errors import Bug
-from tests.simulator.airflow_entities import (
-    FINISHED,
-    Job,
-    SimTaskInstance,
-    TaskScript,
-    TaskState,
-    TryScript,
-)
+from tests.simulator.airflow_entities import FINISHED, Job, SimTaskInstance, TaskScript, TaskState, TryScript
 from tests.simulator.airflow_ledger import AirflowEntry
 from tests.simulator.sql_task_instances import SqlTaskInstances
 
@@ -166,19 +159,8 @@ class AirflowTables:
         """A UUID from the seed."""
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
-    def next_job(self, now_s: float) -> Job:
-        """A row for a scheduler that starts."""
-        job = Job(len(self.jobs) + 1, now_s)
-        self.jobs[job.job_id] = job
-        return job
-
 
 def task_name(key: TaskKey) -> str:
     """``dag.task@run[map_index]``."""
     mapped = f"[{key.map_index}]" if key.map_index >= 0 else ""
     return f"{key.dag_id}.{key.task_id}@{key.run_id}{mapped}"
-
-
-def by_turn(tis: Iterable[SimTaskInstance]) -> list[SimTaskInstance]:
-    """As the scheduler queues them: by priority_weight, then age."""
-    return sorted(tis, key=lambda ti: (-ti.script.priority_weight, ti.number))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emr_executor.core.states import StepState
 from emr_executor.local.behaviour import EmrModel, LaunchFailureKind
 from tests.simulator.airflow_entities import SimTaskInstance, TaskState
+from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.scenario import DEPLOYMENT, template
 
 if TYPE_CHECKING:
@@ -18,24 +20,8 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 NOTICE_S = 150.0
 """EMR notices the loss of a primary node a minute or two after it."""
-KINDS = (
-    "agent_killed",
-    "agent_hangs",
-    "scheduler_killed",
-    "cluster_lost",
-    "storm",
-    "node_lost",
-    "launch_fails",
-    "provisioning_held",
-    "termination_hangs",
-    "person_ends_cluster",
-    "person_cancels_step",
-    "cleared",
-    "marked",
-    "run_timed_out",
-    "outage",
-)
-"""What happens at random moments: each has a rate in the profile, by this name."""
+KINDS = tuple(one.name.removesuffix("_per_h") for one in fields(FaultProfile) if one.name.endswith("_per_h"))
+"""What happens at random moments: each has a rate in the profile."""
 _OUTAGES = ("store", "records", "emr", "api", "session", "s3")
 
 

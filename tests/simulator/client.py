@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import (
@@ -105,46 +106,13 @@ class CloudClient:
         self._cloud, self._profile, self._rng, self._limits = cloud, profile, rng, limits
         self._fate_of = fate_of or self._drawn_fate
 
-    async def run_job_flow(self, **request: Any) -> dict[str, Any]:
-        """RunJobFlow."""
-        return await self._call("RunJobFlow", request)
-
-    async def add_job_flow_steps(self, **request: Any) -> dict[str, Any]:
-        """AddJobFlowSteps."""
-        return await self._call("AddJobFlowSteps", request)
-
-    async def cancel_steps(self, **request: Any) -> dict[str, Any]:
-        """CancelSteps."""
-        return await self._call("CancelSteps", request)
-
-    async def terminate_job_flows(self, **request: Any) -> dict[str, Any]:
-        """TerminateJobFlows."""
-        return await self._call("TerminateJobFlows", request)
-
-    async def list_steps(self, **request: Any) -> dict[str, Any]:
-        """ListSteps."""
-        answer = await self._call("ListSteps", request)
-        _read_times(*answer["Steps"])
-        return answer
-
-    async def list_clusters(self, **request: Any) -> dict[str, Any]:
-        """ListClusters."""
-        for name in ("CreatedAfter", "CreatedBefore"):
-            if name in request:
-                request[name] = request[name].timestamp()
-        answer = await self._call("ListClusters", request)
-        _read_times(*answer["Clusters"])
-        return answer
-
-    async def describe_cluster(self, **request: Any) -> dict[str, Any]:
-        """DescribeCluster."""
-        answer = await self._call("DescribeCluster", request)
-        _read_times(answer["Cluster"])
-        return answer
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[dict[str, Any]]]:
+        """The operation of a method: ``list_steps`` is ListSteps."""
+        return partial(self._call, name.title().replace("_", ""))
 
     # -- one call ----------------------------------------------------------------------------------------
 
-    async def _call(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         fate = self._fate_of(operation)
         if fate is GOOD:
             return self._act(operation, request, fate)
@@ -174,10 +142,16 @@ class CloudClient:
 
     def _act(self, operation: str, request: Mapping[str, Any], fate: Fate) -> dict[str, Any]:
         as_of = self._cloud.now_s - fate.lag_s if fate.lag_s > 0 else None
+        asked = {k: v.timestamp() if isinstance(v, datetime) else v for k, v in request.items()}
         try:
-            return self._cloud.call(operation, request, as_of=as_of)
+            answer = self._cloud.call(operation, asked, as_of=as_of)
         except EmrApiError as error:
             raise _refusal(operation, error.code, error.message, error.status, error.error_code) from error
+        for entity in (*answer.get("Steps", ()), *answer.get("Clusters", ()), answer.get("Cluster")):
+            if entity is not None:
+                timeline = entity["Status"]["Timeline"]
+                timeline |= {name: datetime.fromtimestamp(at, UTC) for name, at in timeline.items()}
+        return answer
 
     def _act_unheard(self, operation: str, request: Mapping[str, Any]) -> None:
         with contextlib.suppress(EmrApiError):
@@ -264,11 +238,3 @@ def _refusal(
     if error_code is not None:
         answer["ErrorCode"] = error_code
     return ClientError(answer, operation)
-
-
-def _read_times(*entities: Any) -> None:
-    """Epoch seconds become what botocore makes of them; answers of the model belong to their caller."""
-    for entity in entities:
-        timeline = entity["Status"]["Timeline"]
-        for name, at in timeline.items():
-            timeline[name] = datetime.fromtimestamp(at, UTC)

@@ -15,12 +15,7 @@ from emr_executor.wrapper.emr_step_wrapper import CLAIMED_CODE, NO_SPEC_CODE, TE
 from tests.simulator.clock import EPOCH, VirtualClock
 from tests.simulator.fault_profile import FaultProfile
 from tests.simulator.records import Bucket
-from tests.simulator.step_process import (
-    EXIT_KILLED,
-    Machine,
-    StepProcess,
-    StepScript,
-)
+from tests.simulator.step_process import EXIT_KILLED, Machine, StepProcess, StepScript
 
 __all__ = ["Cloud", "StepScript"]
 

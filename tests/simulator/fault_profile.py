@@ -9,10 +9,36 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 _SLOW_S = {"store": 3.0, "records": 5.0, "emr": 8.0, "api": 8.0, "host": 1.0}
 _QUICK_S = {"store": 0.005, "records": 0.03, "emr": 0.05, "api": 0.01, "host": 0.0}
 """Latency of a port's calls on a good day and the longest on a bad one, seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Shares:
+    """Faults by the share of what they happen to. ``counts``: how often each did, by its name."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def happens(self, what: str, rng: random.Random) -> bool:
+        """Whether a fault happens now."""
+        share: float = getattr(self, what)
+        is_so = share > 0.0 and rng.random() < share
+        self.counts[what] += is_so
+        return is_so
+
+    def calm(self) -> None:
+        """No fault from now on."""
+        for fault in fields(self):
+            if fault.name != "counts":
+                setattr(self, fault.name, fault.default)
+
+
+def _drawn(low: float, high: float) -> Any:
+    """Absent, unless ``draw`` gives it a value between these two."""
+    return field(default=0.0, metadata={"range": (low, high)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,42 +55,42 @@ class FaultProfile:
     counts: how often each fault that is drawn by call happened, by its name above
     """
 
-    crash: float = 0.0
-    refused: float = 0.0
-    answer_lost: float = 0.0
-    slow: float = 0.0
-    throttled: float = 0.0
-    emr_error: float = 0.0
-    dropped_before: float = 0.0
-    dropped_after: float = 0.0
-    stale: float = 0.0
+    crash: float = _drawn(0.0002, 0.004)
+    refused: float = _drawn(0.001, 0.05)
+    answer_lost: float = _drawn(0.001, 0.03)
+    slow: float = _drawn(0.01, 0.2)
+    throttled: float = _drawn(0.01, 0.3)
+    emr_error: float = _drawn(0.005, 0.1)
+    dropped_before: float = _drawn(0.01, 0.15)
+    dropped_after: float = _drawn(0.01, 0.3)
+    stale: float = _drawn(0.05, 0.7)
     stale_s: float = 0.0
     buckets: bool = False
     adds_doubled: float = 0.0
     claims_refused: float = 0.0
-    records_silent: float = 0.0
-    records_late_s: float = 0.0
-    records_stale: float = 0.0
-    records_unreadable: float = 0.0
-    api_refused: float = 0.0
-    api_answer_lost: float = 0.0
-    phase_dies: float = 0.0
-    prepare_fails: float = 0.0
-    agent_killed_per_h: float = 0.0
-    agent_hangs_per_h: float = 0.0
-    scheduler_killed_per_h: float = 0.0
-    cluster_lost_per_h: float = 0.0
-    storm_per_h: float = 0.0
-    node_lost_per_h: float = 0.0
-    launch_fails_per_h: float = 0.0
-    provisioning_held_per_h: float = 0.0
-    termination_hangs_per_h: float = 0.0
-    person_ends_cluster_per_h: float = 0.0
-    person_cancels_step_per_h: float = 0.0
-    cleared_per_h: float = 0.0
-    marked_per_h: float = 0.0
-    run_timed_out_per_h: float = 0.0
-    outage_per_h: float = 0.0
+    records_silent: float = _drawn(0.02, 1.0)
+    records_late_s: float = _drawn(1.0, 60.0)
+    records_stale: float = _drawn(0.02, 0.4)
+    records_unreadable: float = _drawn(0.01, 0.3)
+    api_refused: float = _drawn(0.01, 0.2)
+    api_answer_lost: float = _drawn(0.01, 0.15)
+    phase_dies: float = _drawn(0.005, 0.1)
+    prepare_fails: float = _drawn(0.005, 0.1)
+    agent_killed_per_h: float = _drawn(2, 60)
+    agent_hangs_per_h: float = _drawn(1, 20)
+    scheduler_killed_per_h: float = _drawn(1, 20)
+    cluster_lost_per_h: float = _drawn(2, 40)
+    storm_per_h: float = _drawn(1, 6)
+    node_lost_per_h: float = _drawn(2, 40)
+    launch_fails_per_h: float = _drawn(2, 30)
+    provisioning_held_per_h: float = _drawn(1, 6)
+    termination_hangs_per_h: float = _drawn(1, 10)
+    person_ends_cluster_per_h: float = _drawn(1, 10)
+    person_cancels_step_per_h: float = _drawn(2, 30)
+    cleared_per_h: float = _drawn(5, 120)
+    marked_per_h: float = _drawn(2, 60)
+    run_timed_out_per_h: float = _drawn(1, 10)
+    outage_per_h: float = _drawn(1, 6)
     down: set[str] = field(default_factory=set)
     is_calm: bool = False
     counts: Counter[str] = field(default_factory=Counter)
@@ -132,40 +158,6 @@ class FaultProfile:
 
 WAITING_SHARE = 0.2
 """Of the calls on a good day."""
-_RANGES: dict[str, tuple[float, float]] = {
-    "crash": (0.0002, 0.004),
-    "refused": (0.001, 0.05),
-    "answer_lost": (0.001, 0.03),
-    "slow": (0.01, 0.2),
-    "throttled": (0.01, 0.3),
-    "emr_error": (0.005, 0.1),
-    "dropped_before": (0.01, 0.15),
-    "dropped_after": (0.01, 0.3),
-    "stale": (0.05, 0.7),
-    "records_silent": (0.02, 1.0),
-    "records_late_s": (1.0, 60.0),
-    "records_stale": (0.02, 0.4),
-    "records_unreadable": (0.01, 0.3),
-    "api_refused": (0.01, 0.2),
-    "api_answer_lost": (0.01, 0.15),
-    "phase_dies": (0.005, 0.1),
-    "prepare_fails": (0.005, 0.1),
-    "agent_killed_per_h": (2, 60),
-    "agent_hangs_per_h": (1, 20),
-    "scheduler_killed_per_h": (1, 20),
-    "cluster_lost_per_h": (2, 40),
-    "storm_per_h": (1, 6),
-    "node_lost_per_h": (2, 40),
-    "launch_fails_per_h": (2, 30),
-    "provisioning_held_per_h": (1, 6),
-    "termination_hangs_per_h": (1, 10),
-    "person_ends_cluster_per_h": (1, 10),
-    "person_cancels_step_per_h": (2, 30),
-    "cleared_per_h": (5, 120),
-    "marked_per_h": (2, 60),
-    "run_timed_out_per_h": (1, 10),
-    "outage_per_h": (1, 6),
-}
 STALE_AT_MOST_S = 20.0
 """EMR's reads lag by seconds; the agent waits longer than this (``STEP_UNKNOWN``, ``launch_unknown``)."""
 
@@ -174,10 +166,11 @@ def draw(rng: random.Random) -> FaultProfile:
     """The profile of one world: each kind of fault is absent in most of them."""
     profile = FaultProfile()
     share = rng.choice((0.1, 0.25, 0.5, 0.9))
-    for name, (low, high) in _RANGES.items():
-        if rng.random() < share:
+    for fault in fields(FaultProfile):
+        if "range" in fault.metadata and rng.random() < share:
             # Even over orders of magnitude: rare faults meet others in ways that frequent ones never do.
-            setattr(profile, name, low * (high / low) ** rng.random())
+            low, high = fault.metadata["range"]
+            setattr(profile, fault.name, low * (high / low) ** rng.random())
     if profile.stale:
         profile.stale_s = rng.uniform(1.0, STALE_AT_MOST_S)
     profile.buckets = rng.random() < share

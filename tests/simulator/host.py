@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emr_executor.ports import PhaseEnded, PhaseJob
 from emr_executor.task.phase_result import EXIT_BROKEN
 from tests.simulator.airflow_entities import FinishEnd, PrepareEnd, TryScript
+from tests.simulator.fault_profile import Shares
 from tests.simulator.supervisor import PhaseSurroundings, SupervisorProcess
 
 EXIT_KILLED = -9
@@ -26,14 +26,13 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 """Runs a process's coroutine as a task of the world's, which holds a reference to it."""
 
 
-@dataclass(slots=True)
-class PhaseFaults:
+@dataclass(slots=True, kw_only=True)
+class PhaseFaults(Shares):
     """What goes wrong in phases, beyond what scripts say; shares of phases.
 
     prepare_raises, prepare_dies: of user code in prepare
     finish_dies, finish_held: of user code in finish; it is run again
     s3_fails: of stagings; ``s3_is_down`` of all
-    counts: what went wrong how often, by these names
     """
 
     prepare_raises: float = 0.0
@@ -42,14 +41,6 @@ class PhaseFaults:
     finish_held: float = 0.0
     s3_fails: float = 0.0
     s3_is_down: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def happens(self, what: str, rng: random.Random) -> bool:
-        """Whether a fault happens now."""
-        share: float = getattr(self, what)
-        is_so = share > 0.0 and rng.random() < share
-        self.counts[what] += is_so
-        return is_so
 
 
 class SimTaskHost:

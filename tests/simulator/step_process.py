@@ -58,11 +58,6 @@ class StepScript:
     chunks: int = 0
 
 
-def output_chunk(step_id: str, number: int) -> bytes:
-    """What a simulated driver writes."""
-    return f"{step_id}: line {number}\n".encode()
-
-
 class _Phase(Enum):
     STARTING = auto()
     RUNNING = auto()
@@ -94,26 +89,6 @@ class StepProcess:
     submission_id: None for a step without our wrapper
     has_begun: whether its command ever ran: it had the claim, and was not ended before
     """
-
-    __slots__ = (
-        "_began_at",
-        "_chunks",
-        "_end",
-        "_end_at",
-        "_ended_with",
-        "_is_silent",
-        "_machine",
-        "_phase",
-        "_started_at",
-        "_timer",
-        "_writes",
-        "cluster_id",
-        "cluster_uuid",
-        "has_begun",
-        "script",
-        "step_id",
-        "submission_id",
-    )
 
     def __init__(
         self,
@@ -269,9 +244,8 @@ class StepProcess:
     def _put_chunk(self) -> None:
         self._chunks += 1
         if self.submission_id is not None:
-            self._machine.bucket.put_output(
-                self.submission_id, self._chunks, output_chunk(self.step_id, self._chunks)
-            )
+            chunk = f"{self.step_id}: line {self._chunks}\n".encode()
+            self._machine.bucket.output[self.submission_id, self._chunks] = chunk
 
     def _write(self, phase: RecordPhase, *, exit_code: int | None = None, reason: str = "") -> None:
         if self._is_silent or self.submission_id is None:

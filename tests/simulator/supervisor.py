@@ -148,12 +148,11 @@ class SupervisorProcess:
         workload, identity, started_at = self._workload, self._identity, self._workload.started_at
         if started_at is None:
             raise Bug(f"workload {workload.workload_id} runs a phase without a start")
-        answer, self._token = self._patiently(
+        self._should_retry, self._token = self._patiently(
             lambda: self._api.run(
                 workload.workload_id, self._token, identity, started_at=started_at.timestamp()
             )
         )
-        self._should_retry = answer.should_retry
         self._heard_at = self._clock.monotonic()
         return self
 

@@ -171,13 +171,8 @@ class World:
             self._unhindered_from = self.clock.epoch_s() + HINDRANCES_LAST_S
         self.profile.calm()
         chaos.end()
-        self.api_faults.refused = self.api_faults.answer_lost = 0.0
-        self.api_faults.is_down = False
-        faults = self.phase_faults
-        faults.prepare_raises = faults.prepare_dies = faults.finish_dies = faults.finish_held = 0.0
-        faults.s3_fails, faults.s3_is_down = 0.0, False
-        session = self.session_faults
-        session.accept_fails = session.commit_fails = session.adopt_fails = 0.0
+        for faults in (self.api_faults, self.phase_faults, self.session_faults):
+            faults.calm()
 
     async def _trigger_runs(self) -> None:
         begun = self.clock.monotonic()
