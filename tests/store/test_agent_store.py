@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from emr_executor.core.model import HistoryEntry, Snapshot
-from emr_executor.core.states import WorkloadState, WorkloadTarget
-from emr_executor.errors import ConfigError, StaleWriter, StoreBusy
+from emr_executor.errors import ConfigError, StoreBusy
 from emr_executor.store import dialect
-from emr_executor.store.agent_store import AgentStore, Change
 from emr_executor.store.dialect import engine_for, upsert
 from emr_executor.store.runner import ThreadRunner, transact
-from emr_executor.store.scheduler_store import accept
-from emr_executor.store.schema import STEERING, WORKLOAD
-from tests.inline_runner import InlineRunner
-from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at, put_task_instance, store, stored
+from emr_executor.store.schema import WORKLOAD
+from tests.store.builders import a_parked, a_workload, store, stored
 
 
 @pytest.fixture
@@ -30,59 +23,6 @@ def threaded(url: str) -> Iterator[ThreadRunner]:
     runner = ThreadRunner(engine_for(url))
     yield runner
     runner.close()
-
-
-@pytest.fixture(params=["thread", "inline"])
-def agent_store(request: pytest.FixtureRequest, engine: Engine) -> AgentStore:
-    if request.param == "thread":
-        return AgentStore(request.getfixturevalue("threaded"))
-    return AgentStore(InlineRunner(engine))
-
-
-async def test_the_life_of_a_workload(agent_store: AgentStore, engine: Engine) -> None:
-    workload = a_workload()
-    with engine.begin() as conn:
-        accept(conn, [workload])
-        put_task_instance(conn, workload, "running")
-    numbers = count()
-    token = await agent_store.take_lease(STEERING, "me", await agent_store.read_lease(STEERING))
-    assert token == 1
-    assert await agent_store.beat_lease(STEERING, "me", token)
-
-    (claimed,) = await agent_store.claim(
-        WorkloadState.PREPARING, 4, ME, now=NOW, new_token=lambda: f"t{next(numbers)}"
-    )
-    assert await agent_store.claims() == ((workload.workload_id, "t0", 0),)
-    assert await agent_store.free_claim(workload.workload_id, "t0", 0, None)
-    (again,) = await agent_store.claim(
-        WorkloadState.PREPARING, 4, ME, now=NOW, new_token=lambda: f"t{next(numbers)}"
-    )
-    assert again.phase_attempts == claimed.phase_attempts + 1
-
-    parked = replace(again, state=WorkloadState.READY, step=STEP, claim_token=None, ready_at=NOW)
-    line = HistoryEntry(at=NOW, subject="workload", subject_id=workload.workload_id, event="e", text="t")
-    (parked,) = await agent_store.apply(token, [Change(old=again, new=parked)], [line])
-    found = await agent_store.snapshot(NOW, 10)
-    assert found.workloads == (replace(parked, workload={}),)
-    assert await agent_store.heartbeat_targets() == ((workload.workload_id, ME),)
-    assert await agent_store.unwanted() == ()
-
-    assert await agent_store.ask_cancel([workload.workload_id], "cleared") == 1
-    with pytest.raises(StaleWriter):
-        await agent_store.apply(
-            token, [Change(old=parked, new=replace(parked, state=WorkloadState.SUBMITTED))]
-        )
-    (dropped,) = (await agent_store.snapshot(NOW, 10)).workloads
-    assert dropped.target is WorkloadTarget.CANCEL
-    over = replace(dropped, state=WorkloadState.CANCELLED, finished_at=NOW)
-    await agent_store.apply(token, [Change(old=dropped, new=over)])
-    await agent_store.append([line])
-    purged = await agent_store.purge(at(10), 5.0)
-    assert (purged.workloads, purged.history) == (1, 2)
-    assert await agent_store.snapshot(NOW, 10) == Snapshot(now=NOW, clusters=(), submissions=(), workloads=())
-    await agent_store.release_lease(STEERING, "me", token)
-    assert (await agent_store.read_lease(STEERING)).holder is None
-    assert await agent_store.deployment_id() == await agent_store.deployment_id()
 
 
 async def test_work_that_raises_leaves_nothing(threaded: ThreadRunner, engine: Engine) -> None:

@@ -126,6 +126,7 @@ def test_the_present_revisions_file_is_what_this_release_writes() -> None:
 
 def test_revisions_are_listed_in_order() -> None:
     script = ScriptDirectory.from_config(Config(golden.STORE / "alembic.ini"))
+    assert script.get_heads() == [REVISIONS[-1]]
     assert [revision.revision for revision in script.walk_revisions()] == list(reversed(REVISIONS))
     assert set(EmrExecutorDBManager.revision_heads_map.values()) <= set(REVISIONS)
     assert list(EmrExecutorDBManager.revision_heads_map.values())[-1] == REVISIONS[-1]

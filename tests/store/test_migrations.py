@@ -14,17 +14,15 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect
 
 from emr_executor.store import schema
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.migration_lock import migrating_alone
 from tests.postgres import fresh_database
+from tests.store.golden import STORE, config_for
 
-STORE = Path(schema.__file__).parent
 OURS = {*schema.METADATA.tables, schema.VERSION_TABLE}
 
 
@@ -42,12 +40,6 @@ def empty(empty_url: str) -> Iterator[Connection]:
         connection.commit()
         yield connection
     engine.dispose()
-
-
-def config_for(connection: Connection) -> Config:
-    config = Config(STORE / "alembic.ini")
-    config.attributes["connection"] = connection
-    return config
 
 
 def tables(connection: Connection) -> set[str]:
@@ -97,10 +89,6 @@ def test_a_new_revision_would_be_empty(empty: Connection, tmp_path: Path) -> Non
     text = Path(made.path).read_text()  # type: ignore[union-attr]
     assert text.count("pass\n") == 2
     assert "op.drop_table" not in text
-
-
-def test_there_is_one_head() -> None:
-    assert len(ScriptDirectory.from_config(Config(STORE / "alembic.ini")).get_heads()) == 1
 
 
 def test_a_second_migration_waits_for_the_first(empty_url: str) -> None:
@@ -174,27 +162,6 @@ except ValueError as e:
 """
 
 
-def test_airflow_makes_migrates_and_drops_the_tables(empty_url: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", AS_AIRFLOW_DOES],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(STORE.parents[1]),
-            "AIRFLOW_HOME": str(tmp_path / "home"),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": empty_url,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "DROP TABLE emr_workload" in done.stdout
-    assert "refused: from_revision is only for show_sql_only" in done.stdout
-    assert done.stdout.count("newer: the tables of emr_executor are of revision 9999") == 3
-
-
 SQL_OR_MIGRATION = """
 import sys
 from airflow import settings
@@ -228,6 +195,15 @@ def as_airflow(home: Path, url: str, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_airflow_makes_migrates_and_drops_the_tables(empty_url: str, tmp_path: Path) -> None:
+    process = as_airflow(tmp_path, empty_url, "-c", AS_AIRFLOW_DOES)
+    printed, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "DROP TABLE emr_workload" in printed
+    assert "refused: from_revision is only for show_sql_only" in printed
+    assert printed.count("newer: the tables of emr_executor are of revision 9999") == 3
 
 
 def test_the_printed_sql_makes_and_takes_the_tables(

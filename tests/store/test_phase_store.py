@@ -81,6 +81,7 @@ async def test_a_released_lease_is_free_and_its_tokens_are_not_used_again(store:
         ({"quarantine": "why"}, ""),
         ({"target": WorkloadTarget.CANCEL, "quarantine": "why"}, "PREPARING"),
         ({"state": WorkloadState.FINISHABLE}, "FINISHING"),
+        ({"state": WorkloadState.FINISHABLE, "quarantine": "why"}, ""),
         ({"state": WorkloadState.FINISHABLE, "target": WorkloadTarget.CANCEL}, ""),
         ({"state": WorkloadState.READY}, ""),
     ],

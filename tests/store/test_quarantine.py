@@ -1,15 +1,12 @@
-"""A quarantined workload: nobody's turn, nobody's phase, alive for Airflow.."""
+"""A quarantined workload: nobody's turn, nobody's phase, alive for Airflow."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from emr_executor.core.model import HistoryEntry
-from emr_executor.core.states import WorkloadState, WorkloadTarget
+from emr_executor.core.states import WorkloadState
 from emr_executor.store.change_store import Change
-from tests.store.builders import ME, NOW, a_cluster, a_parked, a_submission, a_workload, at
+from tests.store.builders import ME, NOW, a_cluster, a_parked, a_submission
 from tests.store.whole_store import Store
 
 WHY = "no edge from READY on step_completed"
@@ -43,38 +40,11 @@ async def test_one_with_a_submission_stays_in_sight(store: Store) -> None:
     assert [row.quarantine for row in (*found.workloads, *found.clusters, *found.submissions)] == [WHY] * 3
 
 
-@pytest.mark.parametrize(
-    ("state", "kind"),
-    [
-        (WorkloadState.ACCEPTED, WorkloadState.PREPARING),
-        (WorkloadState.FINISHABLE, WorkloadState.FINISHING),
-    ],
-)
-async def test_no_phase_of_it_is_claimed(store: Store, state: WorkloadState, kind: WorkloadState) -> None:
-    await store.put(a_workload(state=state, quarantine=WHY))
-    assert await store.agent.claim(kind, 5, ME, now=NOW, new_token=lambda: "t") == ()
-
-
 async def test_airflow_hears_of_it_and_is_asked_whether_it_wants_it(store: Store) -> None:
     held = a_parked(quarantine=WHY)
     await store.put(held)
     assert await store.agent.heartbeat_targets() == ((held.workload_id, ME),)
     assert await store.agent.unwanted() == ((held.workload_id, None),)
-
-
-async def test_one_handed_over_again_after_its_end_starts_anew(store: Store) -> None:
-    over = a_parked(state=WorkloadState.CANCELLED, finished_at=NOW, quarantine=WHY)
-    await store.put(over)
-    await store.scheduler.accept(
-        [replace(over, state=WorkloadState.ACCEPTED, quarantine=None, finished_at=None)]
-    )
-    again = store.workload(over.workload_id)
-    assert again is not None
-    assert (again.state, again.target, again.quarantine) == (
-        WorkloadState.ACCEPTED,
-        WorkloadTarget.RUN,
-        None,
-    )
 
 
 async def test_the_quarantine_is_written_and_the_row_counts_no_more(store: Store) -> None:
@@ -83,11 +53,3 @@ async def test_the_quarantine_is_written_and_the_row_counts_no_more(store: Store
     held = replace(workload, quarantine=WHY)
     assert await store.agent.apply(token, [Change(old=workload, new=held)]) == (replace(held, version=1),)
     assert await ready_ones(store) == ([], 0)
-
-
-async def test_the_story_of_one_row_is_its_last_lines(store: Store) -> None:
-    def line(subject_id: str, event: str) -> HistoryEntry:
-        return HistoryEntry(at=at(0), subject="cluster", subject_id=subject_id, event=event, text=event)
-
-    await store.agent.append([line("a", "one"), line("b", "other"), line("a", "two"), line("a", "three")])
-    assert [entry.event for entry in await store.agent.story("cluster", "a", 2)] == ["two", "three"]

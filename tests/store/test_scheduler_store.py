@@ -75,7 +75,7 @@ async def test_a_live_one_accepted_again_goes_on_and_is_wanted(
 async def test_an_over_one_accepted_again_starts_anew_and_uses_no_submission_id_twice(
     store: Store, state: WorkloadState, read: bool
 ) -> None:
-    old = an_over(state, submissions=2, outcome=OUTCOME, workload={"old": 1})
+    old = an_over(state, submissions=2, outcome=OUTCOME, workload={"old": 1}, quarantine="why")
     await store.put(old)
     if read:
         await store.scheduler.take_outcomes(SCHEDULER, 10)
