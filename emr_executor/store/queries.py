@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,12 +39,11 @@ from emr_executor.store.schema import (
     WORKLOAD,
     ReportState,
 )
-from emr_executor.store.snapshot_store import task_instance_id
+from emr_executor.store.snapshot_store import PARKED, RUNNING, task_instance_id
 from emr_executor.store.unreadable import known_or_text
 
 _LIVE_SUBMISSIONS = tuple(sorted(LIVE_SUBMISSION_STATES))
 _IS_PRESENT = is_none_of(CLUSTER.c.state, OVER_CLUSTER_STATES)
-_PARKED = (WorkloadState.READY, WorkloadState.SUBMITTED, WorkloadState.FINISHABLE)
 _KEY_COLUMNS = [WORKLOAD.c[name] for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")]
 
 
@@ -211,15 +210,8 @@ def clusters(conn: Connection, *, over: int = 0) -> tuple[ClusterLoad, ...]:
         .group_by(SUBMISSION.c.cluster_uuid)
     )
     load_of = {row[0]: (row[1], row[2]) for row in conn.execute(loads)}
-    none = (0, 0)
-    return tuple(
-        ClusterLoad(
-            cluster=cluster_from(row),
-            live=load_of.get(row["cluster_uuid"], none)[0],
-            running=load_of.get(row["cluster_uuid"], none)[1],
-        )
-        for row in rows
-    )
+    found = ((cluster_from(row), load_of.get(row["cluster_uuid"], (0, 0))) for row in rows)
+    return tuple(ClusterLoad(cluster=one, live=live, running=runs) for one, (live, runs) in found)
 
 
 def live_steps(conn: Connection, limit: int, *, dag_id: str | None = None) -> tuple[StepView, ...]:
@@ -277,26 +269,21 @@ def live_by_scheduler(conn: Connection) -> dict[int | None, int]:
 
 def last_heartbeat(conn: Connection) -> datetime | None:
     """When Airflow last heard of a parked try: only the agent that steers speaks for those."""
-    newest = (
-        select(func.max(TASK_INSTANCE.c.last_heartbeat_at))
-        .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name)))
-        .where(WORKLOAD.c.state.in_(_PARKED), WORKLOAD.c.target == WorkloadTarget.RUN)
-    )
-    return conn.execute(newest).scalar_one()
+    return _heartbeat(conn, func.max)
 
 
 def oldest_heartbeat(conn: Connection) -> datetime | None:
     """When Airflow heard of the parked try that it has not heard of for longest."""
-    oldest = (
-        select(func.min(TASK_INSTANCE.c.last_heartbeat_at))
+    return _heartbeat(conn, func.min, TASK_INSTANCE.c.state == RUNNING)
+
+
+def _heartbeat(conn: Connection, which: Callable[..., Any], *conditions: ColumnElement[bool]) -> Any:
+    asked = (
+        select(which(TASK_INSTANCE.c.last_heartbeat_at))
         .select_from(WORKLOAD.join(TASK_INSTANCE, TASK_INSTANCE.c.id == task_instance_id(conn.dialect.name)))
-        .where(
-            WORKLOAD.c.state.in_(_PARKED),
-            WORKLOAD.c.target == WorkloadTarget.RUN,
-            TASK_INSTANCE.c.state == "running",
-        )
+        .where(WORKLOAD.c.state.in_(PARKED), WORKLOAD.c.target == WorkloadTarget.RUN, *conditions)
     )
-    return conn.execute(oldest).scalar_one()
+    return conn.execute(asked).scalar_one()
 
 
 def workload(conn: Connection, workload_id: WorkloadId) -> Workload | None:

@@ -30,11 +30,7 @@ from sqlalchemy import (
 from emr_executor.core.model import TaskKey, Workload, WorkloadId
 from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.core.workload import HANDED_OVER_AGAIN
-from emr_executor.store.clauses import (
-    LIVE_WORKLOAD_STATES,
-    OVER_WORKLOAD_STATES,
-    in_lock_order,
-)
+from emr_executor.store.clauses import LIVE_WORKLOAD_STATES, OVER_WORKLOAD_STATES, in_lock_order
 from emr_executor.store.dialect import upsert
 from emr_executor.store.rows import mapping_of, task_key_from
 from emr_executor.store.schema import DEPLOYMENT, IS_UNREAD_END, TASK_INSTANCE, WORKLOAD, ReportState
@@ -122,7 +118,8 @@ def take_outcomes(conn: Connection, scheduler_job_id: int, limit: int) -> list[R
             done.append(row.workload_id)
         elif row.reported == ReportState.UNREAD:
             offered.append(row.workload_id)
-    _mark_reported(conn, offered=offered, done=done)
+    if offered or done:
+        conn.execute(_MARKED, {"offered": offered, "their_ids": [*offered, *done]})
     return outcomes
 
 
@@ -141,21 +138,10 @@ def _unread() -> Any:
     )
     return (
         select(
-            WORKLOAD.c.workload_id,
-            WORKLOAD.c.dag_id,
-            WORKLOAD.c.task_id,
-            WORKLOAD.c.run_id,
-            WORKLOAD.c.try_number,
-            WORKLOAD.c.map_index,
-            WORKLOAD.c.airflow_state,
-            WORKLOAD.c.state,
-            WORKLOAD.c.reported,
+            *(WORKLOAD.c[name] for name in ("workload_id", *same_task, "airflow_state", "state", "reported")),
             task_state.label("task_state"),
         )
-        .where(
-            WORKLOAD.c.scheduler_job_id == bindparam("its_job"),
-            IS_UNREAD_END,
-        )
+        .where(WORKLOAD.c.scheduler_job_id == bindparam("its_job"), IS_UNREAD_END)
         # Those that were never read go first: repeats must not starve them.
         .order_by(WORKLOAD.c.reported, WORKLOAD.c.finished_at, WORKLOAD.c.workload_id)
         .limit(bindparam("at_most"))
@@ -174,20 +160,13 @@ def _reported(row: Row[Any]) -> Reported:
     )
 
 
-def _mark_reported(conn: Connection, *, offered: Sequence[str], done: Sequence[str]) -> None:
-    if not offered and not done:
-        return
-    conn.execute(_MARKED, {"offered": list(offered), "their_ids": [*offered, *done]})
-
-
-def _marked() -> Update:
-    offered = WORKLOAD.c.workload_id.in_(bindparam("offered", expanding=True))
-    mark = case((offered, int(ReportState.OFFERED)), else_=int(ReportState.DONE))
-    return update(WORKLOAD).where(in_lock_order(_THEIRS)).values(reported=mark)
-
-
 _THEIRS = WORKLOAD.c.workload_id.in_(bindparam("their_ids", expanding=True))
-_MARKED = _marked()
+_IS_OFFERED = WORKLOAD.c.workload_id.in_(bindparam("offered", expanding=True))
+_MARKED = (
+    update(WORKLOAD)
+    .where(in_lock_order(_THEIRS))
+    .values(reported=case((_IS_OFFERED, int(ReportState.OFFERED)), else_=int(ReportState.DONE)))
+)
 _LIVE = and_(_THEIRS, WORKLOAD.c.state.in_(LIVE_WORKLOAD_STATES))
 _LIVE_ONES = select(WORKLOAD.c.workload_id).where(_LIVE)
 _ADOPTED = (

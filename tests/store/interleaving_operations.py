@@ -90,27 +90,30 @@ def accepts(*workloads: Workload, name: str = "accept") -> Operation:
     return Operation(name, scheduler_store.accept, make, each=_each(accepts, workloads))
 
 
+def call(
+    of: Callable[..., Any],
+    arguments: Callable[[int], tuple[Any, ...]],
+    *,
+    name: str = "",
+    each: tuple[Operation, ...] = (),
+    **named: Any,
+) -> Operation:
+    """One call with the arguments of the side that makes it; named as the function, or otherwise."""
+    return Operation(
+        name or of.__name__, of, lambda side: lambda conn: of(conn, *arguments(side), **named), each=each
+    )
+
+
 def asks_cancel(*workloads: Workload) -> Operation:
     """Airflow no longer wants the workloads."""
-    ids = [w.workload_id for w in workloads]
-    return Operation(
-        "ask_cancel",
-        scheduler_store.ask_cancel,
-        lambda side: lambda conn: scheduler_store.ask_cancel(conn, ids, f"asked by {side}"),
-        each=_each(asks_cancel, workloads),
-    )
+    ids, each = [w.workload_id for w in workloads], _each(asks_cancel, workloads)
+    return call(scheduler_store.ask_cancel, lambda side: (ids, f"asked by {side}"), each=each)
 
 
 def cancels_unless_queued(*workloads: Workload) -> Operation:
     """The agent learnt that Airflow does not want the workloads, and looks again."""
-    ids = [w.workload_id for w in workloads]
-    cancel = scheduler_store.ask_cancel_unless_queued
-    return Operation(
-        "ask_cancel_unless_queued",
-        cancel,
-        lambda side: lambda conn: cancel(conn, ids, f"seen by {side}"),
-        each=_each(cancels_unless_queued, workloads),
-    )
+    ids, each = [w.workload_id for w in workloads], _each(cancels_unless_queued, workloads)
+    return call(scheduler_store.ask_cancel_unless_queued, lambda side: (ids, f"seen by {side}"), each=each)
 
 
 def hands_over(workload: Workload) -> Operation:
@@ -129,22 +132,13 @@ def hands_over(workload: Workload) -> Operation:
 
 def adopts(*workloads: Workload) -> Operation:
     """Another scheduler takes the workloads over."""
-    ids = [w.workload_id for w in workloads]
-    return Operation(
-        "adopt",
-        scheduler_store.adopt,
-        lambda side: lambda conn: scheduler_store.adopt(conn, ids, scheduler_of(side)),
-        each=_each(adopts, workloads),
-    )
+    ids, each = [w.workload_id for w in workloads], _each(adopts, workloads)
+    return call(scheduler_store.adopt, lambda side: (ids, scheduler_of(side)), each=each)
 
 
 def takes_outcomes() -> Operation:
     """The scheduler that owns what is stored reads outcomes."""
-    return Operation(
-        "take_outcomes",
-        scheduler_store.take_outcomes,
-        lambda _side: lambda conn: scheduler_store.take_outcomes(conn, OLD_SCHEDULER, 10),
-    )
+    return call(scheduler_store.take_outcomes, lambda _: (OLD_SCHEDULER, 10))
 
 
 def claims(kind: WorkloadState, limit: int) -> Operation:
@@ -166,37 +160,16 @@ def claims(kind: WorkloadState, limit: int) -> Operation:
 
 def phase_writes(workload: Workload) -> tuple[Operation, ...]:
     """All that the process of a claimed phase writes, and whoever frees its claim."""
-    p, wid = phase_store, workload.workload_id
-    over = Operation(
-        "record_over",
-        p.record_over,
-        lambda side: lambda conn: p.record_over(conn, wid, HELD, "failed", at(side)),
+    p, held = phase_store, (workload.workload_id, HELD)
+    ends = (
+        call(p.renew_claim, lambda _: held),
+        call(p.free_claim, lambda side: (*held, BEAT, at(side))),
+        call(p.record_intent, lambda _: (*held, "failed")),
+        call(p.record_over, lambda side: (*held, "failed", at(side))),
+        call(p.record_retry, lambda side: (*held, at(30 + side), "again"), now=NOW),
+        call(p.record_gone, lambda side: (*held, "404", at(side))),
     )
-    retry = Operation(
-        "record_retry",
-        p.record_retry,
-        lambda side: lambda conn: p.record_retry(conn, wid, HELD, at(30 + side), "again", now=NOW),
-    )
-    gone = Operation(
-        "record_gone",
-        p.record_gone,
-        lambda side: lambda conn: p.record_gone(conn, wid, HELD, "404", at(side)),
-    )
-    intent = Operation(
-        "record_intent", p.record_intent, lambda _: lambda conn: p.record_intent(conn, wid, HELD, "failed")
-    )
-    renew = Operation("renew_claim", p.renew_claim, lambda _: lambda conn: p.renew_claim(conn, wid, HELD))
-    free = Operation(
-        "free_claim",
-        p.free_claim,
-        lambda side: lambda conn: p.free_claim(conn, wid, HELD, BEAT, at(side)),
-    )
-    parked = Operation(
-        "record_parked",
-        p.record_parked,
-        lambda side: lambda conn: p.record_parked(conn, wid, HELD, STEP, at(side)),
-    )
-    ends = (renew, free, intent, over, retry, gone)
+    parked = call(p.record_parked, lambda side: (*held, STEP, at(side)))
     return (*ends, parked) if workload.state is WorkloadState.PREPARING else ends
 
 
@@ -204,35 +177,20 @@ def applies(
     name: str, *changes: Change, token: int = LEASED.token, story: Sequence[HistoryEntry] = ()
 ) -> Operation:
     """The agent with this lease token writes."""
-    return Operation(
-        name,
-        change_store.apply,
-        lambda _side: lambda conn: change_store.apply(conn, token, changes, story),
-    )
+    return call(change_store.apply, lambda _: (token, changes, story), name=name)
 
 
 def lease_operations(seen: LeaseRow) -> tuple[Operation, ...]:
     """All that is done with the lease as it was seen."""
-    s = lease_store
-    take = Operation(
-        "take_lease",
-        s.take_lease,
-        lambda side: lambda conn: s.take_lease(conn, STEERING, f"agent-{side}", seen),
-    )
+    s, its = lease_store, (STEERING, seen.holder, seen.token)
+    take = call(s.take_lease, lambda side: (STEERING, f"agent-{side}", seen))
     if seen.holder is None:
         return (take,)
-    holder, token = seen.holder, seen.token
     return (
         take,
-        Operation(
-            "beat_lease", s.beat_lease, lambda _: lambda conn: s.beat_lease(conn, STEERING, holder, token)
-        ),
-        Operation(
-            "release_lease",
-            s.release_lease,
-            lambda _: lambda conn: s.release_lease(conn, STEERING, holder, token),
-        ),
-        Operation("hold_lease", s.hold_lease, lambda _: lambda conn: s.hold_lease(conn, token)),
+        call(s.beat_lease, lambda _: its),
+        call(s.release_lease, lambda _: its),
+        call(s.hold_lease, lambda _: (seen.token,)),
     )
 
 
