@@ -12,7 +12,7 @@ from emr_executor.core.health import AgentHealth, Away, Dependency, redacted
 from emr_executor.core.model import ClusterId, ClusterUuid
 from emr_executor.core.waiting import Hold, Holds
 from emr_executor.store.dialect import upsert
-from emr_executor.store.runner import Runner
+from emr_executor.store.runner import Runner, reads, writes
 from emr_executor.store.schema import AGENT
 
 
@@ -116,19 +116,11 @@ def _hold_from(columns: Mapping[str, Any]) -> Hold:
 
 
 class HealthStore:
-    """What an agent writes and reads of agents. Each method may raise StoreBusy."""
+    """What an agent writes and reads of agents. Each call may raise StoreBusy."""
+
+    tell = writes(tell_health)
+    agents = reads(agents)
+    forget = writes(forget_agent)
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    async def tell(self, health: AgentHealth) -> None:
-        """Write this agent's row."""
-        await self._runner.run(tell_health, health)
-
-    async def agents(self) -> tuple[AgentHealth, ...]:
-        """Every agent that is not forgotten."""
-        return await self._runner.read(agents)
-
-    async def forget(self, holder: str, beat: int | None = None) -> bool:
-        """Delete an agent's row; with ``beat`` only while it still shows that."""
-        return await self._runner.run(forget_agent, holder, beat)
+        self.runner = runner

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from emr_executor.errors import StoreBusy
 from emr_executor.store.dialect import for_reading
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _READ_ONLY_NOW = "25006"
 """SQLSTATE read_only_sql_transaction."""
@@ -60,6 +61,34 @@ class Runner(Protocol):
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """A transaction that only reads; on SQLite it waits for no writer."""
         ...
+
+
+class OnRunner(Protocol):
+    """Whose calls go through a runner."""
+
+    runner: Runner
+
+
+def writes(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A method of who is OnRunner: a function of the store in a transaction that may write."""
+
+    async def call(self: OnRunner, /, *args: P.args, **named: P.kwargs) -> T:
+        return await self.runner.run(partial(work, **named) if named else work, *args)
+
+    return call
+
+
+def reads(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A method of who is OnRunner: a function of the store in a transaction that only reads."""
+
+    async def call(self: OnRunner, /, *args: P.args, **named: P.kwargs) -> T:
+        return await self.runner.read(partial(work, **named) if named else work, *args)
+
+    return call
 
 
 class ThreadRunner:
