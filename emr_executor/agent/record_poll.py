@@ -24,6 +24,8 @@ from emr_executor.errors import Throttled, TryAgain
 
 REST_OF_OUTPUT_S = 60.0
 """How long a step that is over waits for its wrapper's last record and for output that cannot be read."""
+FIRST_ANSWER_S = 5.0
+"""How long an agent that has just begun waits for S3's first answer before it believes EMR's lists alone."""
 MOST_KEPT_BYTES = 16 * 1024 * 1024
 """Driver output in memory that no tick has saved yet: no more is read until then."""
 MOST_OF_ONE_STEP_BYTES = 1024 * 1024
@@ -103,17 +105,26 @@ class RecordPoll:
         self._kept_bytes = 0
         self._is_behind = False
         self._due_at = -math.inf
-        self._seen_at = self._clock.monotonic()
+        self._seen_at = self._began_at = self._clock.monotonic()
+        self._has_answer = False
 
     @property
     def unseen_s(self) -> float:
         """How long ago the records could last be listed."""
         return self._clock.monotonic() - self._seen_at
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether S3 has answered, or was waited for: what wrappers wrote tells more than ListSteps."""
+        return self._has_answer or self._clock.monotonic() - self._began_at >= FIRST_ANSWER_S
+
     # -- in a tick -------------------------------------------------------------------------------
 
     def apply(self, tick: TickState) -> None:
         """Put what was read into the tick's state and the tasks' logs."""
+        if self._tick is None:
+            self._began_at = self._clock.monotonic()
+            self.wanted.set()
         self._tick = tick
         for key, news in list(self._news.items()):
             submission = tick.submissions.get(key)
@@ -233,6 +244,7 @@ class RecordPoll:
         else:
             self._seen_at = began
             self._unread |= {one.submission_id: one for one in changed if one.submission_id in live}
+        self._has_answer = True
         for key in sorted(silent):
             self._unread.setdefault(key, None)
 

@@ -131,8 +131,9 @@ class Tracker:
         for gone in self._idle_slots_since.keys() - tick.clusters.keys():
             del self._idle_slots_since[gone]
         self._records.apply(tick)
-        for part in (self._clusters.poll, self._poll_steps):
-            await self._guarded(part, tick, ages)
+        await self._guarded(self._clusters.poll, tick, ages)
+        if self._records.is_heard:
+            await self._guarded(self._poll_steps, tick, ages)
 
     async def settle(self, tick: TickState, ages: Ages) -> None:
         """Read what is in doubt of steps that are over, and settle what can be settled."""

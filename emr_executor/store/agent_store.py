@@ -17,6 +17,7 @@ from emr_executor.core.model import (
     WorkloadId,
 )
 from emr_executor.core.states import WorkloadState
+from emr_executor.core.transitions import Row
 from emr_executor.store import (
     change_store,
     history_store,
@@ -29,7 +30,6 @@ from emr_executor.store import (
 from emr_executor.store.change_store import Change
 from emr_executor.store.history_store import Purged
 from emr_executor.store.lease_store import LeaseRow
-from emr_executor.store.rows import Stored
 from emr_executor.store.runner import Runner
 
 
@@ -122,7 +122,7 @@ class AgentStore:
 
     async def apply(
         self, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()
-    ) -> tuple[Stored, ...]:
+    ) -> tuple[Row, ...]:
         """Write all changes and their story, or nothing; the new values with new versions, in order.
 
         Only fields that differ are written; several changes of one row count as one. Raises StaleWriter: the

@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Insert, Select, Table, Update, bindparam, ins
 from sqlalchemy.exc import IntegrityError
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
-from emr_executor.core.transitions import check_change
+from emr_executor.core.transitions import Row, check_change
 from emr_executor.errors import StaleWriter
 from emr_executor.store.history_store import append
 from emr_executor.store.lease_store import hold_lease
-from emr_executor.store.rows import Columns, Stored, TableMapping, mapping_of
+from emr_executor.store.rows import Columns, TableMapping, mapping_of
 
-_Update = tuple[Stored, Columns]
-_TABLES_IN_ORDER: tuple[type[Stored], ...] = (Workload, Submission, Cluster)
+_Update = tuple[Row, Columns]
+_TABLES_IN_ORDER: tuple[type[Row], ...] = (Workload, Submission, Cluster)
 _NAMED_AT_MOST = 5
 
 
@@ -27,13 +27,13 @@ _NAMED_AT_MOST = 5
 class Change:
     """What a value was when it was read, and what it should be. ``old`` None: a new row."""
 
-    old: Stored | None
-    new: Stored
+    old: Row | None
+    new: Row
 
 
 def apply(
     conn: Connection, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry]
-) -> tuple[Stored, ...]:
+) -> tuple[Row, ...]:
     """Write all changes and the story of them, or nothing; the new values with their new versions, in order.
 
     Only columns that differ are written. Several changes of one row count as one, from its first ``old`` to
@@ -42,9 +42,9 @@ def apply(
     a change that ``core.transitions`` does not have.
     """
     hold_lease(conn, lease_token)
-    inserts: dict[type[Stored], list[Stored]] = defaultdict(list)
-    updates: dict[type[Stored], list[_Update]] = defaultdict(list)
-    written: dict[str, Stored] = {}
+    inserts: dict[type[Row], list[Row]] = defaultdict(list)
+    updates: dict[type[Row], list[_Update]] = defaultdict(list)
+    written: dict[str, Row] = {}
     # One order of tables and rows for all writers, so that no two wait for each other.
     for key, change in sorted(_merged(changes).items()):
         kind = type(change.new)
@@ -62,9 +62,9 @@ def apply(
     return tuple(written[key_of(change.new)] for change in changes)
 
 
-def key_of(value: Stored) -> str:
+def key_of(value: Row) -> str:
     """The primary key of a value's row."""
-    return str(getattr(value, mapping_of(type(value)).key))
+    return str(getattr(value, mapping_of(type(value)).key_column.name))
 
 
 def _merged(changes: Iterable[Change]) -> dict[str, Change]:
@@ -81,7 +81,7 @@ def _merged(changes: Iterable[Change]) -> dict[str, Change]:
     return by_key
 
 
-def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -> None:
+def _insert(conn: Connection, mapping: TableMapping[Any], values: Sequence[Row]) -> None:
     try:
         conn.execute(_insert_into(mapping.table), [mapping.columns(value) for value in values])
     except IntegrityError as e:
@@ -89,7 +89,7 @@ def _insert(conn: Connection, mapping: TableMapping, values: Sequence[Stored]) -
         raise StaleWriter(f"one of these rows of {mapping.table.name} exists already: {keys}") from e
 
 
-def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) -> None:
+def _update(conn: Connection, mapping: TableMapping[Any], rows: Sequence[_Update]) -> None:
     _lock(conn, mapping, [old for old, _ in rows])
     alike: dict[frozenset[str], list[_Update]] = defaultdict(list)
     for row in rows:
@@ -98,7 +98,7 @@ def _update(conn: Connection, mapping: TableMapping, rows: Sequence[_Update]) ->
         _update_alike(conn, mapping, sorted(names), group)
 
 
-def _lock(conn: Connection, mapping: TableMapping, read: Sequence[Stored]) -> None:
+def _lock(conn: Connection, mapping: TableMapping[Any], read: Sequence[Row]) -> None:
     """Hold the rows in the order of their keys, as they were read. Raises StaleWriter naming the others."""
     wanted = {key_of(value): value.version for value in read}
     rows = conn.execute(_locked(mapping.table), {"their_keys": list(wanted)})
@@ -122,7 +122,7 @@ def _locked(table: Table) -> Select[Any]:
 
 
 def _update_alike(
-    conn: Connection, mapping: TableMapping, names: Sequence[str], rows: Sequence[_Update]
+    conn: Connection, mapping: TableMapping[Any], names: Sequence[str], rows: Sequence[_Update]
 ) -> None:
     parameters = [
         {

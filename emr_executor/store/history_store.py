@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,6 @@ from sqlalchemy import Connection, Select, Table, delete, insert, select
 from emr_executor.core.model import HistoryEntry
 from emr_executor.core.states import OVER_CLUSTER_STATES
 from emr_executor.store.clauses import OVER_WORKLOAD_STATES
-from emr_executor.store.rows import history_columns
 from emr_executor.store.schema import CLUSTER, HISTORY, SUBMISSION, WORKLOAD
 
 PURGE_BATCH = 1000
@@ -36,7 +35,7 @@ class Purged:
 def append(conn: Connection, entries: Sequence[HistoryEntry]) -> None:
     """Add lines to the story."""
     if entries:
-        conn.execute(_NEW_LINE, [history_columns(entry) for entry in entries])
+        conn.execute(_NEW_LINE, [asdict(entry) for entry in entries])
 
 
 def purge(conn: Connection, now: datetime, keep_s: float, batch: int = PURGE_BATCH) -> Purged:

@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, SelectBase, String, cast, func, select
 
-from emr_executor.store.rows import Fields, Stored, as_dicts
+from emr_executor.core.transitions import Row
+from emr_executor.store.rows import Fields, as_dicts
 
 AT_ONCE = 500
 """Rows that one statement reads by their ids."""
 
-Value = TypeVar("Value", bound=Stored)
+Value = TypeVar("Value", bound=Row)
 
 
 def stamps(which: SelectBase) -> Select[Any]:

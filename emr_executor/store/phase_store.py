@@ -39,7 +39,7 @@ from emr_executor.core.workload import seen_in_refusal
 from emr_executor.errors import StaleWriter
 from emr_executor.store.clauses import BY_TURN, in_lock_order
 from emr_executor.store.history_store import append
-from emr_executor.store.rows import as_dicts, step_plan_json, workload_from
+from emr_executor.store.rows import as_dicts, json_of, workload_from
 from emr_executor.store.schema import WORKLOAD
 from emr_executor.store.snapshot_store import state_of_try
 
@@ -259,7 +259,7 @@ def record_parked(
 
     Raises StaleWriter.
     """
-    _write(conn, _PARKED, workload_id, token, new_step=step_plan_json(step), new_ready_at=now)
+    _write(conn, _PARKED, workload_id, token, new_step=json_of("step", step), new_ready_at=now)
 
 
 def record_intent(conn: Connection, workload_id: WorkloadId, token: str, airflow_state: str) -> None:

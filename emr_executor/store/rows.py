@@ -1,7 +1,8 @@
 """Rows of the tables to values of ``core.model`` and back: total, both ways, and nothing else.
 
-A guarded write sends only what changed: ``changed_columns`` compares two values field by field and
-converts the fields that differ, so it may be given values whose bulky fields were left out of a snapshot.
+A field is the column of its name, but for those that ``_MAPPINGS`` names. A guarded write sends only what
+changed: ``changed_columns`` compares two values field by field and converts the fields that differ, so it may
+be given values whose bulky fields were left out of a snapshot.
 
 JSON of other releases is read: keys that are not known are passed over, those that are missing have their
 default. A row that cannot be read is a value in quarantine (``store.unreadable``), never an error.
@@ -9,47 +10,50 @@ default. A row that cannot be read is a value in quarantine (``store.unreadable`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import Column, Result, Table
 
 from emr_executor.core.model import (
     Cluster,
-    ClusterId,
-    ClusterUuid,
     HistoryEntry,
     Identity,
-    StepId,
     StepOutcome,
     StepPlan,
     Submission,
-    SubmissionId,
     TaskKey,
     Workload,
-    WorkloadId,
 )
 from emr_executor.core.states import (
     ClusterState,
     ClusterTarget,
     StepState,
     SubmissionState,
-    Verdict,
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.transitions import Row
 from emr_executor.store import schema
 from emr_executor.store.unreadable import BROKEN, as_readable
 
 Columns = dict[str, Any]
 Fields = Mapping[Any, Any]
 """A row by the names of its columns."""
-Stored = Workload | Submission | Cluster
+Value = TypeVar("Value", bound=Row)
 
 BULKY_WORKLOAD_COLUMNS = frozenset({"workload", "executor_config"})
 """What only a phase needs: left out of snapshots."""
+
+_KEY = tuple(field.name for field in fields(TaskKey))
+_IDENTITY = tuple(field.name for field in fields(Identity))
+_JSON: dict[str, TypeAdapter[Any]] = {
+    "step": TypeAdapter(StepPlan | None),
+    "outcome": TypeAdapter(StepOutcome | None),
+}
 
 
 def as_dicts(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -66,300 +70,149 @@ def workload_from(row: Fields) -> Workload:
 
 def lean_workload_from(row: Fields) -> Workload:
     """A workload from a row without the bulky columns, whose fields are empty."""
-    try:
-        return _workload(row)
-    except BROKEN:
-        jsons = {"step": step_plan_from, "outcome": step_outcome_from}
-        return _workload(as_readable("workload", row["workload_id"], row, jsons))
-
-
-def _workload(row: Fields) -> Workload:
-    hostname = row["hostname"]
-    return Workload(
-        workload_id=WorkloadId(row["workload_id"]),
-        key=task_key_from(row),
-        cluster_pool=row["cluster_pool"],
-        queue=row["queue"],
-        priority_weight=row["priority_weight"],
-        accepted_at=row["accepted_at"],
-        scheduler_job_id=row["scheduler_job_id"],
-        workload={},
-        log_path=row["log_path"],
-        state=WorkloadState(row["state"]),
-        target=WorkloadTarget(row["target"]),
-        version=row["version"],
-        claim_token=row["claim_token"],
-        claim_beat=row["claim_beat"],
-        identity=None if hostname is None else identity_from(row),
-        started_at=row["started_at"],
-        step=step_plan_from(row["step"]),
-        ready_at=row["ready_at"],
-        submissions=row["submissions"],
-        losses=row["losses"],
-        phase_attempts=row["phase_attempts"],
-        not_before=row["not_before"],
-        outcome=step_outcome_from(row["outcome"]),
-        cancel_reason=row["cancel_reason"],
-        airflow_state=row["airflow_state"],
-        finished_at=row["finished_at"],
-        quarantine=row["quarantine"],
-    )
-
-
-def task_key_from(row: Fields) -> TaskKey:
-    """Airflow's key of a workload's row."""
-    return TaskKey(
-        dag_id=row["dag_id"],
-        task_id=row["task_id"],
-        run_id=row["run_id"],
-        try_number=row["try_number"],
-        map_index=row["map_index"],
-    )
-
-
-def identity_from(row: Fields) -> Identity:
-    """The identity of a workload's row that has one."""
-    return Identity(hostname=row["hostname"], unixname=row["unixname"], pid=row["pid"])
+    return mapping_of(Workload).read(row)
 
 
 def submission_from(row: Fields) -> Submission:
     """A submission."""
-    try:
-        return _submission(row)
-    except BROKEN:
-        return _submission(as_readable("submission", row["submission_id"], row, {}))
-
-
-def _submission(row: Fields) -> Submission:
-    step_id, step_state = row["step_id"], row["step_state"]
-    return Submission(
-        submission_id=SubmissionId(row["submission_id"]),
-        workload_id=WorkloadId(row["workload_id"]),
-        n=row["n"],
-        cluster_uuid=ClusterUuid(row["cluster_uuid"]),
-        state=SubmissionState(row["state"]),
-        intended_at=row["intended_at"],
-        version=row["version"],
-        step_id=None if step_id is None else StepId(step_id),
-        step_state=None if step_state is None else StepState(step_state),
-        submitted_at=row["submitted_at"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        cancel_asked_at=row["cancel_asked_at"],
-        exit_code=row["exit_code"],
-        timed_out=row["timed_out"],
-        wrapper_ended=row["wrapper_ended"],
-        wrapper_reason=row["wrapper_reason"],
-        cause=row["cause"],
-        output_chunks=row["output_chunks"],
-        record_mark=row["record_mark"],
-        quarantine=row["quarantine"],
-    )
+    return mapping_of(Submission).read(row)
 
 
 def cluster_from(row: Fields) -> Cluster:
     """A cluster."""
-    try:
-        return _cluster(row)
-    except BROKEN:
-        return _cluster(as_readable("cluster", row["cluster_uuid"], row, {}))
+    return mapping_of(Cluster).read(row)
 
 
-def _cluster(row: Fields) -> Cluster:
-    cluster_id = row["cluster_id"]
-    return Cluster(
-        cluster_uuid=ClusterUuid(row["cluster_uuid"]),
-        cluster_pool=row["cluster_pool"],
-        name=row["name"],
-        template_hash=row["template_hash"],
-        slots=row["slots"],
-        state=ClusterState(row["state"]),
-        intended_at=row["intended_at"],
-        target=ClusterTarget(row["target"]),
-        version=row["version"],
-        cluster_id=None if cluster_id is None else ClusterId(cluster_id),
-        ready_at=row["ready_at"],
-        idle_since=row["idle_since"],
-        end_asked_at=row["end_asked_at"],
-        ended_at=row["ended_at"],
-        reason_code=row["reason_code"],
-        reason=row["reason"],
-        quarantine=row["quarantine"],
-    )
+def task_key_from(row: Fields) -> TaskKey:
+    """Airflow's key of a workload's row."""
+    return TaskKey(**{name: row[name] for name in _KEY})
+
+
+def identity_from(row: Fields) -> Identity:
+    """The identity of a workload's row that has one."""
+    return Identity(**{name: row[name] for name in _IDENTITY})
 
 
 def history_entry_from(row: Fields) -> HistoryEntry:
     """One line of the story."""
-    return HistoryEntry(
-        at=row["at"],
-        subject=row["subject"],
-        subject_id=row["subject_id"],
-        event=row["event"],
-        text=row["text"],
+    return HistoryEntry(**{field.name: row[field.name] for field in fields(HistoryEntry)})
+
+
+def json_of(name: str, value: StepPlan | StepOutcome | None) -> Any:
+    """A value of the column ``step`` or ``outcome`` as JSON; times as ISO 8601."""
+    return _JSON[name].dump_python(value, mode="json")
+
+
+def from_json(name: str, data: Any) -> Any:
+    """A value of the column from its JSON, of this or another release. Raises one of BROKEN."""
+    return _JSON[name].validate_python(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Special:
+    """A field that is not one column of the same name with the same value."""
+
+    read: Callable[[Fields], Any]
+    columns: Callable[[Any], Columns]
+
+
+def _enum(name: str, kind: type[StrEnum]) -> _Special:
+    return _Special(
+        lambda row: None if row[name] is None else kind(row[name]),
+        lambda value: {name: value},
     )
 
 
-def history_columns(entry: HistoryEntry) -> Columns:
-    """The row of one line of the story."""
-    return {
-        "at": entry.at,
-        "subject": entry.subject,
-        "subject_id": entry.subject_id,
-        "event": entry.event,
-        "text": entry.text,
-    }
+def _json(name: str) -> _Special:
+    return _Special(lambda row: from_json(name, row[name]), lambda value: {name: json_of(name, value)})
 
 
-def step_plan_json(step: StepPlan | None) -> Columns | None:
-    """A step plan as JSON."""
-    if step is None:
-        return None
-    return {
-        "command": list(step.command),
-        "env": step.env,
-        "spec_uri": step.spec_uri,
-        "wrapper_uri": step.wrapper_uri,
-        "execution_timeout_s": step.execution_timeout_s,
-        "translator": step.translator,
-        "rendered_fields": step.rendered_fields,
-    }
-
-
-def step_plan_from(data: Mapping[str, Any] | None) -> StepPlan | None:
-    """A step plan from its JSON, of this or another release. Raises one of BROKEN."""
-    if data is None:
-        return None
-    return StepPlan(**{**_known(_STEP_FIELDS, data), "command": tuple(data["command"])})
-
-
-def step_outcome_json(outcome: StepOutcome | None) -> Columns | None:
-    """An outcome as JSON; times as ISO 8601."""
-    if outcome is None:
-        return None
-    return {
-        "verdict": outcome.verdict.value,
-        "cause": outcome.cause,
-        "exit_code": outcome.exit_code,
-        "cluster_id": outcome.cluster_id,
-        "step_id": outcome.step_id,
-        "submissions": outcome.submissions,
-        "started_at": _iso(outcome.started_at),
-        "ended_at": _iso(outcome.ended_at),
-    }
-
-
-def step_outcome_from(data: Mapping[str, Any] | None) -> StepOutcome | None:
-    """An outcome from its JSON, of this or another release. Raises one of BROKEN."""
-    if data is None:
-        return None
-    return StepOutcome(
-        **{
-            **_known(_OUTCOME_FIELDS, data),
-            "verdict": Verdict(data["verdict"]),
-            "started_at": _moment(data.get("started_at")),
-            "ended_at": _moment(data.get("ended_at")),
-        }
-    )
-
-
-_STEP_FIELDS = frozenset(field.name for field in fields(StepPlan))
-_OUTCOME_FIELDS = frozenset(field.name for field in fields(StepOutcome))
-
-
-def _known(names: frozenset[str], data: Mapping[str, Any]) -> Mapping[str, Any]:
-    return data if data.keys() <= names else {name: data[name] for name in names & data.keys()}
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def _key_columns(key: TaskKey) -> Columns:
-    return {
-        "dag_id": key.dag_id,
-        "task_id": key.task_id,
-        "run_id": key.run_id,
-        "try_number": key.try_number,
-        "map_index": key.map_index,
-    }
-
-
-def _identity_columns(identity: Identity | None) -> Columns:
-    if identity is None:
-        return {"hostname": None, "unixname": None, "pid": None}
-    return {"hostname": identity.hostname, "unixname": identity.unixname, "pid": identity.pid}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableMapping:
+class TableMapping(Generic[Value]):
     """How the values of one class lie in their table.
 
-    special: fields that are not one column of the same name with the same value
+    left_out: fields that ``read`` leaves empty, whatever the row has
     """
 
-    table: Table
-    key: str
-    fields: tuple[str, ...]
-    special: Mapping[str, Callable[[Any], Columns]]
+    def __init__(
+        self, kind: type[Value], table: Table, special: Mapping[str, _Special], left_out: Collection[str] = ()
+    ) -> None:
+        self.table, self._kind, self._special, self._left_out = table, kind, special, left_out
+        self.fields = tuple(field.name for field in fields(kind))
+        self._plain = tuple(name for name in self.fields if name not in {*special, *left_out})
+        self._entity = kind.__name__.lower()
 
     @property
     def key_column(self) -> Column[str]:
-        """The primary key."""
-        return self.table.c[self.key]
+        """The primary key, which is the first column."""
+        return self.table.c[0]
 
-    def columns(self, value: Stored) -> Columns:
+    def read(self, row: Fields) -> Value:
+        """The value of a row; one in quarantine where the row cannot be read."""
+        try:
+            return self._read(row)
+        except BROKEN:
+            jsons = {
+                name: adapter.validate_python for name, adapter in _JSON.items() if name in self._special
+            }
+            return self._read(as_readable(self._entity, row[self.key_column.name], row, jsons))
+
+    def _read(self, row: Fields) -> Value:
+        values: Columns = {name: row[name] for name in self._plain}
+        for name in self._left_out:
+            values[name] = {}
+        for name, special in self._special.items():
+            values[name] = special.read(row)
+        return self._kind(**values)
+
+    def columns(self, value: Row) -> Columns:
         """All columns of a value's row."""
         return self._of(value, self.fields)
 
-    def changed_columns(self, old: Stored, new: Stored) -> Columns:
+    def changed_columns(self, old: Row, new: Row) -> Columns:
         """The columns that differ, without ``version``, which the store counts."""
         differing = (
             name for name in self.fields if name != "version" and getattr(old, name) != getattr(new, name)
         )
         return self._of(new, differing)
 
-    def _of(self, value: Stored, names: Any) -> Columns:
+    def _of(self, value: Row, names: Iterable[str]) -> Columns:
         columns: Columns = {}
         for name in names:
-            convert = self.special.get(name)
-            if convert is None:
-                columns[name] = getattr(value, name)
-            else:
-                columns |= convert(getattr(value, name))
+            special, its_own = self._special.get(name), getattr(value, name)
+            columns |= {name: its_own} if special is None else special.columns(its_own)
         return columns
 
 
-_MAPPINGS: dict[type[Stored], TableMapping] = {
+_MAPPINGS: dict[type[Any], TableMapping[Any]] = {
     Workload: TableMapping(
-        table=schema.WORKLOAD,
-        key="workload_id",
-        fields=tuple(f.name for f in fields(Workload)),
-        special={
-            "key": _key_columns,
-            "identity": _identity_columns,
-            "step": lambda step: {"step": step_plan_json(step)},
-            "outcome": lambda outcome: {"outcome": step_outcome_json(outcome)},
+        Workload,
+        schema.WORKLOAD,
+        {
+            "key": _Special(task_key_from, asdict),
+            "identity": _Special(
+                lambda row: None if row["hostname"] is None else identity_from(row),
+                lambda identity: asdict(identity) if identity else dict.fromkeys(_IDENTITY),
+            ),
+            "state": _enum("state", WorkloadState),
+            "target": _enum("target", WorkloadTarget),
+            "step": _json("step"),
+            "outcome": _json("outcome"),
         },
+        left_out=BULKY_WORKLOAD_COLUMNS,
     ),
     Submission: TableMapping(
-        table=schema.SUBMISSION,
-        key="submission_id",
-        fields=tuple(f.name for f in fields(Submission)),
-        special={},
+        Submission,
+        schema.SUBMISSION,
+        {"state": _enum("state", SubmissionState), "step_state": _enum("step_state", StepState)},
     ),
     Cluster: TableMapping(
-        table=schema.CLUSTER,
-        key="cluster_uuid",
-        fields=tuple(f.name for f in fields(Cluster)),
-        special={},
+        Cluster,
+        schema.CLUSTER,
+        {"state": _enum("state", ClusterState), "target": _enum("target", ClusterTarget)},
     ),
 }
 
 
-def mapping_of(kind: type[Stored]) -> TableMapping:
+def mapping_of(kind: type[Value]) -> TableMapping[Value]:
     """How values of a class are stored."""
     return _MAPPINGS[kind]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import structlog
+from pydantic import ValidationError
 
 from emr_executor.core.states import (
     ClusterState,
@@ -53,8 +54,10 @@ def as_readable(
     for column, convert in jsons.items():
         try:
             convert(row[column])
-        except BROKEN as error:
-            problems.append(f"{column} is broken ({type(error).__name__}: {error})")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            problems.append(f"{column} is broken ({where}{first['msg']})")
             readable[column] = None
     why = (
         f"this release cannot read the row of {entity} {its_id}: {'; '.join(problems)}. "

@@ -14,7 +14,7 @@ from emr_executor.aws import layout
 from emr_executor.config import ClusterPool, Settings
 from emr_executor.core.model import StepPlan, SubmissionId
 from emr_executor.ports import StagedObject, StagedPage
-from emr_executor.store.rows import step_plan_json
+from emr_executor.store.rows import json_of
 from emr_executor.task.messages import Park
 from emr_executor.task.staging import Staging
 
@@ -110,7 +110,7 @@ class Deployment:
     async def shared(self) -> set[str]:
         self.area.before("needs")
         return {
-            name for step in self.steps.values() for name in layout.shared_names(str(step_plan_json(step)))
+            name for step in self.steps.values() for name in layout.shared_names(str(json_of("step", step)))
         }
 
     async def live(self, submission_ids: Collection[SubmissionId]) -> set[SubmissionId]:
@@ -128,7 +128,7 @@ class Deployment:
     def missing(self) -> set[str]:
         """What live steps name and the area does not have."""
         named = {
-            name for step in self.steps.values() for name in layout.shared_names(str(step_plan_json(step)))
+            name for step in self.steps.values() for name in layout.shared_names(str(json_of("step", step)))
         }
         return {name for name in named if not any(key.startswith(name) for key in self.area.written)}
 

@@ -11,7 +11,7 @@ from emr_executor.agent.record_poll import REST_OF_OUTPUT_S
 from emr_executor.core.model import StepId, StepPlan, Submission
 from emr_executor.core.states import ClusterState, RecordPhase, StepState, SubmissionState
 from emr_executor.errors import AwsUnavailable
-from emr_executor.store.rows import step_plan_json
+from emr_executor.store.rows import json_of
 from emr_executor.store.schema import WORKLOAD
 from tests.agent.fakes import World
 from tests.builders import NOW, OLD_WRAPPER, make_workload
@@ -86,7 +86,9 @@ async def test_output_that_stays_unreadable_is_told_and_holds_nothing_for_ever(
 async def test_the_place_of_unread_output_of_an_old_release_is_told(world: World) -> None:
     step = replace(world.workload("w1").step or StepPlan(command=()), wrapper_uri=OLD_WRAPPER)
     with world.engine.begin() as connection:
-        connection.execute(update(WORKLOAD).values(step=step_plan_json(step), version=WORKLOAD.c.version + 1))
+        connection.execute(
+            update(WORKLOAD).values(step=json_of("step", step), version=WORKLOAD.c.version + 1)
+        )
     own = submission(world)
     world.records.unreadable.add((own.submission_id, 2))
     await ends_between_records_and_steps(world, is_told=True)

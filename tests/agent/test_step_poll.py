@@ -10,7 +10,7 @@ import pytest
 from emr_executor.agent.claims import Claims
 from emr_executor.agent.cluster_tracker import ClusterTracker
 from emr_executor.agent.outcomes import Outcomes
-from emr_executor.agent.record_poll import RecordPoll
+from emr_executor.agent.record_poll import FIRST_ANSWER_S, RecordPoll
 from emr_executor.agent.step_poll import MOST_FAILURES
 from emr_executor.agent.tick_state import TickState
 from emr_executor.agent.tracker import STEP_UNKNOWN_S, Tracker
@@ -53,9 +53,12 @@ class Watched:
             self.emr.steps[cluster.cluster_id] = [step]
         around = surroundings(clock=self.clock, emr=self.emr, records=FakeRecords())
         outcomes = Outcomes(SETTINGS, on_cluster_over=lambda *_: None, on_cluster_ready=lambda *_: None)
+        records = RecordPoll(around, outcomes, masks={}, wake=lambda: None)
+        records.apply(TickState(make_snapshot()))
+        self.clock.passed_s += FIRST_ANSWER_S
         self.tracker = Tracker(
             around,
-            RecordPoll(around, outcomes, masks={}, wake=lambda: None),
+            records,
             Claims(around.records, self.clock),
             ClusterTracker(around, outcomes, terminate=lambda _ids: None),
             outcomes,

@@ -49,7 +49,7 @@ RULES: dict[str, Rule] = {
         ours=_names("config errors policy cluster_template"), theirs=_names("airflow pydantic")
     ),
     "emr_executor.store": Rule(
-        ours=_names("core errors config"), theirs=_names("sqlalchemy alembic structlog")
+        ours=_names("core errors config"), theirs=_names("sqlalchemy alembic pydantic structlog")
     ),
     "emr_executor.store.db_manager": Rule(
         ours=_names("core errors config"), theirs=_names("sqlalchemy alembic airflow")

@@ -23,6 +23,7 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.transitions import Row
 from emr_executor.store import (
     health_store,
     history_store,
@@ -30,7 +31,6 @@ from emr_executor.store import (
 )
 from emr_executor.store.change_store import Change
 from emr_executor.store.lease_store import LeaseRow
-from emr_executor.store.rows import Stored
 from emr_executor.store.schema import LEASE, STEERING
 from tests.store.builders import (
     ME,
@@ -95,7 +95,7 @@ class Situation:
 
 
 def _filled(
-    *values: Stored,
+    *values: Row,
     lease: LeaseRow | None = LEASED,
     task_instances: Sequence[tuple[Workload, str]] = (),
     cleared: Sequence[tuple[Workload, str]] = (),

@@ -14,10 +14,10 @@ from emr_executor.core.states import (
     WorkloadState,
     WorkloadTarget,
 )
+from emr_executor.core.transitions import Row
 from emr_executor.errors import InvalidTransition, StaleWriter
 from emr_executor.store.change_store import Change, key_of
 from emr_executor.store.history_store import PURGE_BATCH, Purged, purge
-from emr_executor.store.rows import Stored
 from tests.store.builders import ME, NOW, SCHEDULER, STEP, a_cluster, a_parked, a_submission, a_workload, at
 from tests.store.contract_builders import (
     LINE,
@@ -139,7 +139,7 @@ async def test_one_refusal_refuses_all(store: Store) -> None:
 @pytest.mark.parametrize(
     "stray", [a_cluster(), a_submission(a_parked(), a_cluster(), state="LOST"), a_parked()]
 )
-async def test_a_new_row_in_a_state_where_none_begins_is_a_bug(store: Store, stray: Stored) -> None:
+async def test_a_new_row_in_a_state_where_none_begins_is_a_bug(store: Store, stray: Row) -> None:
     token = await store.put()
     with pytest.raises(InvalidTransition, match=key_of(stray)):
         await store.agent.apply(

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select
 
 from emr_executor.core.model import Cluster, HistoryEntry, Submission, Workload
-from emr_executor.store.rows import Stored, cluster_from, history_entry_from, submission_from, workload_from
+from emr_executor.core.transitions import Row
+from emr_executor.store.rows import cluster_from, history_entry_from, submission_from, workload_from
 from emr_executor.store.runner import transact
 from emr_executor.store.schema import CLUSTER, HISTORY, STEERING, SUBMISSION, WORKLOAD
 from tests.inline_runner import InlineRunner
@@ -47,7 +48,7 @@ class Store(Stores):
         assert token is not None
         return token
 
-    async def put(self, *values: Stored) -> int:
+    async def put(self, *values: Row) -> int:
         """New rows as they are, in whatever state; the lease's token."""
         self.transact(store, *values)
         return await self.steer()
