@@ -10,26 +10,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from emr_executor.core.model import HistoryEntry, Identity, Workload
-from emr_executor.core.states import (
-    WorkloadState,
-)
-from emr_executor.store import (
-    change_store,
-    lease_store,
-    phase_store,
-    scheduler_store,
-    snapshot_store,
-)
+from emr_executor.core.states import WorkloadState
+from emr_executor.store import change_store, lease_store, phase_store, scheduler_store, snapshot_store
 from emr_executor.store.change_store import Change
 from emr_executor.store.lease_store import LeaseRow
 from emr_executor.store.schema import STEERING
-from tests.store.builders import (
-    NOW,
-    STEP,
-    a_workload,
-    at,
-    set_task_state,
-)
+from tests.store.builders import NOW, STEP, a_workload, at, set_task_state
 from tests.store.interleaving import Transaction, Work
 
 OLD_SCHEDULER = 21

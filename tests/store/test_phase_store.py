@@ -8,23 +8,13 @@ from typing import Any
 import pytest
 
 from emr_executor.core.model import HistoryEntry, WorkloadId
-from emr_executor.core.states import (
-    WorkloadState,
-    WorkloadTarget,
-)
+from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.errors import StaleWriter
 from emr_executor.store.change_store import Change
 from emr_executor.store.lease_store import LeaseRow
 from emr_executor.store.schema import STEERING
 from tests.store.builders import ME, NOW, STEP, a_parked, a_workload, at
-from tests.store.contract_builders import (
-    CLAIMED,
-    OTHER,
-    UNKNOWN,
-    a_claimed,
-    an_over,
-    claim_all,
-)
+from tests.store.contract_builders import CLAIMED, OTHER, UNKNOWN, a_claimed, an_over, claim_all
 from tests.store.whole_store import Store
 
 

@@ -8,20 +8,10 @@ from typing import Any
 
 import pytest
 
-from emr_executor.core.states import (
-    WorkloadState,
-    WorkloadTarget,
-)
+from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.store.schema import ReportState
 from tests.store.builders import ME, NOW, SCHEDULER, a_parked, a_workload, at
-from tests.store.contract_builders import (
-    LIVE,
-    OUTCOME,
-    OVER,
-    UNKNOWN,
-    an_over,
-    told,
-)
+from tests.store.contract_builders import LIVE, OUTCOME, OVER, UNKNOWN, an_over, told
 from tests.store.whole_store import Store
 
 
