@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,17 @@ from emr_executor.errors import Bug
 from emr_executor.task.phase_result import LONGEST_PAUSE_S
 from emr_executor.task.ticker import Ticker
 from emr_executor.task.tokens import token_mint
+
+
+def _intended(name: str, state: TaskInstanceState) -> Any:
+    """Airflow's way ``name`` to end a try, the intent written before."""
+    original = getattr(TaskInstanceOperations, name)
+
+    def end(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._intend(state)
+        original(self, *args, **kwargs)
+
+    return end
 
 
 class _StoredIdentity(TaskInstanceOperations):
@@ -56,28 +68,13 @@ class _StoredIdentity(TaskInstanceOperations):
             context.xcom_keys_to_clear = []  # What prepare pushed stays.
         return context
 
-    def succeed(self, *args: Any, **kwargs: Any) -> None:
-        """As Airflow's, the intent written before; so are the other ways to end a try."""
-        self._intend(TaskInstanceState.SUCCESS)
-        super().succeed(*args, **kwargs)
-
-    def retry(self, *args: Any, **kwargs: Any) -> None:
-        """See ``succeed``."""
-        self._intend(TaskInstanceState.UP_FOR_RETRY)
-        super().retry(*args, **kwargs)
-
-    def defer(self, *args: Any, **kwargs: Any) -> None:
-        """See ``succeed``."""
-        self._intend(TaskInstanceState.DEFERRED)
-        super().defer(*args, **kwargs)
-
-    def reschedule(self, *args: Any, **kwargs: Any) -> None:
-        """See ``succeed``."""
-        self._intend(TaskInstanceState.UP_FOR_RESCHEDULE)
-        super().reschedule(*args, **kwargs)
+    succeed = _intended("succeed", TaskInstanceState.SUCCESS)
+    retry = _intended("retry", TaskInstanceState.UP_FOR_RETRY)
+    defer = _intended("defer", TaskInstanceState.DEFERRED)
+    reschedule = _intended("reschedule", TaskInstanceState.UP_FOR_RESCHEDULE)
 
     def finish(self, id: Any, state: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A002 - Airflow's name
-        """See ``succeed``."""
+        """As Airflow's, the intent written before."""
         self._intend(state)
         super().finish(id, state, *args, **kwargs)
 
@@ -90,9 +87,7 @@ class _StoredIdentity(TaskInstanceOperations):
         """A heartbeat that Airflow matches with ``start``'s identity."""
         del pid
         body = TIHeartbeatInfo(hostname=self._stored.hostname, pid=self._stored.pid)
-        client: PhaseClient = self.client
-        with client.impatient():
-            client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
+        self.client.put(f"task-instances/{id}/heartbeat", content=body.model_dump_json())
 
 
 class PhaseClient(Client):
@@ -103,38 +98,29 @@ class PhaseClient(Client):
         self._operations = _StoredIdentity(self, workload)
         self.ticker: Ticker | None = None
         self.patience_s = 0.0
-        self._is_impatient = False
 
     @property
     def task_instances(self) -> TaskInstanceOperations:
         """See ``_StoredIdentity``."""
         return self._operations
 
-    def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
+    def request(self, method: str, url: Any, **kwargs: Any) -> httpx.Response:
         """As Airflow's, its retries included, and more of them: for ``patience_s`` at least.
 
         A call that fails fails user code, whose step may have run for hours. Between the attempts the claim
-        is renewed.
+        is renewed. A heartbeat is tried once: it is sent again soon anyway.
         """
         stop: Any = tenacity.stop_all(
             tenacity.stop_after_attempt(sdk_client.API_RETRIES), tenacity.stop_after_delay(self.patience_s)
         )
-        if self._is_impatient:
+        # By method and both ends: a variable or an XCom may be called "heartbeat", too.
+        if method == "PUT" and re.fullmatch(r"task-instances/[^/]+/heartbeat", str(url)):
             stop = tenacity.stop_after_attempt(1)
         wait = tenacity.wait_random_exponential(
             min=min(sdk_client.API_RETRY_WAIT_MIN, LONGEST_PAUSE_S),
             max=min(sdk_client.API_RETRY_WAIT_MAX, LONGEST_PAUSE_S),
         )
-        return Client.request.retry_with(sleep=self._sleep, stop=stop, wait=wait)(self, *args, **kwargs)
-
-    @contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Calls are tried once: for a heartbeat, which is sent again soon anyway."""
-        self._is_impatient = True
-        try:
-            yield
-        finally:
-            self._is_impatient = False
+        return Client.request.retry_with(sleep=self._sleep, stop=stop, wait=wait)(self, method, url, **kwargs)
 
     def _sleep(self, delay_s: float) -> None:
         if self.ticker is None:

@@ -33,7 +33,7 @@ from emr_executor.tolerant_streams import have_a_temporary_folder, make_standard
 if TYPE_CHECKING:
     from emr_executor.task.wire import Phase
 
-DEFAULT_RESULTS = "emr_executor.task.results:StoreResults"
+DEFAULT_RESULTS = "emr_executor.task.results:PhaseResults"
 TITLE = "airflow emr task-host"
 EXIT_REFUSED = 64
 """Reply to a line that is no phase."""
@@ -211,9 +211,9 @@ def _run(phase: Phase, open_results: Callable[..., Any], reports: int) -> int:
     from emr_executor.task.supervise import run_phase
 
     _set_title(f"airflow emr {phase.workload.state.lower()} -- {phase.workload_id}")
-    report = run_phase(phase, open_results)
+    reply = run_phase(phase, open_results)
     with suppress(OSError):  # The agent is gone; the result is in the store.
-        for line in report_lines(PhaseReply(id=phase.id, exit_code=report.exit_code, masks=report.masks)):
+        for line in report_lines(reply):
             os.write(reports, line)
     return 0
 

@@ -39,7 +39,6 @@ class ForkingTaskHost:
     """Runs phases in a task-host process that is started when first needed and again when it died.
 
     settings: handed to each phase; this object never reads the configuration
-    capacity: phases at once; ``task_runner_parallelism`` unless given
     results: import path of the ``ResultsFactory`` that the phases write through
     env: added to this process's environment for the host
     """
@@ -48,12 +47,11 @@ class ForkingTaskHost:
         self,
         settings: Settings,
         *,
-        capacity: int | None = None,
         results: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
-        self._capacity = capacity or settings.task_runner_parallelism
+        self._capacity = settings.task_runner_parallelism
         self._arguments = ("-m", "emr_executor.task.host", *(("--results", results) if results else ()))
         self._env = {**os.environ, **(env or {})}
         self._slots = asyncio.Semaphore(self._capacity)

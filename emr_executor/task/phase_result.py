@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import httpx
 
@@ -80,7 +80,10 @@ def supervise(
     try:
         runner = start()
     except httpx.HTTPError as error:
-        ticker.write(_refused_start(results, error, delay_s))
+        no_answer = f"no answer from the Execution API: {error!r}"
+        if isinstance(error, httpx.HTTPStatusError):
+            no_answer = f"the Execution API refused to start the phase: {refusal_text(error)}"
+        ticker.write(_unheard(results, error, delay_s, no_answer))
         return 0
     try:
         runner.wait()
@@ -93,13 +96,10 @@ def supervise(
     return runner.exit_code
 
 
-def _refused_start(results: PhaseResults, error: httpx.HTTPError, delay_s: float) -> Callable[[], None]:
-    """What to store when ``/run`` was not accepted: no user code has run."""
-    if not isinstance(error, httpx.HTTPStatusError):
-        return partial(results.retry, delay_s, f"no answer from the Execution API: {error!r}", spent=False)
+def _unheard(results: PhaseResults, error: httpx.HTTPError, delay_s: float, note: str) -> Callable[[], None]:
+    """What to store when ``/run`` or the end was not accepted. note: why the phase runs again, if it does."""
     if is_not_wanted(error):
         return partial(results.gone, f"Airflow no longer wants the try: {refusal_text(error)}")
-    note = f"the Execution API refused to start the phase: {refusal_text(error)}"
     return partial(results.retry, delay_s, note, spent=not is_outage(error))
 
 
@@ -109,17 +109,14 @@ def _result(
     """What to store of a phase that came to its end without parking."""
     if runner.is_refused:
         return partial(results.gone, "Airflow no longer wants the try (answer to a heartbeat)")
-    if isinstance(failure, httpx.HTTPStatusError) and is_not_wanted(failure):
-        return partial(results.gone, f"Airflow no longer wants the try: {refusal_text(failure)}")
     if failure is not None:
-        note = f"Airflow was not told of the end: {failure!r}"
-        return partial(results.retry, delay_s, note, spent=not is_outage(failure))
+        return _unheard(results, failure, delay_s, f"Airflow was not told of the end: {failure!r}")
     if why := runner.unfinished():
         return partial(results.retry, delay_s, why, spent=not runner.is_in_outage)
     return partial(results.over, runner.told_state)
 
 
-def is_not_wanted(error: BaseException | None) -> bool:
+def is_not_wanted(error: BaseException | None) -> TypeGuard[httpx.HTTPStatusError]:
     """Whether an error says that Airflow no longer wants the try."""
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _NOT_WANTED
 

@@ -105,7 +105,7 @@ def _text(field: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str | os.PathLike):
-        return os.fspath(value) if not isinstance(value, str) else value
+        return os.fspath(value)
     raise WorkloadRejected(f"{field} is a {type(value).__name__}: write one text")
 
 

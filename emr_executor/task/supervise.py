@@ -17,7 +17,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
@@ -45,7 +44,7 @@ from emr_executor.task.phase_result import EXIT_NO_RESULT, supervise
 from emr_executor.task.results import PhaseResults, ResultsFactory
 from emr_executor.task.staging import Staging
 from emr_executor.task.ticker import Ticker
-from emr_executor.task.wire import Phase
+from emr_executor.task.wire import Phase, PhaseReply
 from emr_executor.tolerant_streams import LossyFile
 
 log = structlog.get_logger(__name__)
@@ -53,15 +52,7 @@ log = structlog.get_logger(__name__)
 _EXIT_POLL_S = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseReport:
-    """The end of a phase. masks: values to redact from driver output, for memory only."""
-
-    exit_code: int
-    masks: tuple[str, ...] = ()
-
-
-def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
+def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReply:
     """Run one prepare or finish phase to its end, in this process and a child of it.
 
     Writes the phase's result; raises nothing that a caller could act on.
@@ -76,7 +67,7 @@ def run_phase(phase: Phase, open_results: ResultsFactory) -> PhaseReport:
             exit_code = _supervise(phase, results, client, logger)
         except StaleWriter:
             log.warning("phase_claim_lost", workload_id=phase.workload_id)
-    return PhaseReport(exit_code=exit_code, masks=known_secrets())
+    return PhaseReply(id=phase.id, exit_code=exit_code, masks=known_secrets())
 
 
 def _supervise(phase: Phase, results: PhaseResults, client: PhaseClient, logger: Any) -> int:

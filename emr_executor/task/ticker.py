@@ -73,10 +73,7 @@ class Ticker:
 
     def sleep(self, delay_s: float) -> None:
         """Wait, ticking. Raises StaleWriter."""
-        end = self._monotonic() + delay_s
-        while (left := end - self._monotonic()) > 0:
-            self._sleep(min(left, _SLEEP_S))
-            self.tick()
+        self._pause(delay_s, self.tick)
 
     def write(self, write: Callable[[], None], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Write a result, again and again while the store is away. Raises StaleWriter, or the last error.

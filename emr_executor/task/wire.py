@@ -40,7 +40,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseReply:
-    """Phase ``id`` is over. A negative exit code is the signal that ended its task runner or itself."""
+    """Phase ``id`` is over. A negative exit code is the signal that ended its task runner or itself.
+
+    masks: values to redact from driver output, for memory only
+    """
 
     id: int
     exit_code: int

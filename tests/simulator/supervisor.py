@@ -26,7 +26,7 @@ from emr_executor.task.phase_result import (
     is_not_wanted,
     supervise,
 )
-from emr_executor.task.results import StoreResults
+from emr_executor.task.results import PhaseResults
 from emr_executor.task.ticker import Ticker
 from tests.simulator.airflow_api import ExecutionApi
 from tests.simulator.airflow_entities import (
@@ -64,7 +64,7 @@ class PhaseSurroundings:
     clock: Clock
 
 
-class SimResults(StoreResults):
+class SimResults(PhaseResults):
     """Production's results over the phase's store."""
 
     def __init__(self, job: PhaseJob, around: PhaseSurroundings) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from emr_executor.core.model import StepPlan
 from emr_executor.errors import StaleWriter, StoreBusy
-from emr_executor.task import ticker
 
 FOLDER = "EMR_TEST_RESULTS"
 
@@ -23,8 +22,6 @@ class FileResults:
     """
 
     def __init__(self, workload_id: str, claim_token: str) -> None:
-        # Made in a supervisor alone, which need not insist for half a minute here.
-        ticker._WRITE_PAUSE_S = 0.01
         self._path = Path(os.environ[FOLDER]) / workload_id
         self._claim_token = claim_token
 

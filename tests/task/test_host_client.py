@@ -66,8 +66,7 @@ async def station(tmp_path: Path, settings: Settings) -> AsyncIterator[Station]:
     server = ApiServer()
     server.api = OpenApi(dag_id="own_execute")
     host = ForkingTaskHost(
-        settings,
-        capacity=2,
+        settings.model_copy(update={"task_runner_parallelism": 2}),
         results="tests.task.file_results:FileResults",
         env=host_env(tmp_path, server.url),
     )

@@ -12,7 +12,7 @@ from emr_executor.core.states import WorkloadState, WorkloadTarget
 from emr_executor.errors import StaleWriter
 from emr_executor.store.dialect import engine_for
 from emr_executor.store.schema import AIRFLOW, METADATA
-from emr_executor.task.results import StoreResults, backoff_s
+from emr_executor.task.results import PhaseResults, backoff_s
 from tests.store.builders import ME, NOW, STEP, a_workload, store, stored
 
 
@@ -42,7 +42,7 @@ def now_stored(engine: Engine, workload: Workload) -> Workload:
 
 
 def test_a_parked_step_is_stored_after_signs_of_life(engine: Engine, claimed: Workload) -> None:
-    results = StoreResults(claimed.workload_id, "mine")
+    results = PhaseResults(claimed.workload_id, "mine")
     results.renew()
     assert now_stored(engine, claimed).claim_beat == 1
     results.parked(STEP)
@@ -53,7 +53,7 @@ def test_a_parked_step_is_stored_after_signs_of_life(engine: Engine, claimed: Wo
 
 
 def test_an_end_a_retry_and_a_try_that_is_gone(engine: Engine, claimed: Workload) -> None:
-    StoreResults(claimed.workload_id, "mine").retry(60, "no answer")
+    PhaseResults(claimed.workload_id, "mine").retry(60, "no answer")
     row = now_stored(engine, claimed)
     assert row.state is WorkloadState.ACCEPTED
     assert row.not_before is not None
@@ -61,13 +61,13 @@ def test_an_end_a_retry_and_a_try_that_is_gone(engine: Engine, claimed: Workload
         other = a_workload(state=WorkloadState.PREPARING, identity=ME, started_at=NOW, claim_token="mine")
         with engine.begin() as conn:
             store(conn, other)
-        getattr(StoreResults(other.workload_id, "mine"), write)("why")
+        getattr(PhaseResults(other.workload_id, "mine"), write)("why")
         assert now_stored(engine, other).state is state
     assert now_stored(engine, other).target is WorkloadTarget.CANCEL
 
 
 def test_a_claim_that_is_not_ours_writes_nothing(engine: Engine, claimed: Workload) -> None:
-    results = StoreResults(claimed.workload_id, "another")
+    results = PhaseResults(claimed.workload_id, "another")
     with pytest.raises(StaleWriter):
         results.parked(STEP)
     assert now_stored(engine, claimed) == claimed

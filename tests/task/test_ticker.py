@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from emr_executor.core.model import StepPlan
 from emr_executor.errors import StaleWriter, StoreBusy
+from emr_executor.task.results import PhaseResults
 from emr_executor.task.ticker import Ticker
 
 
-class Row:
-    """Results that count renewals. errors: raised by the next calls, in turn."""
+class Row(PhaseResults):
+    """Results that note when they are written. errors: raised by the next writes, in turn."""
 
     def __init__(self, *errors: Exception) -> None:
         self.renewed_at: list[float] = []
         self.errors = list(errors)
         self.now_s = 0.0
 
-    def monotonic(self) -> float:
-        return self.now_s
-
     def sleep(self, delay_s: float) -> None:
         self.now_s += delay_s
 
-    def renew(self) -> None:
+    def _write(self, *_values: Any, **_named: Any) -> None:
         if self.errors:
             raise self.errors.pop(0)
         self.renewed_at.append(self.now_s)
 
-    def parked(self, step: StepPlan) -> None:
-        self.renew()
-
-    def intend(self, airflow_state: str) -> None:
-        self.renew()
-
-    def over(self, airflow_state: str) -> None:
-        self.renew()
-
-    def retry(self, delay_s: float, note: str, *, spent: bool = True) -> None:
-        self.renew()
-
-    def gone(self, reason: str) -> None:
-        self.renew()
-
     def ticker(self) -> Ticker:
-        return Ticker(self, interval_s=5, monotonic=self.monotonic, sleep=self.sleep)
+        return Ticker(self, interval_s=5, monotonic=lambda: self.now_s, sleep=self.sleep)
 
 
 def test_a_long_wait_renews_at_its_interval() -> None:
