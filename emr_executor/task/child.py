@@ -19,7 +19,8 @@ from airflow.sdk.execution_time import task_runner
 
 from emr_executor.config import ClusterPool
 from emr_executor.core.model import Workload
-from emr_executor.errors import WorkloadRejected
+from emr_executor.errors import Bug, WorkloadRejected
+from emr_executor.task.translators import Seam, registry
 
 _SPARK_SUBMIT = re.compile(r"(?:^|[\s;&|(/])spark[23]?-submit(?=\s|$)")
 _REEXECUTED = "_AIRFLOW__REEXECUTED_PROCESS"
@@ -51,6 +52,29 @@ class ChildSetup:
             deploy_mode=said.get("spark.submit.deployMode", pool.deploy_mode),
             yarn_queue=None if "spark.yarn.queue" in said else pool.yarn_queue,
         )
+
+
+class PhaseSeam:
+    """What the seams of both phases have in common (``translators.Seam``)."""
+
+    def __init__(self, setup: ChildSetup) -> None:
+        self.master = setup.master
+        self.deploy_mode = setup.deploy_mode
+        self.yarn_queue = setup.yarn_queue
+        self._ti: Any = None
+
+    def folders(self) -> tuple[str, ...]:
+        """Beside the DAG file, in its bundle, in the working directory, where spark-submit would start."""
+        ti = self._bound()
+        bundle = Path(ti.bundle_instance.path)
+        dag_file = getattr(ti.task.dag, "fileloc", None)
+        beside = ((bundle / dag_file).parent,) if dag_file else ()
+        return tuple(str(folder) for folder in (*beside, bundle, Path.cwd()))
+
+    def _bound(self) -> Any:
+        if self._ti is None:
+            raise Bug("Spark was called outside of a task's execute")
+        return self._ti
 
 
 def warm_up() -> None:
@@ -97,15 +121,12 @@ def wrap(name: str, wrapper: Callable[..., Any]) -> None:
     setattr(task_runner, name, replaced)
 
 
-def search_folders(ti: Any) -> tuple[str, ...]:
-    """Where relative paths are looked up: beside the DAG file, in its bundle, in the working directory.
-
-    The last is where the hook would have started spark-submit.
-    """
-    bundle = Path(ti.bundle_instance.path)
-    dag_file = getattr(ti.task.dag, "fileloc", None)
-    beside = ((bundle / dag_file).parent,) if dag_file else ()
-    return tuple(str(folder) for folder in (*beside, bundle, Path.cwd()))
+def intercept(seam: Seam) -> None:
+    """Install every translator, and refuse what would run beside the step."""
+    for translator in registry():
+        translator.install(seam)
+    hold_impersonation()
+    refuse_local_spark()
 
 
 def hold_impersonation() -> None:

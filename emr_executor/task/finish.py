@@ -30,7 +30,7 @@ from emr_executor.errors import Bug, NotTranslatable, WorkloadRejected
 from emr_executor.task import child
 from emr_executor.task.messages import FinishBegan
 from emr_executor.task.step_errors import ENDS_OF_STEPS, raise_unless_succeeded
-from emr_executor.task.translators import StepParts, Translator, registry, translator_of
+from emr_executor.task.translators import StepParts, Translator, translator_of
 
 if TYPE_CHECKING:
     from emr_executor.task.child import ChildSetup
@@ -45,10 +45,7 @@ log = structlog.get_logger("task")
 def main(setup: ChildSetup) -> None:
     """What the finish child runs in place of Airflow's own ``task_runner.main``."""
     seam = FinishSeam(setup)
-    for translator in registry():
-        translator.install(seam)
-    child.hold_impersonation()
-    child.refuse_local_spark()
+    child.intercept(seam)
     child.wrap("run", seam.run)
     child.wrap("_prepare", _prepare_once)
     child.wrap("_execute_task", seam.execute_task)
@@ -56,18 +53,15 @@ def main(setup: ChildSetup) -> None:
     task_runner.main()
 
 
-class FinishSeam:
+class FinishSeam(child.PhaseSeam):
     """Answers the task's call of Spark from the stored outcome (``translators.Seam``)."""
 
     def __init__(self, setup: ChildSetup) -> None:
         if setup.workload.outcome is None or setup.workload.step is None:
             raise Bug(f"workload {setup.workload.workload_id} has no outcome to finish with")
-        self.master = setup.master
-        self.deploy_mode = setup.deploy_mode
-        self.yarn_queue = setup.yarn_queue
+        super().__init__(setup)
         self._outcome: StepOutcome = setup.workload.outcome
         self._step: StepPlan = setup.workload.step
-        self._ti: Any = None
         self._calls = 0
 
     def run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -103,10 +97,6 @@ class FinishSeam:
         _set(task, "execute", execute)
         ti._ti_context_from_server.next_method = None
         return original(context=context, ti=ti, log=log)
-
-    def folders(self) -> tuple[str, ...]:
-        """See ``Seam``."""
-        return child.search_folders(self._ti)
 
     def call(self, translate: Callable[[], StepParts], after: Callable[[], None]) -> None:
         """See ``Seam``: returns for success, raises the outcome otherwise."""
@@ -176,33 +166,31 @@ class FinishSeam:
             log.warning("The XCom of the step's ids could not be written.", key=XCOM_KEY, exc_info=True)
 
 
-class _CausesInOneLine:
-    """The task's log, in which the end of a step is one line: the frames below it are Airflow's and ours."""
+class _Changed:
+    """An object of Airflow's, but for the methods that a subclass has of its own."""
 
-    def __init__(self, log: Any) -> None:
-        self._log = log
+    def __init__(self, original: Any) -> None:
+        self._original = original
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
+        return getattr(self._original, name)
+
+
+class _CausesInOneLine(_Changed):
+    """The task's log, in which the end of a step is one line: the frames below it are Airflow's and ours."""
 
     def exception(self, event: str, *args: Any, **kwargs: Any) -> Any:
         error = sys.exception()
         if isinstance(error, ENDS_OF_STEPS):
-            return self._log.error(str(error))
-        return self._log.exception(event, *args, **kwargs)
+            return self._original.error(str(error))
+        return self._original.exception(event, *args, **kwargs)
 
 
-class _StatsWithoutStart:
+class _StatsWithoutStart(_Changed):
     """Airflow's metrics, without counting the start of the try a second time."""
 
-    def __init__(self, stats: Any) -> None:
-        self._stats = stats
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stats, name)
-
     def incr(self, stat: str, *args: Any, **kwargs: Any) -> Any:
-        return None if stat == "ti.start" else self._stats.incr(stat, *args, **kwargs)
+        return None if stat == "ti.start" else self._original.incr(stat, *args, **kwargs)
 
 
 class _SilentListeners:

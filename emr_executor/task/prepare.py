@@ -19,10 +19,10 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time import task_runner
 
 from emr_executor import errors
-from emr_executor.errors import Bug, StepTooLong, WorkloadRejected
+from emr_executor.errors import StepTooLong, WorkloadRejected
 from emr_executor.task import child, masking
 from emr_executor.task.messages import Park
-from emr_executor.task.translators import StepParts, registry, translator_of
+from emr_executor.task.translators import StepParts, translator_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,23 +43,17 @@ REJECTION = "emr_rejection"
 def main(setup: ChildSetup) -> None:
     """What the prepare child runs in place of Airflow's own ``task_runner.main``."""
     seam = PrepareSeam(setup)
-    for translator in registry():
-        translator.install(seam)
-    child.hold_impersonation()
-    child.refuse_local_spark()
+    child.intercept(seam)
     masking.remember_origins()
     child.wrap("_execute_task", seam.execute_task)
     task_runner.main()
 
 
-class PrepareSeam:
+class PrepareSeam(child.PhaseSeam):
     """Parks the task at its call of Spark (``translators.Seam``)."""
 
     def __init__(self, setup: ChildSetup) -> None:
-        self.master = setup.master
-        self.deploy_mode = setup.deploy_mode
-        self.yarn_queue = setup.yarn_queue
-        self._ti: Any = None
+        super().__init__(setup)
         self._rendered_fields: dict[str, Any] = {}
 
     def execute_task(self, original: Callable[..., Any], context: Any, ti: Any, log: Any) -> Any:
@@ -70,10 +64,6 @@ class PrepareSeam:
         # Taken before execute: an operator may change its own fields there.
         self._rendered_fields = masking.storable_fields(ti.task)
         return original(context=context, ti=ti, log=log)
-
-    def folders(self) -> tuple[str, ...]:
-        """See ``Seam``."""
-        return child.search_folders(self._bound())
 
     def call(self, translate: Callable[[], StepParts], after: Callable[[], None]) -> None:
         """See ``Seam``: raises WorkloadRejected or never returns."""
@@ -99,11 +89,6 @@ class PrepareSeam:
             except AirflowRuntimeError as error:
                 raise _rejection_of(error) from None
             _leave()
-
-    def _bound(self) -> Any:
-        if self._ti is None:
-            raise Bug("Spark was called outside of a task's execute")
-        return self._ti
 
 
 def _refuse_long(parts: StepParts) -> None:

@@ -41,18 +41,16 @@ def test_a_subclass_is_translated_as_its_class() -> None:
     assert translators.translator_of(Daily()).name == "spark_submit"
 
 
-def test_what_nothing_translates_is_told_what_is() -> None:
-    with pytest.raises(
-        NotTranslatable, match="BashOperator cannot run as an EMR step: use one of SparkSubmit"
-    ):
-        translators.translator_of(BashOperator())
-
-
-def test_a_class_of_the_same_name_is_another_one() -> None:
-    with pytest.raises(
-        NotTranslatable, match=rf"SparkSubmitOperator of {__name__} cannot .* use one of airflow\."
-    ):
-        translators.translator_of(SparkSubmitOperator())
+@pytest.mark.parametrize(
+    ("operator", "words"),
+    [
+        (BashOperator, "BashOperator cannot run as an EMR step: use one of SparkSubmit"),
+        (SparkSubmitOperator, rf"SparkSubmitOperator of {__name__} cannot .* use one of airflow\."),
+    ],
+)
+def test_what_nothing_translates_is_told_what_is(operator: type, words: str) -> None:
+    with pytest.raises(NotTranslatable, match=words):
+        translators.translator_of(operator())
 
 
 def test_a_phase_and_its_reply_travel_unchanged() -> None:

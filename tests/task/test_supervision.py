@@ -1,8 +1,9 @@
-"""What a phase's supervisor tells Airflow and the store when things do not go straight."""
+"""What a phase's supervisor tells Airflow and the store when things do not go straight, or are away."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,16 @@ def test_a_finish_child_that_ends_early_is_run_again_and_the_try_goes_on(bench: 
     assert bench.api.states() == []
 
 
-@pytest.mark.parametrize("task_id", ["simple", "absent"])
-def test_a_dag_missing_at_finish_holds_the_outcome(bench: Bench, task_id: str) -> None:
+@pytest.mark.parametrize(
+    ("task_id", "dag_file"), [("simple", "notes.py"), ("simple", "gone.py"), ("absent", "plain.py")]
+)
+def test_a_dag_missing_at_finish_holds_the_outcome(bench: Bench, task_id: str, dag_file: str) -> None:
     """Airflow's own answer is a reschedule, which would run a finished step again."""
     running(bench)
-    dag_file = "notes.py" if task_id == "simple" else "plain.py"
     ended = bench.finish("plain", task_id, STEP, DONE, dag_file=dag_file)
-    assert [event["event"] for event in ended.results] == ["retry"]
-    assert "held" in ended.results[0]["note"]
+    (result,) = ended.results
+    assert (result["event"], result["spent"]) == ("retry", True)
+    assert "held" in result["note"]
     assert bench.api.states() == []
 
 
@@ -124,13 +127,6 @@ def test_a_dag_missing_at_prepare_is_rescheduled_as_airflow_does(bench: Bench) -
     ended = bench.prepare("plain", "simple", dag_file="notes.py")
     assert bench.api.states() == ["up_for_reschedule"]
     assert ended.results == [{"event": "over", "token": "claim", "state": "up_for_reschedule"}]
-
-
-def test_an_end_that_airflow_does_not_hear_is_told_again_later(bench: Bench) -> None:
-    running(bench)
-    bench.api.answers["PATCH", "/state"] = (503, {"detail": "later"})
-    ended = bench.finish("plain", "simple", STEP, DONE)
-    assert [event["event"] for event in ended.results] == ["retry"]
 
 
 def test_an_end_that_airflow_no_longer_wants_is_gone(bench: Bench) -> None:
@@ -177,3 +173,61 @@ def test_an_api_server_that_is_away_during_prepare_costs_no_try(bench: Bench) ->
     assert bench.marks[-1] == "endless"
     assert "ended and run again soon" in ended.log
     assert "out of memory" not in ended.log
+
+
+def patient(bench: Bench) -> Bench:
+    """The same bench with Airflow's own patience."""
+    settings = bench.settings.model_copy(update={"task_heartbeat_timeout_s": 60.0})
+    return replace(bench, settings=settings)
+
+
+def test_user_code_goes_on_while_heartbeats_fail(bench: Bench) -> None:
+    bench = patient(bench)
+    bench.api.answers["PUT", "/heartbeat"] = (AWAY, None)
+    ended = bench.prepare("own_execute", "slow")
+    assert len(bench.api.asked("PUT", "/heartbeat")) >= 2
+    assert [event["event"] for event in ended.results] == ["parked"]
+    assert bench.marks[-1] == "slow"
+
+
+@pytest.mark.parametrize("status", [AWAY, 500, 503])
+def test_an_end_waits_for_the_server_and_is_told_once(bench: Bench, status: int) -> None:
+    bench = patient(bench)
+    running(bench)
+    bench.api.answers["PATCH", "/state"] = (status, None)
+    bench.begin(bench.workload("plain", "simple", WorkloadState.FINISHING, step=STEP, outcome=DONE))
+    wait_for(lambda: len(bench.api.asked("PATCH", "/state")) >= 4)
+    bench.api.requests.clear()
+    del bench.api.answers["PATCH", "/state"]
+    ended = bench.end()
+    assert [(event["event"], event.get("state")) for event in ended.results] == [("over", "success")]
+    assert bench.api.states() == ["success"]
+
+
+@pytest.mark.parametrize("status", [AWAY, 500, 401, 403])
+@pytest.mark.parametrize("call", [("PATCH", "/run"), ("PATCH", "/state")])
+def test_a_server_that_stays_away_or_takes_no_token_spends_no_attempt(
+    bench: Bench, status: int, call: tuple[str, str]
+) -> None:
+    running(bench)
+    bench.api.answers[call] = (status, None)
+    (result,) = bench.finish("plain", "simple", STEP, DONE).results
+    assert (result["event"], result["spent"]) == ("retry", False)
+
+
+def test_a_task_log_on_a_full_disk_holds_nothing_up(bench: Bench) -> None:
+    log = bench.home / "logs" / f"{bench.workload_id}.log"
+    log.parent.mkdir(exist_ok=True)
+    log.symlink_to("/dev/full")
+    try:
+        bench.begin(bench.workload("plain", "simple", WorkloadState.PREPARING))
+        results = bench.home / "results" / bench.workload_id
+        wait_for(lambda: results.exists() and '"parked"' in results.read_text())
+    finally:
+        log.unlink()  # before anybody reads it: it has no end
+    parked = bench.end()
+    assert [event["event"] for event in parked.results] == ["parked"]
+    running(bench)
+    ended = bench.finish("plain", "simple", parked.step, DONE)
+    assert [event["event"] for event in ended.results] == ["over"]
+    assert ended.log

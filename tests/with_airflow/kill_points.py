@@ -117,7 +117,7 @@ _FORGOTTEN = "it takes ten minutes of an EMR that denies the id: tests/agent/tes
 NOT_HERE: Mapping[Key, str] = {
     (W.ACCEPTED, WS.UNWANTED, W.CANCELLED): "only a try that waits to be prepared once more can be cancelled "
     "so; tests/store does it",
-    (W.PREPARING, WS.TO_REPEAT, W.ACCEPTED): "S3 or the API server is away: test_outages.py",
+    (W.PREPARING, WS.TO_REPEAT, W.ACCEPTED): "S3 or the API server is away: test_supervision.py",
     (W.READY, WS.WAITED_TOO_LONG, W.FINISHABLE): "the pool has no queue_timeout; as STEP_FAILED after that",
     (
         W.SUBMITTED,
