@@ -54,11 +54,6 @@ class EmrModel:
 
     # -- the API --------------------------------------------------------------------------------------
 
-    @staticmethod
-    def implements(operation: str) -> bool:
-        """True for operations that ``call`` takes."""
-        return operation in OPERATIONS or operation in READS
-
     def call(
         self, operation: str, request: Mapping[str, Any], now: float, *, as_of: float | None = None
     ) -> dict[str, Any]:

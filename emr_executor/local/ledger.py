@@ -33,13 +33,8 @@ class LedgerEntry(NamedTuple):
     detail: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The entry as JSON holds it."""
+        """The entry as JSON holds it: keyword arguments of the same entry."""
         return {key: value for key, value in self._asdict().items() if value not in (None, "")}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LedgerEntry:
-        """The entry that ``as_dict`` wrote."""
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

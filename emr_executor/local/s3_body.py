@@ -20,7 +20,6 @@ from zlib import crc32
 
 from emr_executor.local.s3_store import S3Error
 
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _PIECE = 1 << 20
 _LINE_MAX = 8192
 _HEX = re.compile(rb"[0-9a-fA-F]{1,12}")

@@ -80,11 +80,14 @@ class LocalEndpoint:
                 fd=listener.fileno(),
             )
         self.port = self._http.port
-        runner = StepRunner(
-            root, store, aws_env=self.client_env(), on_ended=self._on_ended, options=options.runner
+        self._runner = StepRunner(
+            root,
+            store,
+            aws_env=self.client_env(),
+            on_ended=lambda *end: self.engine.process_ended(*end),  # noqa: PLW0108  (the engine comes later)
+            options=options.runner,
         )
-        self._runner = runner
-        self.engine = Engine(EmrModel(options.model, id_seed=secrets.token_hex(8)), runner)
+        self.engine = Engine(EmrModel(options.model, id_seed=secrets.token_hex(8)), self._runner)
         self._s3 = S3Api(store, region=options.model.region)
         self._store = store
         self._emr = EmrApi(self.engine, sleep=time.sleep)
@@ -134,9 +137,6 @@ class LocalEndpoint:
 
     def _set_away(self, is_away: bool) -> None:
         self._is_away = is_away
-
-    def _on_ended(self, cluster_id: str, step_id: str, exit_code: int, failure: dict[str, str]) -> None:
-        self.engine.process_ended(cluster_id, step_id, exit_code, failure)
 
     # -- one request ----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 
 from botocore.auth import HmacV1Auth
 
-from emr_executor.local.sigv4 import Credentials, SignatureRefused, SignedRequest
+from emr_executor.local.sigv4 import Credentials, SignatureRefused, SignedRequest, check_key, check_signature
 
 _EPOCH_S = re.compile(r"[0-9]{1,12}")
 
@@ -24,11 +24,7 @@ def is_presigned_v2(raw_query: str) -> bool:
 def verify_v2(request: SignedRequest, credentials: Credentials, *, now: datetime) -> None:
     """Raises SignatureRefused unless the query is signed with the endpoint's key and has not expired."""
     query = dict(parse_qsl(request.raw_query, keep_blank_values=True))
-    if query.get("AWSAccessKeyId") != credentials.access_key_id:
-        raise SignatureRefused(
-            "InvalidAccessKeyId",
-            "The access key is not the one of this start of emr-local: read it from the ready file.",
-        )
+    check_key(query.get("AWSAccessKeyId"), credentials)
     expires = query.get("Expires", "")
     if not _EPOCH_S.fullmatch(expires):
         raise SignatureRefused(
@@ -47,11 +43,7 @@ def verify_v2(request: SignedRequest, credentials: Credentials, *, now: datetime
         )
     )
     digest = hmac.new(credentials.secret_access_key.encode(), to_sign.encode(), hashlib.sha1).digest()
-    if not hmac.compare_digest(base64.b64encode(digest), query.get("Signature", "").encode()):
-        raise SignatureRefused(
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided.",
-        )
+    check_signature(query.get("Signature", ""), base64.b64encode(digest))
     if now.timestamp() > int(expires):
         raise SignatureRefused("AccessDenied", "Request has expired")
 

@@ -80,23 +80,33 @@ class _Claim:
 def verify(request: SignedRequest, credentials: Credentials, *, now: datetime) -> str:
     """The service that the signature names (``elasticmapreduce``, ``s3``). Raises SignatureRefused."""
     claim = _claim_of(request)
-    if claim.access_key_id != credentials.access_key_id:
-        raise SignatureRefused(
-            "InvalidAccessKeyId",
-            "The access key is not the one of this start of emr-local: read it from the ready file.",
-        )
+    check_key(claim.access_key_id, credentials)
     date_stamp, region, service = _scope(claim.scope)
     _check_time(claim, now)
     canonical = _canonical_request(request, claim)
     to_sign = "\n".join((ALGORITHM, claim.date, claim.scope, hashlib.sha256(canonical.encode()).hexdigest()))
     key = signing_key(credentials.secret_access_key, date_stamp, region, service)
     expected = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
+    check_signature(claim.signature, expected.encode())
+    return service
+
+
+def check_key(access_key_id: str | None, credentials: Credentials) -> None:
+    """Raises SignatureRefused for any other key than this endpoint's."""
+    if access_key_id != credentials.access_key_id:
+        raise SignatureRefused(
+            "InvalidAccessKeyId",
+            "The access key is not the one of this start of emr-local: read it from the ready file.",
+        )
+
+
+def check_signature(given: str, expected: bytes) -> None:
+    """Raises SignatureRefused unless the signature is the expected one."""
+    if not hmac.compare_digest(expected, given.encode()):
         raise SignatureRefused(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided.",
         )
-    return service
 
 
 def is_presigned(raw_query: str) -> bool:

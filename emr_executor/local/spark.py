@@ -90,16 +90,9 @@ class Submit:
     options: list[tuple[str, str | None]] = field(default_factory=list)
     program: list[str] = field(default_factory=list)
 
-    def value(self, *names: str) -> str | None:
+    def value(self, option: str) -> str | None:
         """The last value of an option."""
-        found = [value for name, value in self.options if name in names]
-        return found[-1] if found else None
-
-    def conf(self, key: str) -> str | None:
-        """The last value of a ``--conf`` key."""
-        pairs = [(value or "").partition("=") for name, value in self.options if name in ("--conf", "-c")]
-        found = [value for name, _, value in pairs if name == key]
-        return found[-1] if found else None
+        return dict(self.options).get(option)
 
 
 def parse(arguments: Sequence[str]) -> Submit:

@@ -20,6 +20,13 @@ from emr_executor.local.entities import (
 from emr_executor.local.requests import instance_owners
 
 FRESH = math.inf
+_AS_REQUESTED = (
+    *("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration"),
+    *("AutoScalingRole", "CustomAmiId", "EbsRootVolumeSize", "OSReleaseLabel"),
+)
+_AS_REQUESTED_OF_INSTANCES = (
+    *("Ec2KeyName", "Ec2SubnetId", "EmrManagedMasterSecurityGroup", "EmrManagedSlaveSecurityGroup"),
+)
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,22 +44,21 @@ def _reason(reason: tuple[str, str]) -> dict[str, str]:
     return {key: value for key, value in (("Code", code), ("Message", message)) if value}
 
 
-def _by(moment: float | None, as_of: float) -> float | None:
-    return moment if moment is not None and moment <= as_of else None
+def _timeline(as_of: float = FRESH, **moments: float | None) -> dict[str, float]:
+    return {f"{name}DateTime": at for name, at in moments.items() if at is not None and at <= as_of}
+
+
+def _own_timeline(owner: ClusterEntry | InstanceEntry, as_of: float = FRESH) -> dict[str, float]:
+    return _timeline(as_of, Creation=owner.created_at, Ready=owner.ready_at, End=owner.ended_at)
 
 
 def cluster_status(cluster: ClusterEntry, as_of: float = FRESH) -> dict[str, Any]:
     """ClusterStatus."""
     _, state, reason = cluster.shown_at(as_of)
-    timeline = {"CreationDateTime": cluster.created_at}
-    if (ready_at := _by(cluster.ready_at, as_of)) is not None:
-        timeline["ReadyDateTime"] = ready_at
-    if (ended_at := _by(cluster.ended_at, as_of)) is not None:
-        timeline["EndDateTime"] = ended_at
     status: dict[str, Any] = {
         "State": str(state),
         "StateChangeReason": _reason(reason),
-        "Timeline": timeline,
+        "Timeline": _own_timeline(cluster, as_of),
     }
     if cluster.error_details and state not in LIVE_CLUSTER_STATES:
         status["ErrorDetails"] = cluster.error_details
@@ -74,56 +80,39 @@ def cluster_detail(cluster: ClusterEntry, options: ModelOptions, as_of: float = 
     """Cluster, as DescribeCluster holds it; only its status is ever stale."""
     request, instances = cluster.request, cluster.request["Instances"]
     provisioned = cluster.state is not ClusterState.STARTING and not cluster.launch_failure
-    return cluster_summary(cluster, options, as_of) | without_none(
-        {
-            "Ec2InstanceAttributes": without_none(
-                {
-                    "Ec2KeyName": instances.get("Ec2KeyName"),
-                    "Ec2SubnetId": instances.get("Ec2SubnetId"),
-                    "RequestedEc2SubnetIds": instances.get("Ec2SubnetIds"),
-                    "Ec2AvailabilityZone": f"{options.region}a",
-                    "IamInstanceProfile": request.get("JobFlowRole"),
-                    "EmrManagedMasterSecurityGroup": instances.get("EmrManagedMasterSecurityGroup"),
-                    "EmrManagedSlaveSecurityGroup": instances.get("EmrManagedSlaveSecurityGroup"),
-                }
-            ),
-            "InstanceCollectionType": "INSTANCE_FLEET" if cluster.uses_fleets else "INSTANCE_GROUP",
-            "LogUri": request.get("LogUri"),
-            "RequestedAmiVersion": request.get("AmiVersion"),
-            "ReleaseLabel": request.get("ReleaseLabel"),
-            "AutoTerminate": not cluster.keep_alive,
-            "TerminationProtected": cluster.protected,
-            "VisibleToAllUsers": bool(request.get("VisibleToAllUsers", True)),
-            "Applications": [dict(app) for app in request.get("Applications", ())],
-            "Tags": [{"Key": key, "Value": value} for key, value in cluster.tags.items()],
-            "ServiceRole": request.get("ServiceRole"),
-            "MasterPublicDnsName": "localhost" if provisioned else None,
-            "Configurations": request.get("Configurations"),
-            "SecurityConfiguration": request.get("SecurityConfiguration"),
-            "AutoScalingRole": request.get("AutoScalingRole"),
-            "ScaleDownBehavior": request.get("ScaleDownBehavior", "TERMINATE_AT_TASK_COMPLETION"),
-            "CustomAmiId": request.get("CustomAmiId"),
-            "EbsRootVolumeSize": request.get("EbsRootVolumeSize"),
-            "StepConcurrencyLevel": cluster.step_concurrency,
-            "OSReleaseLabel": request.get("OSReleaseLabel"),
-        }
-    )
+    attributes = {
+        "RequestedEc2SubnetIds": instances.get("Ec2SubnetIds"),
+        "Ec2AvailabilityZone": f"{options.region}a",
+        "IamInstanceProfile": request.get("JobFlowRole"),
+        **{name: instances.get(name) for name in _AS_REQUESTED_OF_INSTANCES},
+    }
+    members = {
+        "Ec2InstanceAttributes": without_none(attributes),
+        "InstanceCollectionType": "INSTANCE_FLEET" if cluster.uses_fleets else "INSTANCE_GROUP",
+        "RequestedAmiVersion": request.get("AmiVersion"),
+        "AutoTerminate": not cluster.keep_alive,
+        "TerminationProtected": cluster.protected,
+        "VisibleToAllUsers": bool(request.get("VisibleToAllUsers", True)),
+        "Applications": [dict(app) for app in request.get("Applications", ())],
+        "Tags": [{"Key": key, "Value": value} for key, value in cluster.tags.items()],
+        "MasterPublicDnsName": "localhost" if provisioned else None,
+        "ScaleDownBehavior": request.get("ScaleDownBehavior", "TERMINATE_AT_TASK_COMPLETION"),
+        "StepConcurrencyLevel": cluster.step_concurrency,
+        **{name: request.get(name) for name in _AS_REQUESTED},
+    }
+    return cluster_summary(cluster, options, as_of) | without_none(members)
 
 
 def step_view(step: StepEntry, as_of: float = FRESH) -> dict[str, Any]:
     """StepSummary; Step adds only the execution role (botocore emr 2009-03-31)."""
     state = step.state_at(as_of)
     is_over = state in OVER_STEP_STATES
-    timeline = {"CreationDateTime": step.created_at}
-    if (started_at := _by(step.started_at, as_of)) is not None:
-        timeline["StartDateTime"] = started_at
-    if is_over and step.ended_at is not None:
-        timeline["EndDateTime"] = step.ended_at
+    ended_at = step.ended_at if is_over else None
     said = step.reason_message if is_over else ""
     status: dict[str, Any] = {
         "State": str(state),
         "StateChangeReason": {"Message": said} if said else {},
-        "Timeline": timeline,
+        "Timeline": _timeline(as_of, Creation=step.created_at, Start=step.started_at, End=ended_at),
     }
     if is_over and step.failure is not None:
         status["FailureDetails"] = step.failure
@@ -166,13 +155,7 @@ def instance_view(instance: InstanceEntry, *, fleet: bool) -> dict[str, Any]:
             "Status": {
                 "State": instance.state,
                 "StateChangeReason": _reason(instance.reason or ("", "")),
-                "Timeline": without_none(
-                    {
-                        "CreationDateTime": instance.created_at,
-                        "ReadyDateTime": instance.ready_at,
-                        "EndDateTime": instance.ended_at,
-                    }
-                ),
+                "Timeline": _own_timeline(instance),
             },
             "InstanceFleetId" if fleet else "InstanceGroupId": instance.owner_id,
             "Market": instance.market,
@@ -198,13 +181,7 @@ def _owner_base(cluster: ClusterEntry, owner: Mapping[str, Any]) -> dict[str, An
         "Status": {
             "State": _owner_state(cluster),
             "StateChangeReason": {},
-            "Timeline": without_none(
-                {
-                    "CreationDateTime": cluster.created_at,
-                    "ReadyDateTime": cluster.ready_at,
-                    "EndDateTime": cluster.ended_at,
-                }
-            ),
+            "Timeline": _own_timeline(cluster),
         },
     }
 

@@ -39,7 +39,7 @@ class EmrLocalControl:
     def ledger(self, after: int = 0) -> list[LedgerEntry]:
         """Everything that really happened, oldest first, after a sequence number."""
         entries = self._call("GET", f"ledger?after={after}")["entries"]
-        return [LedgerEntry.from_dict(entry) for entry in entries]
+        return [LedgerEntry(**entry) for entry in entries]
 
     def _fault(self, name: str, **body: Any) -> Any:
         return self._call("POST", name, json.dumps(body).encode())["result"]

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import boto3
 from botocore import xform_name
@@ -63,22 +63,6 @@ class Refused(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.code, self.message = code, message
         super().__init__(f"{code}: {message}")
-
-
-class Door(Protocol):
-    """One way to an EMR."""
-
-    def call(self, operation: str, **request: Any) -> dict[str, Any]:
-        """An API call, in boto3's shapes. Raises Refused."""
-        ...
-
-    def until(self, condition: Callable[[], T], what: str) -> T:
-        """The condition's first true value; it is asked while time passes."""
-        ...
-
-    def launch_request(self) -> dict[str, Any]:
-        """A RunJobFlow request for a small cluster."""
-        ...
 
 
 def step(kind: str, name: str = "contract", action: str = "CONTINUE") -> dict[str, Any]:
@@ -155,6 +139,10 @@ class BotoDoor:
 
     def launch_request(self) -> dict[str, Any]:
         return json.loads(json.dumps(self._request))
+
+
+Door = VirtualDoor | BotoDoor
+"""One way to an EMR: API calls in boto3's shapes (they raise Refused), and time that passes."""
 
 
 def _told(refused: ClientError) -> Refused:

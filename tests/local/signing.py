@@ -12,6 +12,10 @@ from urllib.parse import quote, urlsplit
 from tests.airflow_stack.emr_local_process import ReadyInfo
 
 
+def connection_to(ready: ReadyInfo) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=10)
+
+
 def by_hand(
     ready: ReadyInfo,
     method: str,
@@ -38,7 +42,7 @@ def by_hand(
     target, sent = signed(
         ready, method, path, sent | (headers or {}), service=service, query=query, at=at or datetime.now(UTC)
     )
-    connection = connection or http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=10)
+    connection = connection or connection_to(ready)
     connection.request(method, target, body if send_body is None else send_body, sent)
     if hang_up and connection.sock is not None:
         connection.sock.shutdown(socket.SHUT_WR)

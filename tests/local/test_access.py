@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tests.airflow_stack.emr_local_control import ControlError, EmrLocalControl
 from tests.airflow_stack.emr_local_process import ReadyInfo
-from tests.local.signing import by_hand
+from tests.local.signing import by_hand, connection_to
 from tests.local.world import launch_request
 
 
@@ -55,7 +55,7 @@ def test_wrong_keys_are_refused_everywhere(ready: ReadyInfo) -> None:
 def test_unsigned_requests_are_refused_and_say_nothing_to_browsers(
     ready: ReadyInfo, method: str, path: str
 ) -> None:
-    connection = http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=10)
+    connection = connection_to(ready)
     connection.request(method, path, headers={"Origin": "https://evil.example"})
     answer = connection.getresponse()
     assert answer.status == 403

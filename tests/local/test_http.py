@@ -10,7 +10,7 @@ import pytest
 
 from emr_executor.local import http as local_http
 from tests.airflow_stack.emr_local_process import ReadyInfo
-from tests.local.signing import by_hand
+from tests.local.signing import by_hand, connection_to
 
 TIMEOUT_S = 10
 
@@ -29,7 +29,7 @@ def until_closed(connection: socket.socket) -> bytes:
 
 def test_further_requests_on_one_connection_are_answered(ready: ReadyInfo) -> None:
     by_hand(ready, "PUT", "/keep")
-    connection = http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=TIMEOUT_S)
+    connection = connection_to(ready)
     connection.connect()
     kept = connection.sock
     for n in range(3):
@@ -43,7 +43,7 @@ def test_further_requests_on_one_connection_are_answered(ready: ReadyInfo) -> No
 
 
 def test_an_unread_body_is_not_taken_for_the_next_request(ready: ReadyInfo) -> None:
-    connection = http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=TIMEOUT_S)
+    connection = connection_to(ready)
     connection.connect()
     kept = connection.sock
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_a_body_that_is_too_long_to_be_drained_closes_the_connection(
     ready: ReadyInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_http, "_DRAINED_MAX", 1000)
-    connection = http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=TIMEOUT_S)
+    connection = connection_to(ready)
     headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
     connection.request("PUT", "/bucket/key", b"x" * (3 << 20), headers)
     answer = connection.getresponse()
@@ -100,7 +100,7 @@ def test_a_client_that_hangs_up_is_no_ones_trouble(
     ready: ReadyInfo, capfd: pytest.CaptureFixture[str], service: str
 ) -> None:
     by_hand(ready, "PUT", "/hung-up")
-    connection = http.client.HTTPConnection(urlsplit(ready.endpoint_url).netloc, timeout=TIMEOUT_S)
+    connection = connection_to(ready)
     headers = {"content-length": "5000", "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
     with pytest.raises((http.client.HTTPException, OSError)):
         by_hand(
