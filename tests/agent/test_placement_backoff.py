@@ -13,7 +13,7 @@ from emr_executor.agent.placement_backoff import (
 )
 from emr_executor.core.model import ClusterId, ClusterUuid
 from emr_executor.core.states import SubmissionState, WorkloadState
-from emr_executor.errors import AwsUnavailable, BudgetSpent, Throttled, TryElsewhere
+from emr_executor.errors import AwsUnavailable, BudgetSpent, StepLimitReached, Throttled, TryElsewhere
 from tests.agent.fakes import ManualClock, World, ready
 
 ONE, OTHER = ClusterUuid("one"), ClusterUuid("other")
@@ -73,6 +73,7 @@ def test_clusters_that_are_gone_are_forgotten(holds: PlacementBackoff) -> None:
         (Throttled("slower"), FIRST_HOLD_S),
         (AwsUnavailable("nobody"), FIRST_HOLD_S),
         (TryElsewhere("no", cluster_id="j-1"), FIRST_HOLD_S),
+        (StepLimitReached("256", cluster_id="j-1"), FIRST_HOLD_S),
     ],
 )
 async def test_steps_that_were_refused_are_not_asked_for_again_at_once(
@@ -88,8 +89,6 @@ async def test_steps_that_were_refused_are_not_asked_for_again_at_once(
     del world.emr.refuse["add_steps"]
     await world.tick(seconds=hold_s + 1)
     assert world.emr.submissions() == ["w1-2"]
-    assert [one.state for one in world.submissions("w1")] == [
-        SubmissionState.LOST,
-        SubmissionState.PENDING,
-    ]
+    assert [one.state for one in world.submissions("w1")] == [SubmissionState.LOST, SubmissionState.PENDING]
+    assert world.workload("w1").losses == 0
     assert world.emr.clusters.keys() == {ClusterId("j-1")}

@@ -13,12 +13,14 @@ from emr_executor.core.states import (
     Verdict,
     WorkloadState,
 )
-from emr_executor.errors import LaunchRefused, StaleWriter, StepLimitReached, Throttled
+from emr_executor.errors import LaunchRefused, StaleWriter
 from tests.agent.fakes import World, ready
 
 
-async def up(world: World, cluster_id: str = "j-1") -> None:
-    world.emr.set_cluster(cluster_id, ClusterState.WAITING)
+async def pending(world: World) -> None:
+    """The step of w1 is PENDING on a cluster that is up."""
+    await world.placed("w1")
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
     await world.tick(times=2)
 
 
@@ -32,7 +34,8 @@ async def test_a_step_runs_from_ready_to_its_outcome(world: World) -> None:
     assert world.workload("w1").state is WorkloadState.SUBMITTED
     (submission,) = world.submissions("w1")
     assert (submission.state, submission.step_id) == (SubmissionState.PENDING, "s-1")
-    await up(world)
+    world.emr.set_cluster("j-1", ClusterState.WAITING)
+    await world.tick(times=2)
     world.records.chunks[submission.submission_id, 1] = b"hello from the driver\n"
     world.records.write(submission, RecordPhase.RUNNING, chunks=1)
     await world.tick()
@@ -78,8 +81,7 @@ async def test_a_failed_command_fails_the_task_with_its_own_words(world: World) 
 
 
 async def test_a_lost_cluster_runs_its_step_elsewhere_and_not_before_it_is_over(world: World) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.emr.set_step(StepId("s-1"), StepState.RUNNING)
     await world.tick(times=5)
     world.emr.set_cluster("j-1", ClusterState.TERMINATING, "INSTANCE_FAILURE")
@@ -139,18 +141,6 @@ async def test_an_intent_that_never_became_a_call_is_looked_for_and_becomes_one(
     assert (world.workload("w1").losses, world.submissions("w1")[0].state) == (0, SubmissionState.PENDING)
 
 
-@pytest.mark.parametrize("refusal", [Throttled("Rate exceeded"), StepLimitReached("256", cluster_id="j-1")])
-async def test_a_refused_add_costs_nothing_and_is_tried_again(world: World, refusal: Exception) -> None:
-    world.emr.refuse = {"add_steps": refusal}
-    await world.begin(ready())
-    await world.tick(times=4)
-    assert world.emr.submissions() == []
-    world.emr.refuse = {}
-    await world.tick(times=3)
-    assert len(world.emr.submissions()) == 1
-    assert world.workload("w1").losses == 0
-
-
 async def test_a_refused_template_is_held_back_and_not_asked_in_every_tick(world: World) -> None:
     world.emr.refuse = {"run_job_flow": LaunchRefused("ServiceRole is invalid")}
     await world.begin(ready())
@@ -162,8 +152,7 @@ async def test_a_refused_template_is_held_back_and_not_asked_in_every_tick(world
 
 
 async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
     await world.tick(times=4)
@@ -173,8 +162,7 @@ async def test_a_cancelled_workload_cancels_its_step_and_ends(world: World) -> N
 
 
 async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_cancelled(world: World) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.records.unclaimed.add(SubmissionId("w1-1"))
     await world.store.ask_cancel([world.workload("w1").workload_id], "cleared")
     await world.tick_and_die()
@@ -189,8 +177,7 @@ async def test_a_successor_cancels_at_once_what_its_predecessor_may_not_have_can
 async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not_have_ended(
     world: World,
 ) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.end("w1")
     while not any(cluster.end_asked_at for cluster in await clusters_of(world)):
         world.clock.passed_s += 10.0
@@ -202,8 +189,7 @@ async def test_a_successor_ends_at_once_the_cluster_that_its_predecessor_may_not
 
 
 async def test_what_terminate_job_flows_answers_is_kept_until_it_ends_the_cluster(world: World) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.end("w1")
     world.emr.refuse["terminate_clusters"] = LaunchRefused("the cluster is termination protected")
     await world.tick(seconds=60, times=12)
@@ -215,8 +201,7 @@ async def test_what_terminate_job_flows_answers_is_kept_until_it_ends_the_cluste
 
 
 async def test_a_step_cancelled_by_a_person_fails_the_task(world: World) -> None:
-    await world.placed("w1")
-    await up(world)
+    await pending(world)
     world.show("w1", StepState.CANCELLED)
     await world.tick(times=30)
     outcome = world.workload("w1").outcome

@@ -136,24 +136,15 @@ def test_every_step_that_is_no_edge_is_refused(entity: str) -> None:
 
 
 def test_old_news_changes_nothing_and_impossible_news_is_a_bug() -> None:
-    assert (
-        apply_observation(CLUSTER, ClusterState.TERMINATING, ClusterEvent.SHOWN_RUNNING)
-        is ClusterState.TERMINATING
-    )
-    assert (
-        apply_observation(CLUSTER, ClusterState.WAITING, ClusterEvent.SHOWN_WAITING) is ClusterState.WAITING
-    )
-    assert (
-        apply_observation(CLUSTER, ClusterState.WAITING, ClusterEvent.SHOWN_RUNNING) is ClusterState.RUNNING
-    )
-    assert (
-        apply_observation(SUBMISSION, SubmissionState.RUNNING, SubmissionEvent.SHOWN_PENDING)
-        is SubmissionState.RUNNING
-    )
+    c, of_cluster, s, of_submission = ClusterState, ClusterEvent, SubmissionState, SubmissionEvent
+    assert apply_observation(CLUSTER, c.TERMINATING, of_cluster.SHOWN_RUNNING) is c.TERMINATING
+    assert apply_observation(CLUSTER, c.WAITING, of_cluster.SHOWN_WAITING) is c.WAITING
+    assert apply_observation(CLUSTER, c.WAITING, of_cluster.SHOWN_RUNNING) is c.RUNNING
+    assert apply_observation(SUBMISSION, s.RUNNING, of_submission.SHOWN_PENDING) is s.RUNNING
     with pytest.raises(InvalidTransition):
-        apply_observation(CLUSTER, ClusterState.TERMINATED, ClusterEvent.SHOWN_TERMINATED_WITH_ERRORS)
+        apply_observation(CLUSTER, c.TERMINATED, of_cluster.SHOWN_TERMINATED_WITH_ERRORS)
     with pytest.raises(InvalidTransition):
-        apply_observation(SUBMISSION, SubmissionState.INTENDED, SubmissionEvent.CANCELLED_BY_US)
+        apply_observation(SUBMISSION, s.INTENDED, of_submission.CANCELLED_BY_US)
 
 
 def test_a_cluster_that_is_over_hears_no_news_but_a_given_up_launch_comes_back_to_be_ended() -> None:

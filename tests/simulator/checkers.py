@@ -7,7 +7,7 @@ clusters really lived; Airflow's what happened to each try; ``Terms`` what was a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
@@ -83,46 +83,50 @@ class _StepLife:
     exit_code: int | None = None
     did_nothing: bool = False
     can_harm: bool = True
-
-    killed: bool = False
     completed: bool = False
     over_at: float | None = None
 
 
-@dataclass(slots=True)
+Found = Iterator[tuple[str, str]]
+"""Subject and text of each broken promise."""
+
+
+@dataclass(slots=True, kw_only=True)
 class _Read:
     """The ledgers, read once."""
 
+    emr: Sequence[LedgerEntry]
+    airflow: Sequence[AirflowEntry]
+    terms: Terms
+    ours: str
+    """What the names of our clusters begin with."""
+    task_of: dict[str, str]
+    """Task by workload id."""
     steps: dict[str, list[_StepLife]] = field(default_factory=lambda: defaultdict(list))
     """By workload id, in the order they were added."""
     over_at: dict[str, float] = field(default_factory=dict)
     """When each cluster was TERMINATED*."""
     lost: set[str] = field(default_factory=set)
-    task_of: dict[str, str] = field(default_factory=dict)
-    """Task by workload id."""
+
+    def task(self, workload_id: str) -> str:
+        """The task of a workload, or the workload where Airflow never queued one."""
+        return self.task_of.get(workload_id, workload_id)
 
 
 def check(emr: Sequence[LedgerEntry], airflow: Sequence[AirflowEntry], terms: Terms) -> list[Violation]:
     """Every broken promise, in the order of the invariants."""
     read = _read(emr, airflow, terms)
     return [
-        *_never_twice_at_once(read),
-        *_never_doubled(read),
-        *_never_too_early(read),
-        *_done_once(read),
-        *_every_try_ends_once(airflow, terms),
-        *_truthful(read, airflow, terms),
-        *_no_try_spent(airflow, terms),
-        *_nothing_left(emr, read, terms),
-        *_cap_held(emr, terms),
-        *_others_untouched(emr, terms),
-        *_no_idle_slot(emr, terms),
+        Violation(promise=promise, subject=subject, text=text)
+        for promise, broken in _PROMISES.items()
+        for subject, text in broken(read)
     ]
 
 
-def _read(emr: Iterable[LedgerEntry], airflow: Iterable[AirflowEntry], terms: Terms) -> _Read:
-    read = _Read(task_of={entry.ti_id: entry.task for entry in airflow})
+def _read(emr: Sequence[LedgerEntry], airflow: Sequence[AirflowEntry], terms: Terms) -> _Read:
     ours = cluster_name_prefix(terms.deployment_id)
+    task_of = {entry.ti_id: entry.task for entry in airflow}
+    read = _Read(emr=emr, airflow=airflow, terms=terms, ours=ours, task_of=task_of)
     by_step: dict[str, _StepLife] = {}
     for entry in emr:
         if entry.event == "cluster_state" and entry.state in ("TERMINATED", "TERMINATED_WITH_ERRORS"):
@@ -162,24 +166,17 @@ def _read_step(entry: LedgerEntry, by_step: dict[str, _StepLife], read: _Read) -
         case "process_ended":
             life.ended_at = entry.at
             life.exit_code = (entry.detail or {}).get("exit_code")
-        case "kill_sent":
-            life.killed = True
         case "step_state" if entry.state in OVER_STEP_STATES:
             life.over_at = entry.at
             life.completed = entry.state == "COMPLETED"
 
 
-def _by_task(read: _Read) -> dict[str, list[_StepLife]]:
+def _never_twice_at_once(read: _Read) -> Found:
+    """Invariant 1, over all tries of a task: no two of its step processes live at one moment."""
     tasks: dict[str, list[_StepLife]] = defaultdict(list)
     for workload_id, lives in read.steps.items():
-        tasks[read.task_of.get(workload_id, workload_id)].extend(lives)
-    return tasks
-
-
-def _never_twice_at_once(read: _Read) -> list[Violation]:
-    """Invariant 1, over all tries of a task: no two of its step processes live at one moment."""
-    found = []
-    for task, lives in _by_task(read).items():
+        tasks[read.task(workload_id)] += lives
+    for task, lives in tasks.items():
         began = [life for life in lives if life.started_at is not None and not life.did_nothing]
         started = sorted(began, key=_started)
         for earlier, later in pairwise(started):
@@ -188,31 +185,24 @@ def _never_twice_at_once(read: _Read) -> list[Violation]:
                     f"step {later.step_id} on {later.cluster_id} started at {_started(later):.1f} while "
                     f"{earlier.step_id} on {earlier.cluster_id} was alive since {_started(earlier):.1f}"
                 )
-                found.append(Violation(promise="never_twice_at_once", subject=task, text=text))
-    return found
+                yield task, text
 
 
 def _started(life: _StepLife) -> float:
     return life.started_at if life.started_at is not None else life.added_at
 
 
-def _never_doubled(read: _Read) -> list[Violation]:
+def _never_doubled(read: _Read) -> Found:
     """However often EMR was asked to add a submission, one step of it does the work."""
-    found = []
     for workload_id, lives in read.steps.items():
         began = (life for life in lives if life.started_at is not None and not life.did_nothing)
-        begun = Counter(life.submission_id for life in began)
-        for submission_id, count in begun.items():
+        for submission_id, count in Counter(life.submission_id for life in began).items():
             if count > 1:
-                text = f"{count} steps of submission {submission_id} did its work"
-                subject = read.task_of.get(workload_id, workload_id)
-                found.append(Violation(promise="never_doubled", subject=subject, text=text))
-    return found
+                yield read.task(workload_id), f"{count} steps of submission {submission_id} did its work"
 
 
-def _never_too_early(read: _Read) -> list[Violation]:
+def _never_too_early(read: _Read) -> Found:
     """Invariant 5: added again only when the earlier step is over or its cluster over."""
-    found = []
     for workload_id, lives in read.steps.items():
         harmful = [life for life in lives if life.can_harm]
         for earlier, later in combinations(harmful, 2):
@@ -222,71 +212,62 @@ def _never_too_early(read: _Read) -> list[Violation]:
             )
             if later.added_at < dead_at and later.submission_id != earlier.submission_id:
                 text = f"step {later.step_id} was added before {earlier.step_id} was known dead"
-                subject = read.task_of.get(workload_id, workload_id)
-                found.append(Violation(promise="never_too_early", subject=subject, text=text))
-    return found
+                yield read.task(workload_id), text
 
 
-def _done_once(read: _Read) -> list[Violation]:
+def _done_once(read: _Read) -> Found:
     """What EMR showed as COMPLETED is never run again for the same try."""
-    found = []
     for workload_id, lives in read.steps.items():
         pairs = combinations([life for life in lives if life.can_harm], 2)
         again = [(a, b) for a, b in pairs if a.completed and a.submission_id != b.submission_id]
         for done, later in again[:1]:
             text = f"step {done.step_id} was COMPLETED, and {later.step_id} was added after it"
-            subject = read.task_of.get(workload_id, workload_id)
-            found.append(Violation(promise="done_once", subject=subject, text=text))
-    return found
+            yield read.task(workload_id), text
 
 
-def _every_try_ends_once(airflow: Iterable[AirflowEntry], terms: Terms) -> list[Violation]:
+def _ends_once(read: _Read) -> Found:
     """Invariant 2: each try that was queued ends, in exactly one way."""
     queued: dict[tuple[str, int], str] = {}
     ends: Counter[tuple[str, int]] = Counter()
-    for entry in airflow:
+    for entry in read.airflow:
         key = (entry.ti_id, entry.try_number)
         if entry.event == "queued":
             queued[key] = entry.task
         elif entry.event in ENDINGS:
             ends[key] += 1
-    found = [
-        Violation(promise="ends_once", subject=task, text=f"try {key[1]} ended {ends[key]} times")
-        for key, task in queued.items()
-        if ends[key] > 1
-    ]
-    found += [
-        Violation(
-            promise="never_lost", subject=task, text="it was still open when everything had time to end"
-        )
-        for task in terms.open_tries
-    ]
-    return found
+    for key, task in queued.items():
+        if ends[key] > 1:
+            yield task, f"try {key[1]} ended {ends[key]} times"
 
 
-def _truthful(read: _Read, airflow: Iterable[AirflowEntry], terms: Terms) -> list[Violation]:
+def _never_lost(read: _Read) -> Found:
+    for task in read.terms.open_tries:
+        yield task, "it was still open when everything had time to end"
+
+
+def _truthful(read: _Read) -> Found:
     """Airflow hears of success only after a process ended well, and of failure only for a reason."""
-    found = []
-    for entry in airflow:
+    terms = read.terms
+    for entry in read.airflow:
         detail = entry.detail or {}
         if entry.event != "reported" or detail.get("by") == "prepare":
             continue
         lives = read.steps.get(entry.ti_id, [])
         well = any(life.completed or life.step_id in terms.ended_well for life in lives)
-        if detail.get("state") == "success" and not well:
-            text = f"try {entry.try_number} was reported as success, and no step of it ended well"
-            found.append(Violation(promise="truthful", subject=entry.task, text=text))
+        state = detail.get("state")
+        if state == "success":
+            if not well:
+                text = f"try {entry.try_number} was reported as success, and no step of it ended well"
+                yield entry.task, text
+            continue
         completed = any(life.completed for life in lives) and entry.ti_id not in terms.fails_after
-        if detail.get("state") != "success" and (
-            completed or not _failed_for_a_reason(read, entry.ti_id, lives, terms)
-        ):
+        if completed or not _failed_for_a_reason(read, entry.ti_id, lives):
             ran = ", ".join(f"{life.step_id}: exit {life.exit_code}" for life in lives) or "no step"
-            text = f"try {entry.try_number} was reported as {detail.get('state')} without a reason ({ran})"
-            found.append(Violation(promise="truthful", subject=entry.task, text=text))
-    return found
+            yield entry.task, f"try {entry.try_number} was reported as {state} without a reason ({ran})"
 
 
-def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLife], terms: Terms) -> bool:
+def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLife]) -> bool:
+    terms = read.terms
     if workload_id in terms.fails_after or workload_id in terms.refused:
         return True
     by_itself = any(life.step_id in terms.ended_badly for life in lives)
@@ -299,98 +280,77 @@ def _failed_for_a_reason(read: _Read, workload_id: str, lives: Sequence[_StepLif
     return by_itself or by_people or len(lost) >= terms.max_submissions
 
 
-def _no_try_spent(airflow: Iterable[AirflowEntry], terms: Terms) -> list[Violation]:
-    """No try is lost to our silence: not purged, not reset, not failed for an event of ours."""
-    if terms.may_be_purged:
-        return []
-    return [
-        Violation(
-            promise="no_try_spent", subject=entry.task, text=f"try {entry.try_number} was {entry.event}"
-        )
-        for entry in airflow
-        if entry.event in SPENT and not _follows_a_clear(entry)
-    ]
+def _no_try_spent(read: _Read) -> Found:
+    """No try is lost to our silence: not purged, not reset, not failed for an event of ours.
 
-
-def _follows_a_clear(entry: AirflowEntry) -> bool:
-    """Whether a scheduler reset a try that was cleared while it ran.
-
-    Such a try is over, and waits in RESTARTING for the next one to begin: a reset begins it, as the clear
-    would have.
+    A try that was cleared while it ran is over, and waits in RESTARTING for the next one to begin: a
+    scheduler's reset begins it, as the clear would have.
     """
-    return entry.event == "reset" and (entry.detail or {}).get("was") == "restarting"
+    for entry in read.airflow if not read.terms.may_be_purged else ():
+        was_cleared = entry.event == "reset" and (entry.detail or {}).get("was") == "restarting"
+        if entry.event in SPENT and not was_cleared:
+            yield entry.task, f"try {entry.try_number} was {entry.event}"
 
 
-def _nothing_left(emr: Sequence[LedgerEntry], read: _Read, terms: Terms) -> list[Violation]:
+def _never_leaked(read: _Read) -> Found:
     """Invariant 3: at the end no cluster of ours is left, none was without its dead man's switch."""
-    ours = cluster_name_prefix(terms.deployment_id)
-    found = [
-        Violation(
-            promise="never_leaked", subject=life.cluster_name, text=f"{life.cluster_id} was left behind"
-        )
-        for life in cluster_intervals(emr)
-        if life.cluster_name.startswith(ours) and life.cluster_id not in read.over_at
-    ]
-    found += [
-        Violation(
-            promise="never_leaked", subject=entry.cluster_name, text="launched without auto-termination"
-        )
-        for entry in emr
-        if entry.event == "cluster_launched"
-        and entry.cluster_name.startswith(ours)
-        and not (entry.detail or {}).get("auto_termination_s")
-    ]
-    found += [
-        Violation(promise="never_leaked", subject=read.task_of.get(workload_id, workload_id), text=text)
-        for workload_id, lives in read.steps.items()
-        for life in lives
-        if (text := _left_running(life, read, workload_id))
-    ]
-    return found
+    for cluster in cluster_intervals(read.emr):
+        if cluster.cluster_name.startswith(read.ours) and cluster.cluster_id not in read.over_at:
+            yield cluster.cluster_name, f"{cluster.cluster_id} was left behind"
+    for entry in read.emr:
+        is_ours = entry.event == "cluster_launched" and entry.cluster_name.startswith(read.ours)
+        if is_ours and not (entry.detail or {}).get("auto_termination_s"):
+            yield entry.cluster_name, "launched without auto-termination"
+    for workload_id, lives in read.steps.items():
+        for life in lives:
+            if workload_id not in read.task_of:
+                text = f"step {life.step_id} belongs to no task instance that Airflow ever queued"
+                yield workload_id, text
+            elif life.started_at is not None and life.ended_at is None:
+                yield read.task(workload_id), f"the process of step {life.step_id} was left running"
 
 
-def _left_running(life: _StepLife, read: _Read, workload_id: str) -> str:
-    if workload_id not in read.task_of:
-        return f"step {life.step_id} belongs to no task instance that Airflow ever queued"
-    if life.started_at is not None and life.ended_at is None:
-        return f"the process of step {life.step_id} was left running"
-    return ""
-
-
-def _cap_held(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
+def _cap_held(read: _Read) -> Found:
     """Invariant 4: never more clusters from STARTING to WAITING than agreed, at any moment."""
-    found = []
-    for pool, cap in terms.max_clusters.items():
-        most = most_clusters_at_once(emr, name_prefix=f"{cluster_name_prefix(terms.deployment_id)}{pool}/")
+    for pool, cap in read.terms.max_clusters.items():
+        most = most_clusters_at_once(read.emr, name_prefix=f"{read.ours}{pool}/")
         if most > cap:
-            text = f"{most} clusters at once, max_clusters is {cap}"
-            found.append(Violation(promise="cap_held", subject=pool, text=text))
-    return found
+            yield pool, f"{most} clusters at once, max_clusters is {cap}"
 
 
-def _no_idle_slot(emr: Sequence[LedgerEntry], terms: Terms) -> list[Violation]:
-    """No step waits behind another for longer than a move takes while a slot of its pool is free."""
-    since = terms.unhindered_from
-    if since is None:
-        return []
-    waits = waited_in_vain(emr, terms.slots, deployment_id=terms.deployment_id, since=since)
-    return [Violation(promise="no_idle_slot", subject=wait.step_id, text=wait.text) for wait in waits]
-
-
-def _others_untouched(emr: Iterable[LedgerEntry], terms: Terms) -> list[Violation]:
+def _others_untouched(read: _Read) -> Found:
     """Clusters of other deployments and people: never ended, given a step of ours, cancelled, or imitated."""
-    ours = cluster_name_prefix(terms.deployment_id)
-    found = []
-    for entry in emr:
-        if entry.cluster_name.startswith(ours):
+    for entry in read.emr:
+        if entry.cluster_name.startswith(read.ours):
             continue
         ended = entry.event == "cluster_state" and entry.state == "TERMINATING"
         cancelled = entry.event == "step_state" and entry.state in ("CANCEL_PENDING", "CANCELLED")
         added = entry.event == "step_added" and submission_of_step_name(entry.step_name or "") is not None
-        launched = entry.event == "cluster_launched" and entry.cluster_id not in terms.person_launched
+        launched = entry.event == "cluster_launched" and entry.cluster_id not in read.terms.person_launched
         if ended or cancelled or added or launched:
-            text = (
-                f"{entry.event} {entry.state} {entry.step_id or ''} on {entry.cluster_id}, which is not ours"
-            )
-            found.append(Violation(promise="others_untouched", subject=entry.cluster_name, text=text))
-    return found
+            what = f"{entry.event} {entry.state} {entry.step_id or ''}"
+            yield entry.cluster_name, f"{what} on {entry.cluster_id}, which is not ours"
+
+
+def _no_idle_slot(read: _Read) -> Found:
+    """No step waits behind another for longer than a move takes while a slot of its pool is free."""
+    terms, since = read.terms, read.terms.unhindered_from
+    if since is not None:
+        yield from waited_in_vain(read.emr, terms.slots, deployment_id=terms.deployment_id, since=since)
+
+
+_PROMISES: dict[str, Callable[[_Read], Found]] = {
+    "never_twice_at_once": _never_twice_at_once,
+    "never_doubled": _never_doubled,
+    "never_too_early": _never_too_early,
+    "done_once": _done_once,
+    "ends_once": _ends_once,
+    "never_lost": _never_lost,
+    "truthful": _truthful,
+    "no_try_spent": _no_try_spent,
+    "never_leaked": _never_leaked,
+    "cap_held": _cap_held,
+    "others_untouched": _others_untouched,
+    "no_idle_slot": _no_idle_slot,
+}
+"""In the order of the invariants."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from emr_executor.aws.launch import cluster_name_prefix
 from emr_executor.core.states import OVER_STEP_STATES, UP_CLUSTER_STATES
@@ -13,20 +14,13 @@ LONGEST_S = 60.0
 """To see that a slot is free and that the step still waits, to cancel it, and to add it elsewhere."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitedInVain:
+class _Wait(NamedTuple):
     """A step that was PENDING behind a running one while another cluster of its pool had a free slot."""
 
     step_id: str
     cluster_id: str
     since: float
     until: float
-
-    @property
-    def text(self) -> str:
-        """What was broken."""
-        when = f"on {self.cluster_id} from {self.since:.1f} to {self.until:.1f}"
-        return f"it waited behind others {when}, while another cluster of its pool had a free slot"
 
 
 @dataclass(slots=True)
@@ -49,29 +43,27 @@ class _Pool:
     clusters: dict[str, _Cluster] = field(default_factory=dict)
     free_since: float | None = None
 
-    def waits(self, cluster_id: str, step_ids: Iterable[str], until: float) -> list[WaitedInVain]:
+    def waits(self, cluster_id: str, step_ids: Iterable[str], until: float) -> list[_Wait]:
         """The waits of these steps that end now: behind others, since a slot of its own would begin them."""
         cluster = self.clusters[cluster_id]
         if self.free_since is None or not cluster.is_up:
             return []
         return [
-            WaitedInVain(
-                step_id=step_id,
-                cluster_id=cluster_id,
-                since=max(cluster.waiting[step_id], self.free_since),
-                until=until,
-            )
+            _Wait(step_id, cluster_id, max(cluster.waiting[step_id], self.free_since), until)
             for step_id in step_ids
         ]
 
 
 def waited_in_vain(
     emr: Iterable[LedgerEntry], slots: Mapping[str, int], *, deployment_id: str, since: float
-) -> list[WaitedInVain]:
-    """Every wait of more than ``LONGEST_S`` that began at ``since`` or later. ``slots``: by pool."""
+) -> Iterator[tuple[str, str]]:
+    """Step id and text of every wait of more than ``LONGEST_S`` that began at ``since`` or later.
+
+    slots: by pool
+    """
     ours = cluster_name_prefix(deployment_id)
     pools = {name: _Pool(slots=count) for name, count in slots.items()}
-    found: list[WaitedInVain] = []
+    found: list[_Wait] = []
     for entry in emr:
         if not entry.cluster_name.startswith(ours):
             continue
@@ -87,7 +79,11 @@ def waited_in_vain(
             for cluster_id, one in pool.clusters.items():
                 found += pool.waits(cluster_id, one.waiting, entry.at)
             pool.free_since = None
-    return [wait for wait in found if wait.since >= since and wait.until - wait.since > LONGEST_S]
+    for wait in found:
+        if wait.since >= since and wait.until - wait.since > LONGEST_S:
+            when = f"on {wait.cluster_id} from {wait.since:.1f} to {wait.until:.1f}"
+            text = f"it waited behind others {when}, while another cluster of its pool had a free slot"
+            yield wait.step_id, text
 
 
 def _left(entry: LedgerEntry, cluster: _Cluster) -> list[str]:
