@@ -32,17 +32,9 @@ def new_step(
     plan = workload.step
     if plan is None or not plan.spec_uri or not plan.wrapper_uri:
         raise Bug(f"workload {workload.workload_id} has no staged step to submit")
-    args = (
-        plan.wrapper_uri,
-        "--spec",
-        plan.spec_uri,
-        "--records",
-        records_uri,
-        "--cluster",
-        cluster_uuid,
-        "--submission",
-        submission_id,
-    )
+    options = {"--spec": plan.spec_uri, "--records": records_uri}
+    options |= {"--cluster": cluster_uuid, "--submission": submission_id}
+    args = (plan.wrapper_uri, *(word for option in options.items() for word in option))
     jar = script_runner_jar(region)
     length = len(jar) + sum(len(arg) for arg in args)
     if length > EMR_STEP_CHARACTERS:
