@@ -32,7 +32,7 @@ class Change:
 
 
 def apply(
-    conn: Connection, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry]
+    conn: Connection, lease_token: int, changes: Sequence[Change], history: Sequence[HistoryEntry] = ()
 ) -> tuple[Row, ...]:
     """Write all changes and the story of them, or nothing; the new values with their new versions, in order.
 
