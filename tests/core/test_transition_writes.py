@@ -26,9 +26,9 @@ ELSEWHERE = {
     "store/unreadable.py: ClusterState.RUNNING": "the same",
     "store/queries.py: row['state']": "read, not written",
     "store/queries.py: WorkloadState(row['state'])": "read, not written",
-    "store/rows.py: WorkloadState(row['state'])": "read, not written",
-    "store/rows.py: SubmissionState(row['state'])": "read, not written",
-    "store/rows.py: ClusterState(row['state'])": "read, not written",
+    "store/rows.py: _enum('state', WorkloadState)": "how the column is read",
+    "store/rows.py: _enum('state', SubmissionState)": "how the column is read",
+    "store/rows.py: _enum('state', ClusterState)": "how the column is read",
     "store/scheduler_store.py: WorkloadState(row.state)": "read, not written",
     "store/snapshot_store.py: WorkloadState(row.state)": "read, not written",
 }
