@@ -52,6 +52,17 @@ def long(arena: Arena) -> None:
     over(arena, run_id)
 
 
+def unlisted(life: Life) -> Life:
+    """The life while EMR answers no ListSteps: only its wrapper tells how its step goes."""
+
+    def lived(arena: Arena) -> None:
+        arena.bench.control.throttle("ListSteps", 5)
+        life(arena)
+
+    lived.__name__ = f"{life.__name__}_unlisted"
+    return lived
+
+
 def unheard_launch(arena: Arena) -> None:
     """Nobody hears the answer of RunJobFlow."""
     arena.bench.control.drop_response("RunJobFlow", 1, when="after")
